@@ -1,0 +1,15 @@
+"""The one legend of axis words, used by annotations and einsum alike.
+
+    subject   one of the subjects that are run stacked     layer     transformer block
+    batch     prompt                                       head      attention head of one block
+    pos       position of a token in a prompt              d_model   residual stream
+    query     position that attends                        d_head    inside of a head
+    key       position that is attended to                 d_mlp     neuron of an MLP
+    d_vocab   token                                        node      component of a subject
+    n_ctx     position that has an embedding               edge      (source, destination) of a circuit
+    channel   kind of relation between two nodes           feature   number that describes a node
+    source    component that writes to the residual stream destination  input that reads from it
+    label     function label                               slice     named part of a task's prompts
+
+Sizes, weights and hooks carry TransformerLens's names.
+"""

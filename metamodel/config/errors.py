@@ -1,0 +1,24 @@
+"""Bad input is answered in one line: where, what was expected, what was given, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A mistake in what a user gave us. Commands print it as one line and exit with code 2."""
+
+    def __init__(self, where: str, *, expected: str, got: object, do: str):
+        self.where, self.expected, self.got, self.do = where, expected, got, do
+        super().__init__(f"{where}: expected {expected}, got {got}. {do}")
+
+
+def require(ok: bool, where: str, *, expected: str, got: object, do: str) -> None:
+    """Raises: InputError, unless `ok`."""
+    if not ok:
+        raise InputError(where, expected=expected, got=got, do=do)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,122 @@
+"""A subject: one network that is read, edited or matched. Stacks of subjects are plain weight mappings."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from metamodel.config.errors import InputError, require
+from metamodel.subjects.config import SubjectConfig, weight_shapes
+from metamodel.subjects.forward import Run, Weights, forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Subject:
+    """One network: its shape and its raw weights, under TransformerLens's names and shapes.
+
+    Raises: InputError if a weight is missing, unknown, misshapen or not finite.
+    """
+
+    config: SubjectConfig
+    weights: Weights
+    name: str = "subject"
+    """For messages and tables."""
+    notes: tuple[str, ...] = field(default=())
+    """What a reader must know of how this subject came here, such as an unembedding that it lacks."""
+
+    def __post_init__(self):
+        shapes = weight_shapes(self.config)
+        for key in sorted(shapes.keys() | self.weights.keys()):
+            where = f"{self.name}: {key}"
+            if key not in self.weights:
+                raise InputError(where, expected=f"shape {shapes[key]}", got="no tensor", do="Add it.")
+            if key not in shapes:
+                raise InputError(where, expected="no such tensor", got="one", do="Remove it.")
+            got = tuple(self.weights[key].shape)
+            require(
+                got == shapes[key],
+                where,
+                expected=f"shape {shapes[key]}",
+                got=got,
+                do="Check that the configuration belongs to these weights.",
+            )
+            require(
+                bool(torch.isfinite(self.weights[key]).all()),
+                where,
+                expected="finite weights",
+                got="nan or inf",
+                do="Retrain or drop this subject.",
+            )
+
+    @property
+    def stacked(self) -> dict[str, Tensor]:
+        """The weights with a leading `subject` axis of length one, for the functional forward."""
+        return {key: value.unsqueeze(0) for key, value in self.weights.items()}
+
+    def run(self, tokens: Int[Tensor, "batch pos"], taps: Collection[str] = ()) -> Run:
+        """Logits and taps, each with a leading `subject` axis of length one."""
+        return forward(self.stacked, self.config, tokens, taps=taps)
+
+    def with_weights(self, weights: Weights, *, config: SubjectConfig | None = None) -> "Subject":
+        return replace(self, weights=weights, config=config or self.config)
+
+    def double(self) -> "Subject":
+        """The same subject in float64, for laws and spectra."""
+        return self.with_weights({key: value.double() for key, value in self.weights.items()})
+
+    def fingerprint(self) -> str:
+        """Hash of shape and weights: the identity of this subject's lineage end point."""
+        digest = hashlib.sha256(repr(sorted(self.config.to_dict().items())).encode())
+        for key in sorted(self.weights):
+            digest.update(self.weights[key].detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def stack(subjects: Sequence[Subject]) -> dict[str, Tensor]:
+    """Weights `[subject, ...]` of subjects of one shape."""
+    first = subjects[0].config
+    for subject in subjects:
+        require(
+            subject.config == first,
+            f"stack: {subject.name}",
+            expected=f"the shape of {subjects[0].name}",
+            got="another",
+            do="Group subjects by shape before stacking them.",
+        )
+    return {key: torch.stack([s.weights[key] for s in subjects]) for key in subjects[0].weights}
+
+
+def unstack(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """Weights of one subject of a stack, as copies that own their memory."""
+    return {key: value[index].detach().clone() for key, value in weights.items()}
+
+
+def initial_weights(
+    config: SubjectConfig, generators: Sequence[torch.Generator], *, init_std: float | None = None
+) -> dict[str, Tensor]:
+    """Freshly initialised weights `[subject, ...]`, one generator a subject.
+
+    Matrices are normal with standard deviation `init_std`, by default 0.8/sqrt(d_model); output matrices are
+    divided by sqrt(2·n_layers) as in GPT-2. Biases are zero and LayerNorm gains one.
+    """
+    std = 0.8 / config.d_model**0.5 if init_std is None else init_std
+    shapes = weight_shapes(config)
+
+    def one(generator: torch.Generator) -> dict[str, Tensor]:
+        made = {}
+        for key, shape in shapes.items():
+            leaf = key.rsplit(".", 1)[1]
+            if leaf == "w":
+                made[key] = torch.ones(shape)
+            elif leaf.startswith("b"):
+                made[key] = torch.zeros(shape)
+            else:
+                scale = std / (2 * config.n_layers) ** 0.5 if leaf in ("W_O", "W_out") else std
+                made[key] = torch.randn(shape, generator=generator) * scale
+        return made
+
+    drawn = [one(generator) for generator in generators]
+    return {key: torch.stack([weights[key] for weights in drawn]) for key in shapes}
