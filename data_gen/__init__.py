@@ -1,0 +1,1 @@
+"""The workshop: makes subjects, trains them and labels them."""

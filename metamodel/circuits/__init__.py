@@ -1,0 +1,1 @@
+"""Causal structure of a subject."""

@@ -1,0 +1,1 @@
+"""The record of a zoo: schema, store and splits."""
