@@ -1,0 +1,77 @@
+"""What a reader is asked, what it answers, and what is true: three types that never mix.
+
+A network's `forward` takes what is in `Seen`; labels travel in `Truth`, so they cannot reach it.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from metamodel.subjects.config import SubjectConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ComponentGraph:
+    """Gauge-invariant description of a subject: a node for each component, relations between them."""
+
+    nodes: Float[Tensor, "node feature"]
+    edges: Float[Tensor, "node node channel"]
+    """`edges[i, j]` relates source i to reader j; zero unless i computes before j."""
+    kinds: Int[Tensor, " node"]
+    """Index into `metamodel.subjects.config.KINDS`."""
+    depth: Float[Tensor, " node"]
+    """Depth fraction, the only position."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """Everything that a reader may look at for one subject."""
+
+    id: str
+    config: SubjectConfig
+    graph: ComponentGraph
+    family: str
+    """For the prior's table only: meta-models and feature baselines never read it."""
+    variant: str
+    """As `family`."""
+    slice_names: tuple[str, ...]
+    """Slices whose accuracy is asked for."""
+    probe_tokens: Int[Tensor, "probe pos"]
+    """Prompts whose answers are asked for."""
+    probe_position: Int[Tensor, " probe"]
+    probe_slice: Int[Tensor, " probe"]
+    evidence: Float[Tensor, "probe node d_vocab channel"]
+    """What each component would say of each answer on each probe, from what the track allows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Truth:
+    """Labels of one subject."""
+
+    lineage: str
+    function_score: Float[Tensor, "node label"]
+    """Raw score; NaN where undefined."""
+    function_state: Int[Tensor, "node label"]
+    """MASKED, NEGATIVE, POSITIVE or PATTERN_ONLY of `metamodel.triples.schema`."""
+    node_member: Bool[Tensor, " node"]
+    edge_member: Bool[Tensor, "node node"]
+    """Whether any channel of this pair is in the circuit."""
+    edge_exists: Bool[Tensor, "node node"]
+    slice_accuracy: Float[Tensor, " slice"]
+    """NaN where a slice has no prompt."""
+    probe_answer: Int[Tensor, " probe"]
+    """What the subject answers."""
+    probe_right_answer: Int[Tensor, " probe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction:
+    """What a reader says of one subject. Probabilities in [0, 1]."""
+
+    function_probability: Float[Tensor, "node label"]
+    function_score: Float[Tensor, "node label"]
+    node_member: Float[Tensor, " node"]
+    edge_member: Float[Tensor, "node node"]
+    slice_accuracy: Float[Tensor, " slice"]
+    probe_answer: Int[Tensor, " probe"]
