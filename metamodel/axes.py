@@ -10,6 +10,9 @@
     channel   kind of relation between two nodes           feature   number that describes a node
     source    component that writes to the residual stream destination  input that reads from it
     label     function label                               slice     named part of a task's prompts
+    statistic number that describes raw weights            probe     prompt whose answer is asked for
+    method    meta-model or baseline                       lineage   unit that is resampled
+    resample  bootstrap draw                               item      thing that a metric averages over
 
 Sizes, weights and hooks carry TransformerLens's names.
 """

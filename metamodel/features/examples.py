@@ -25,6 +25,19 @@ class ComponentGraph:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BaselineInputs:
+    """What only two opponents look at: statistics of raw weights, and closed forms without training.
+
+    Neither is gauge-invariant, so they stand apart from the graph that a meta-model sees.
+    """
+
+    weight_statistics: Float[Tensor, "node statistic"]
+    """`metamodel.features.statistics.weight_statistics(subject)`."""
+    token_space_scores: Float[Tensor, "node label"]
+    """`metamodel.features.token_space.token_space_scores(subject, labels)`; NaN where no closed form exists."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Seen:
     """Everything that a reader may look at for one subject."""
 
@@ -43,6 +56,8 @@ class Seen:
     probe_slice: Int[Tensor, " probe"]
     evidence: Float[Tensor, "probe node d_vocab channel"]
     """What each component would say of each answer on each probe, from what the track allows."""
+    baseline_inputs: BaselineInputs | None = None
+    """For the baselines `statistics` and `token_space` only; None where no baseline is asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
