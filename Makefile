@@ -1,0 +1,45 @@
+# make train   virtual environment, install, the main job
+# make test    virtual environment, install, tests
+# make check   what CI runs: format, lint, types, tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install train test check format zoo release-function-small benchmarks clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "python: expected 3.11 or newer, got $$($(PYTHON) --version). Set PYTHON=python3.11."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+install: $(INSTALLED)
+
+train: $(INSTALLED)
+	$(BIN)/python -m metamodel.train
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# RUN=runs/function-small/<time> chooses a run; by default the newest finished one.
+release-function-small: $(INSTALLED)
+	$(BIN)/python -m metamodel.release function-small $(RUN)
+
+benchmarks: $(INSTALLED)
+	$(BIN)/python benchmarks/stacked_training.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
