@@ -1,0 +1,81 @@
+"""Copies a finished run's checkpoint into `checkpoints/`, from where it is committed.
+
+    python -m metamodel.release function-small [runs/function-small/2026-01-01_12-00-00]
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from metamodel.config.errors import InputError, require
+
+FILES = ("config.json", "model.safetensors", "metrics.json", "splits.json", "README.md")
+"""What a released checkpoint must hold. Pictures of the card are copied along."""
+LARGEST = 10 * 2**20
+"""Bytes that a released checkpoint may have."""
+
+
+def newest_run(name: str, runs: Path) -> Path:
+    """The latest run of `name` whose checkpoint is complete.
+
+    Raises: InputError if there is none.
+    """
+    complete = [
+        run
+        for run in sorted((runs / name).glob("*"))
+        if all((run / "checkpoint" / file).is_file() for file in FILES)
+    ]
+    if not complete:
+        raise InputError(
+            str(runs / name),
+            expected="a finished run",
+            got="none",
+            do="Run `python -m metamodel.train` first.",
+        )
+    return complete[-1]
+
+
+def release(name: str, run: Path, checkpoints: Path) -> Path:
+    """Copies `run`'s checkpoint to `checkpoints/name`, replacing what was there.
+
+    Raises: InputError if a file is missing or the checkpoint is too large to commit.
+    """
+    source = run / "checkpoint"
+    for file in FILES:
+        require(
+            (source / file).is_file(),
+            str(source),
+            expected=f"a file {file}",
+            got="none",
+            do="Choose a finished run.",
+        )
+    size = sum(path.stat().st_size for path in source.iterdir())
+    require(
+        size <= LARGEST,
+        str(source),
+        expected=f"at most {LARGEST} bytes",
+        got=size,
+        do="Train a smaller network.",
+    )
+    target = checkpoints / name
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(source, target)
+    return target
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="metamodel.release", description=__doc__)
+    parser.add_argument("name", help="name of the run's configuration, such as function-small")
+    parser.add_argument("run", nargs="?", type=Path, help="folder of one run; by default the newest finished")
+    given = parser.parse_args(arguments)
+    run = given.run or newest_run(given.name, Path("runs"))
+    sys.stdout.write(f"{run} -> {release(given.name, run, Path('checkpoints'))}\n")
+
+
+if __name__ == "__main__":
+    from metamodel.config.command import run_command
+
+    run_command(main)
