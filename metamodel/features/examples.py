@@ -34,7 +34,7 @@ class BaselineInputs:
     weight_statistics: Float[Tensor, "node statistic"]
     """`metamodel.features.statistics.weight_statistics(subject)`."""
     token_space_scores: Float[Tensor, "node label"]
-    """`metamodel.features.token_space.token_space_scores(subject, labels)`; NaN where no closed form exists."""
+    """`metamodel.features.token_space.token_space_scores(subject, labels)`; NaN without a closed form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
