@@ -46,6 +46,13 @@ class Task(ABC):
     """Accuracy on fresh prompts that a subject must reach to be accepted."""
     mechanism: ClassVar[str]
     """What the family is named for, and the function labels that are expected to grow."""
+    variants: ClassVar[tuple[str, ...]]
+    """Names of the parameter sets that `make` knows, `base` first."""
+
+    @classmethod
+    @abstractmethod
+    def make(cls, variant: str, seed: int) -> "Task":
+        """The task with the parameters of `variant` and, where it has one, a private truth drawn from `seed`."""
 
     @property
     @abstractmethod
