@@ -1,9 +1,10 @@
 """Task families, one file each, and their registry."""
 
 from data_gen.tasks.base import Task
+from data_gen.tasks.repeated import Repeated
 from metamodel.config import require, suggestion
 
-FAMILIES: dict[str, type[Task]] = {family.family: family for family in ()}
+FAMILIES: dict[str, type[Task]] = {family.family: family for family in (Repeated,)}
 """Every family by name. A new one is a file here and a line above."""
 
 

@@ -52,7 +52,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def make(cls, variant: str, seed: int) -> "Task":
-        """The task with the parameters of `variant` and, where it has one, a private truth drawn from `seed`."""
+        """The task with the parameters of `variant`; its private truth, if it has one, is drawn from `seed`."""
 
     @property
     @abstractmethod
@@ -71,4 +71,4 @@ class Task(ABC):
     def answer(
         self, tokens: Int[Tensor, "batch pos"], position: Int[Tensor, " batch"]
     ) -> Int[Tensor, " batch"]:
-        """The exact answer after `position`, computed from the prompt by the rule, independent of sampling."""
+        """The right token after `position`, computed from the prompt by the rule, not by the sampler."""
