@@ -1,0 +1,1 @@
+"""Opponents of the meta-model, all behind one interface."""

@@ -1,0 +1,1 @@
+"""Scores a reader beside its opponents, with intervals, and writes what was found."""
