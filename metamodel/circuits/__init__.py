@@ -1,1 +1,19 @@
 """Causal structure of a subject."""
+
+from metamodel.circuits.exact import EdgeScores, edge_scores
+from metamodel.circuits.graph import ComponentEdges, Destination, Edge, component_edges
+from metamodel.circuits.metrics import accuracy, kl, margin
+from metamodel.circuits.prompts import Prompts
+
+__all__ = [
+    "ComponentEdges",
+    "Destination",
+    "Edge",
+    "EdgeScores",
+    "Prompts",
+    "accuracy",
+    "component_edges",
+    "edge_scores",
+    "kl",
+    "margin",
+]
