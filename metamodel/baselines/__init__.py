@@ -1,1 +1,25 @@
-"""Opponents of the meta-model, all behind one interface."""
+"""Opponents of the meta-model, all behind one interface. To add one, write its file and list it here."""
+
+from metamodel.baselines.base import META_MODEL, Example, MetaModel, Predictor
+from metamodel.baselines.boosted_trees import boosted_trees
+from metamodel.baselines.logistic import logistic
+from metamodel.baselines.nearest import nearest
+from metamodel.baselines.prior import Prior
+from metamodel.baselines.single_feature import best_single_feature
+from metamodel.baselines.statistics import statistics
+from metamodel.baselines.token_space import token_space
+
+__all__ = ["META_MODEL", "Example", "MetaModel", "Predictor", "opponents"]
+
+
+def opponents() -> tuple[Predictor, ...]:
+    """One of each baseline, not fitted yet, in the order of reports."""
+    return (
+        Prior(),
+        best_single_feature(),
+        nearest(),
+        logistic(),
+        boosted_trees(),
+        statistics(),
+        token_space(),
+    )

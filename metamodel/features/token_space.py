@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metamodel.subjects.canonical import folded
 from metamodel.subjects.config import components
 from metamodel.subjects.subject import Subject
 
@@ -51,7 +52,8 @@ def token_space_scores(subject: Subject, labels: Sequence[str]) -> Float[Tensor,
     Labels are recognised by name: previous-token, offset-<k>, self, sink, duplicate, induction, copying,
     name-mover, positional, with `-` or `_`. Components other than heads are NaN.
     """
-    space, heads = _space(subject), _heads(subject)
+    plain = folded(subject)
+    space, heads = _space(plain), _heads(plain)
     causal = subject.config.attention_dir == "causal"
     patterns = [_pattern(space, head, causal=causal) for head in heads]
     previous = [_at_offset(pattern, 1) for pattern in patterns]
@@ -112,26 +114,20 @@ def _space(subject: Subject) -> _Space:
         spread = (chosen.var(1, correction=0).mean() + places.var(1, correction=0).mean()).add(1e-12).sqrt()
         centred = [x - x.mean(-1, keepdim=True) for x in (chosen, places, tokens[FIRST_TOKEN])]
         chosen, places, first = (x / spread for x in centred)
-        W_U = weights["ln_final.w"].unsqueeze(1) * W_U
     else:
         first = tokens[FIRST_TOKEN]
     return _Space(tokens=chosen, positions=places, first=first, answers=W_U[:, ::step])
 
 
 def _heads(subject: Subject) -> list[_Head]:
-    """Heads with LayerNorm's gain and bias folded in."""
-    config, weights = subject.config, subject.weights
+    """Heads of a folded subject."""
     found = []
-    for layer in range(config.n_layers):
-        W = {x: weights[f"blocks.{layer}.attn.W_{x}"] for x in "QKVO"}
-        b_Q = weights[f"blocks.{layer}.attn.b_Q"]
-        if config.has_norm and config.norm_position == "pre":
-            gain, bias = weights[f"blocks.{layer}.ln1.w"], weights[f"blocks.{layer}.ln1.b"]
-            b_Q = b_Q + torch.einsum("m,hmd->hd", bias, W["Q"])
-            W |= {x: gain[None, :, None] * W[x] for x in "QKV"}
+    for layer in range(subject.config.n_layers):
+        W = {x: subject.weights[f"blocks.{layer}.attn.W_{x}"] for x in "QKVO"}
+        b_Q = subject.weights[f"blocks.{layer}.attn.b_Q"]
         found += [
             _Head(layer=layer, W_Q=W["Q"][h], W_K=W["K"][h], W_V=W["V"][h], W_O=W["O"][h], b_Q=b_Q[h])
-            for h in range(config.n_heads)
+            for h in range(subject.config.n_heads)
         ]
     return found
 
