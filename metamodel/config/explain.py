@@ -101,7 +101,7 @@ def _wrong_type(key: str, text: str, given: Given) -> InputError:
 
 
 def _locate(key: str, value: str | None, given: Given) -> Place:
-    """Finds a key, of which jsonargparse may have told the last part only: in the arguments, then in the file."""
+    """Finds a key, of which jsonargparse may have told the last part only, in arguments or file."""
     last = key.rsplit(".", 1)[-1]
     for argument, follower in zip(given.arguments, (*given.arguments[1:], ""), strict=True):
         name, equals, inline = argument.partition("=")

@@ -1,8 +1,8 @@
 """Reads a command's arguments into a frozen configuration, and answers a mistake in one line.
 
-A bare jsonargparse parser: YAML, dotted overrides and help from the fields' docstrings come from it. Fields are
-registered one by one, because it cannot take the defaults of slotted dataclasses. Imports no torch, so that
-`--help` and a mistyped key answer at once.
+A bare jsonargparse parser: YAML, dotted overrides and help from the fields' docstrings come from it. Fields
+are registered one by one, because it cannot take the defaults of slotted dataclasses. Imports no torch, so
+that `--help` and a mistyped key answer at once.
 
     parser = command_parser(prog="data_gen.build", description=__doc__)
     parser.add_argument("--out", type=str, default=None, help="folder of the zoo")
@@ -125,7 +125,8 @@ def _check_file(file: str) -> None:
     try:
         tree = yaml.safe_load(Path(file).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = f", line {error.problem_mark.line + 1}" if isinstance(error, yaml.MarkedYAMLError) else ""
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        line = f", line {mark.line + 1}" if mark else ""
         raise InputError(
             f"{file}{line}", expected="YAML", got="a syntax error", do="Check brackets and indentation."
         ) from error

@@ -1,1 +1,39 @@
 """The record of a zoo: schema, store and splits."""
+
+from metamodel.triples.manifest import Manifest, ShardRecord, begin, finish, read_manifest, valid_shard
+from metamodel.triples.schema import (
+    SCHEMA_VERSION,
+    Activation,
+    Behavior,
+    CircuitScores,
+    FunctionLabels,
+    LabelDefinition,
+    SubjectInfo,
+    Triple,
+)
+from metamodel.triples.shard import write_shard
+from metamodel.triples.splits import TEST_SPLITS, Splits, make_splits, refuse_trained
+from metamodel.triples.store import Zoo
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "TEST_SPLITS",
+    "Activation",
+    "Behavior",
+    "CircuitScores",
+    "FunctionLabels",
+    "LabelDefinition",
+    "Manifest",
+    "ShardRecord",
+    "Splits",
+    "SubjectInfo",
+    "Triple",
+    "Zoo",
+    "begin",
+    "finish",
+    "make_splits",
+    "read_manifest",
+    "refuse_trained",
+    "valid_shard",
+    "write_shard",
+]

@@ -1,0 +1,243 @@
+"""What lies in a zoo's folder: which files, with which hashes, from which configuration.
+
+    manifest.json                    schema, configuration, labels, and a record of every shard
+    shards/shard-00000.json          record of one shard, written last: without it the shard does not exist
+    shards/shard-00000.safetensors   weights and arrays of its triples, stacked
+    shards/shard-00000.arrow         one row a triple
+
+Nothing here depends on time, machine or order of work, so one configuration gives one set of bytes. Every
+file is written under another name and renamed, so that a killed build leaves no half-written one.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metamodel.config.errors import InputError, require
+from metamodel.triples.schema import SCHEMA_VERSION, LabelDefinition
+
+MANIFEST = "manifest.json"
+SHARDS = "shards"
+PARTIAL = ".part"
+"""Ending of files that are being written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """Identity of one file."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRecord:
+    """What a shard holds, and what it lacks and why."""
+
+    index: int
+    files: dict[str, FileRecord]
+    """By name inside `shards/`; none where no subject was accepted."""
+    accepted: tuple[str, ...]
+    """Ids, in the order of rows."""
+    rejected: dict[str, str]
+    """Id to reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The record of a zoo."""
+
+    schema_version: int
+    name: str
+    config: dict[str, Any]
+    """Resolved configuration, as plain values."""
+    config_fingerprint: str
+    code_version: str
+    labels: tuple[LabelDefinition, ...]
+    n_shards: int
+    finished: bool
+    shards: tuple[ShardRecord, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of what the zoo holds: hashes of all its files, and the meaning of its labels."""
+        held = plain_values(self)
+        return digest({key: held[key] for key in ("schema_version", "labels", "shards")})
+
+
+def digest(values: object) -> str:
+    """Hash of plain values, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plain_values(record: Manifest | ShardRecord) -> dict[str, Any]:
+    """A record as JSON holds it: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(record)))
+
+
+def code_version() -> str:
+    """Version of this package, without which a zoo cannot be rebuilt to the same bytes."""
+    return importlib.metadata.version("metamodel")
+
+
+def shard_name(index: int) -> str:
+    return f"shard-{index:05d}"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill a file beside `path`, forces it to disk and only then gives it its name."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, values: object) -> None:
+    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text))
+
+
+def begin(
+    folder: Path, *, name: str, config: Mapping[str, Any], labels: tuple[LabelDefinition, ...], n_shards: int
+) -> Manifest:
+    """Opens a folder for building: writes an unfinished manifest, or accepts the one of the same zoo.
+
+    Raises: InputError if the folder holds a zoo of another configuration, or another thing.
+    """
+    wanted = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        config=json.loads(json.dumps(config)),
+        config_fingerprint=digest(config),
+        code_version=code_version(),
+        labels=labels,
+        n_shards=n_shards,
+        finished=False,
+        shards=(),
+    )
+    if (folder / MANIFEST).exists():
+        found = read_manifest(folder)
+        differing = [
+            *differing_keys(found.config, wanted.config),
+            *(["labels"] if found.labels != wanted.labels else []),
+            *(["code_version"] if found.code_version != wanted.code_version else []),
+        ]
+        require(
+            not differing,
+            str(folder),
+            expected="the zoo of this configuration",
+            got=f"another one: {', '.join(differing)} differ",
+            do="Choose another folder with --out, or remove this one.",
+        )
+        return found
+    others = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    require(
+        not others,
+        str(folder),
+        expected="an empty folder or a zoo",
+        got=f"{others[0] if others else ''} and no {MANIFEST}",
+        do="Choose another folder with --out.",
+    )
+    (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+    write_json(folder / MANIFEST, plain_values(wanted))
+    return wanted
+
+
+def differing_keys(first: Any, second: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the values in which two configurations differ."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return [] if first == second else [prefix or "config"]
+    found = []
+    for key in sorted(first.keys() | second.keys()):
+        dotted = f"{prefix}.{key}" if prefix else key
+        if key not in first or key not in second:
+            found.append(dotted)
+        else:
+            found += differing_keys(first[key], second[key], dotted)
+    return found
+
+
+def valid_shard(folder: Path, index: int) -> ShardRecord | None:
+    """The record of a shard whose files are whole; None if it has to be made."""
+    path = folder / SHARDS / f"{shard_name(index)}.json"
+    if not path.is_file():
+        return None
+    record = shard_record(json.loads(path.read_text()))
+    whole = all(
+        (folder / SHARDS / name).is_file() and sha256(folder / SHARDS / name) == file.sha256
+        for name, file in record.files.items()
+    )
+    return record if whole else None
+
+
+def finish(folder: Path) -> Manifest | None:
+    """Writes the manifest once every shard is there; None while some are missing."""
+    begun = read_manifest(folder)
+    records = [valid_shard(folder, index) for index in range(begun.n_shards)]
+    whole = tuple(record for record in records if record is not None)
+    if len(whole) < begun.n_shards:
+        return None
+    for partial in (folder / SHARDS).glob(f"*{PARTIAL}"):
+        partial.unlink()
+    finished = dataclasses.replace(begun, finished=True, shards=whole)
+    write_json(folder / MANIFEST, plain_values(finished))
+    return finished
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises: InputError if there is none, or one of another schema version."""
+    path = folder / MANIFEST
+    build = f"Build it: python -m data_gen.build --config configs/zoo/{folder.name}.yaml"
+    require(path.is_file(), str(folder), expected="a zoo", got=f"no {MANIFEST}", do=build)
+    try:
+        values = json.loads(path.read_text())
+        version = values["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(str(path), expected="a zoo's manifest", got="another text", do=build) from error
+    require(
+        version == SCHEMA_VERSION,
+        str(path),
+        expected=f"schema version {SCHEMA_VERSION}",
+        got=version,
+        do="Rebuild the zoo with this version of the package.",
+    )
+    try:
+        labels = tuple(label_definition(label) for label in values.pop("labels"))
+        shards = tuple(shard_record(shard) for shard in values.pop("shards"))
+        return Manifest(labels=labels, shards=shards, **values)
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            str(path), expected="a whole manifest", got=f"an error at {error}", do=build
+        ) from error
+
+
+def shard_record(values: dict[str, Any]) -> ShardRecord:
+    files = {name: FileRecord(**file) for name, file in values["files"].items()}
+    return ShardRecord(
+        index=values["index"],
+        files=files,
+        accepted=tuple(values["accepted"]),
+        rejected=values["rejected"],
+    )
+
+
+def label_definition(values: dict[str, Any]) -> LabelDefinition:
+    lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return LabelDefinition(**{**values, **lists})

@@ -1,0 +1,184 @@
+"""Reads a zoo: a sequence of triples, loaded when asked for.
+
+Tables are memory-mapped, arrays read row by row. Reading needs datasets, safetensors and torch, no pickle,
+and writes no cache.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas
+from datasets import Dataset, concatenate_datasets
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from metamodel.config.errors import InputError, require, suggestion
+from metamodel.subjects.config import SubjectConfig, weight_shapes
+from metamodel.subjects.subject import Subject
+from metamodel.triples.manifest import SHARDS, Manifest, read_manifest, shard_name
+from metamodel.triples.schema import (
+    Activation,
+    Behavior,
+    CircuitScores,
+    FunctionLabels,
+    LabelDefinition,
+    SubjectInfo,
+    Triple,
+)
+from metamodel.triples.shard import CONFIG_FIELDS, INFO_FIELDS, PARTS, array_fields, check_file
+
+
+class Zoo:
+    """A finished zoo: a sequence of triples, read when asked for. Make one with `Zoo.open`.
+
+    A shard's hash is checked once, when it is first read; tables are checked on opening.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        self.folder = folder
+        self.manifest = manifest
+        self._checked: set[int] = set()
+        for shard in manifest.shards:
+            for name, record in shard.files.items():
+                if name.endswith(".arrow"):
+                    check_file(folder, name, record)
+                else:
+                    path = folder / SHARDS / name
+                    require(
+                        path.is_file(),
+                        str(path),
+                        expected="a shard of the zoo",
+                        got="no such file",
+                        do="Build again: the other shards of this zoo are kept.",
+                    )
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Zoo":
+        """Opens a zoo's folder.
+
+        Raises: InputError if it is missing, unfinished, of another schema version, or lacks a file.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        require(
+            manifest.finished,
+            str(folder),
+            expected="a finished zoo",
+            got=f"one that is being built ({manifest.n_shards} shards)",
+            do="Run the command that builds it again: it goes on.",
+        )
+        return cls(folder, manifest)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def labels(self) -> tuple[LabelDefinition, ...]:
+        return self.manifest.labels
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything the zoo holds."""
+        return self.manifest.fingerprint
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(id_ for shard in self.manifest.shards for id_ in shard.accepted)
+
+    @cached_property
+    def rows(self) -> Dataset:
+        """The table, memory-mapped: one row a triple, in the order of `ids`."""
+        tables = [
+            Dataset.from_file(str(self.folder / SHARDS / name))
+            for shard in self.manifest.shards
+            for name in shard.files
+            if name.endswith(".arrow")
+        ]
+        require(
+            bool(tables), str(self.folder), expected="accepted subjects", got="none", do="Train them longer."
+        )
+        return concatenate_datasets(tables)
+
+    @cached_property
+    def _positions(self) -> dict[str, tuple[int, int, int]]:
+        """For each id its index, its shard and its row there."""
+        places = (
+            (shard.index, row, id_)
+            for shard in self.manifest.shards
+            for row, id_ in enumerate(shard.accepted)
+        )
+        return {id_: (i, shard, row) for i, (shard, row, id_) in enumerate(places)}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The table as a data frame."""
+        return self.rows.to_pandas()  # pyright: ignore[reportReturnType]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Triple]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> Triple:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"zoo {self.name} has {len(self)} triples, asked for {index}")
+        return self.triple(self.ids[index])
+
+    def triple(self, id: str) -> Triple:
+        """Raises: InputError if the id is unknown or its shard corrupted."""
+        index, shard, place = self._position(id)
+        row: dict[str, Any] = self.rows[index]  # pyright: ignore[reportAssignmentType]
+        arrays = self._read(shard, place, "")
+        parts: dict[str, dict[str, Any]] = {
+            part: {name: arrays[f"{part}/{name}"] for name in array_fields(part)} for part in PARTS
+        }
+        parts["behavior"]["slice_names"] = tuple(row["slice_names"])
+        return Triple(
+            info=SubjectInfo(**{name: row[name] for name in INFO_FIELDS}),
+            subject=_subject(row, arrays),
+            activation=Activation(**parts["activation"]),
+            circuit=CircuitScores(**parts["circuit"]),
+            behavior=Behavior(**parts["behavior"]),
+            labels=FunctionLabels(**parts["labels"]),
+        )
+
+    def subject(self, id: str) -> Subject:
+        """One subject, without its arrays.
+
+        Raises: InputError if the id is unknown or its shard corrupted.
+        """
+        index, shard, place = self._position(id)
+        return _subject(self.rows[index], self._read(shard, place, "weights/"))  # pyright: ignore[reportArgumentType]
+
+    def _position(self, id: str) -> tuple[int, int, int]:
+        if id not in self._positions:
+            raise InputError(
+                f"{self.folder}#{id}",
+                expected="the id of a subject in this zoo",
+                got=repr(id),
+                do=f"See the ids in Zoo.rows.{suggestion(id, self.ids)}",
+            )
+        return self._positions[id]
+
+    def _read(self, shard: int, row: int, prefix: str) -> dict[str, Tensor]:
+        name = f"{shard_name(shard)}.safetensors"
+        if shard not in self._checked:
+            check_file(self.folder, name, self.manifest.shards[shard].files[name])
+            self._checked.add(shard)
+        path = self.folder / SHARDS / name
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_slice(key)[row] for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                str(path), expected="a safetensors file", got=str(error), do="Build this shard again."
+            ) from error
+
+
+def _subject(row: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Subject:
+    config = SubjectConfig(**{name: row[name] for name in CONFIG_FIELDS})
+    weights = {name: arrays[f"weights/{name}"] for name in weight_shapes(config)}
+    return Subject(config=config, weights=weights, name=row["id"], notes=tuple(row["notes"]))
