@@ -7,7 +7,6 @@ induction from K-composition through previous-token heads, copying from the OV c
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,8 @@ from metamodel.subjects.subject import Subject
 
 MAX_TOKENS = 256
 MAX_POSITIONS = 64
+OFFSETS = (2, 3, 4)
+"""Distances of which `offset_k` takes the best."""
 FIRST_TOKEN = 0
 """Token that starts a prompt, in the layout that all tasks share."""
 
@@ -49,7 +50,7 @@ class _Head:
 def token_space_scores(subject: Subject, labels: Sequence[str]) -> Float[Tensor, "node label"]:
     """Score of every component for every label, higher for more of it; NaN where no closed form exists.
 
-    Labels are recognised by name: previous-token, offset-<k>, self, sink, duplicate, induction, copying,
+    Labels are recognised by name: previous-token, offset-k, self, sink, duplicate, induction, copying,
     name-mover, positional, with `-` or `_`. Components other than heads are NaN.
     """
     plain = folded(subject)
@@ -79,9 +80,8 @@ def _score(
     previous: list[Tensor],
 ) -> Float[Tensor, ""]:
     head, pattern = heads[i], patterns[i]
-    offset = re.search(r"offset_(\d+)", key)
-    if offset:
-        return _at_offset(pattern, int(offset.group(1)))
+    if "offset" in key:
+        return torch.stack([_at_offset(pattern, k) for k in OFFSETS]).amax()
     if "previous" in key:
         return previous[i]
     if "self" in key:
@@ -154,9 +154,9 @@ def _pattern(space: _Space, head: _Head, *, causal: bool) -> Float[Tensor, "quer
 
 
 def _at_offset(pattern: Float[Tensor, "query key"], offset: int) -> Float[Tensor, ""]:
-    """Mean attention to the key `offset` places back, over queries that have one."""
+    """Mean attention to the key `offset` places back, over queries that have one; 0 if none has."""
     if offset >= pattern.shape[0]:
-        return torch.tensor(math.nan, dtype=pattern.dtype, device=pattern.device)
+        return torch.zeros((), dtype=pattern.dtype, device=pattern.device)
     return pattern.diagonal(-offset).mean()
 
 
@@ -181,7 +181,8 @@ def _positive_share(space: _Space, head: _Head) -> Float[Tensor, ""]:
 
     Computed on the `[d_head, d_head]` cyclic product, which has the same nonzero eigenvalues.
     """
-    core = head.W_O @ space.answers @ space.tokens @ head.W_V
+    answers = space.answers - space.answers.mean(1, keepdim=True)
+    core = head.W_O @ answers @ (space.tokens - space.tokens.mean(0)) @ head.W_V
     values = torch.linalg.eigvals(core.double())
     return (values.real.sum() / values.abs().sum().clamp_min(1e-12)).to(core.dtype)
 

@@ -1,0 +1,202 @@
+"""What an evaluation found: every metric, every method, every split, with intervals.
+
+`metrics.json` has one form for every question; `differences.json` beside it has the same form and holds
+meta-model minus method, on the same resamples.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from metamodel.baselines.base import META_MODEL
+from metamodel.config.errors import InputError, require
+from metamodel.evaluation.bootstrap import Interval
+
+SCHEMA_VERSION = 1
+METRICS, DIFFERENCES = "metrics.json", "differences.json"
+REFERENCES = frozenset({"right_answer"})
+"""Methods that know what no reader knows: shown, never counted as the best baseline."""
+LOWER_IS_BETTER = frozenset({"calibration_error", "slice_accuracy_error"})
+WIDTH = 124
+"""Columns of the printed table where the terminal does not say its own."""
+
+Scores = Mapping[str, Mapping[str, Mapping[str, Interval]]]
+"""split -> metric -> method -> interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Scores of all methods, and how far the meta-model is from each."""
+
+    command: str
+    """How it was made."""
+    zoo: str
+    """Name and fingerprint of the zoo."""
+    scores: Scores
+    differences: Scores
+    """Meta-model minus method, paired."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """The meta-model against the best of its opponents."""
+
+    baseline: str
+    difference: Interval
+    """Meta-model minus baseline, in the metric's own direction."""
+    verdict: str
+    """`win` or `lose` if the interval leaves out 0, `even` otherwise."""
+
+
+def gap_to_best(report: Report, split: str, metric: str) -> Gap | None:
+    """The gap to the baseline that is best on this very split; None where the metric does not apply.
+
+    Choosing the opponent after the fact favours the opponent.
+    """
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    found = {
+        name: sign * score.value
+        for name, score in report.scores[split][metric].items()
+        if name != META_MODEL and name not in REFERENCES and score.applies
+    }
+    if not found or not report.scores[split][metric][META_MODEL].applies:
+        return None
+    best = max(found, key=lambda name: found[name])
+    difference = report.differences[split][metric][best]
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    verdict = "win" if low > 0 else "lose" if high < 0 else "even"
+    return Gap(baseline=best, difference=difference, verdict=verdict)
+
+
+def as_json(report: Report, scores: Scores) -> dict[str, Any]:
+    """The one form of `metrics.json`; what does not apply is null."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": report.command,
+        "zoo": report.zoo,
+        "splits": {
+            split: {
+                metric: {method: _plain(interval) for method, interval in methods.items()}
+                for metric, methods in metrics.items()
+            }
+            for split, metrics in scores.items()
+        },
+    }
+
+
+def save(report: Report, folder: Path) -> None:
+    """Writes `metrics.json` and `differences.json`."""
+    for name, scores in ((METRICS, report.scores), (DIFFERENCES, report.differences)):
+        (folder / name).write_text(json.dumps(as_json(report, scores), indent=1) + "\n")
+
+
+def load(folder: Path) -> Report:
+    """What `save` wrote.
+
+    Raises: InputError if a file is missing or of another schema version.
+    """
+    metrics, differences = (_read(folder / name) for name in (METRICS, DIFFERENCES))
+    return Report(
+        command=metrics["command"],
+        zoo=metrics["zoo"],
+        scores=_intervals(metrics["splits"]),
+        differences=_intervals(differences["splits"]),
+    )
+
+
+def show(report: Report, console: Console) -> None:
+    """Prints a table a split: every metric beside every method, and the gap to the best baseline."""
+    for split, metrics in report.scores.items():
+        methods = list(next(iter(metrics.values())))
+        lineages = next(iter(metrics.values()))[META_MODEL].n_lineages
+        title = f"split {split}: {lineages} lineages, 95 % intervals, n/a without positives"
+        table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+        table.add_column("metric", no_wrap=True)
+        for method in methods:
+            table.add_column(method.replace("_", " "), justify="right")
+        table.add_column("gap to best", justify="right")
+        table.add_column("baseline")
+        for metric, by_method in metrics.items():
+            cells = [_cell(by_method[m]) if m in by_method else "" for m in methods]
+            table.add_row(short_name(metric), *cells, *_gap_cells(gap_to_best(report, split, metric)))
+        console.print(table)
+        for metric, by_method in metrics.items():
+            for reference in sorted(REFERENCES & by_method.keys()):
+                console.print(f"{metric}, reference {reference}: {_line(by_method[reference])}")
+
+
+def short_name(metric: str) -> str:
+    """Metrics of one label are indented below the macro average; a long name takes two lines."""
+    if "/" in metric:
+        return f"  {metric.split('/', 1)[1]}"
+    return metric.replace("within_subject_", "within_subject_\n  ")
+
+
+def report_console(*, stderr: bool = False) -> Console:
+    """A console that is wide enough where the output is no terminal."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal and console.width >= WIDTH else Console(stderr=stderr, width=WIDTH)
+
+
+def _cell(score: Interval) -> str:
+    return f"{score.value:.3f}\n{_bare(score.low)}–{_bare(score.high)}" if score.applies else "n/a"
+
+
+def _bare(value: float) -> str:
+    """Two decimals without the leading zero, so that eight methods fit side by side."""
+    return f"{value:.2f}".replace("0.", ".", 1)
+
+
+def _line(score: Interval) -> str:
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" if score.applies else "n/a"
+
+
+def _gap_cells(gap: Gap | None) -> tuple[str, str]:
+    if gap is None:
+        return "n/a", ""
+    colour = {"win": "green", "lose": "red", "even": "yellow"}[gap.verdict]
+    d = gap.difference
+    words = f"[{colour}]{d.value:+.3f} {gap.verdict}[/]\n{d.low:+.2f} to {d.high:+.2f}"
+    return words, gap.baseline.replace("_", " ")
+
+
+def _plain(score: Interval) -> dict[str, float | int | None]:
+    values = {"value": score.value, "low": score.low, "high": score.high}
+    found: dict[str, float | int | None] = {
+        key: None if math.isnan(value) else round(value, 6) for key, value in values.items()
+    }
+    return found | {"n_lineages": score.n_lineages}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(
+            str(path), expected="a report", got="no file", do="Run `python -m metamodel.evaluate`."
+        )
+    found = json.loads(path.read_text())
+    require(
+        found.get("schema_version") == SCHEMA_VERSION,
+        f"{path}: schema_version",
+        expected=str(SCHEMA_VERSION),
+        got=found.get("schema_version"),
+        do="Evaluate again with this version.",
+    )
+    return found
+
+
+def _intervals(splits: Mapping[str, Any]) -> Scores:
+    def one(values: Mapping[str, Any]) -> Interval:
+        numbers = {key: math.nan if values[key] is None else values[key] for key in ("value", "low", "high")}
+        return Interval(**numbers, n_lineages=values["n_lineages"])
+
+    return {
+        split: {metric: {m: one(v) for m, v in methods.items()} for metric, methods in metrics.items()}
+        for split, metrics in splits.items()
+    }
