@@ -3,14 +3,19 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import SubjectConfig, weight_shapes
 from metamodel.subjects.forward import Run, Weights, forward
+
+if TYPE_CHECKING:
+    import transformer_lens.model_bridge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,6 +71,32 @@ class Subject:
     def double(self) -> "Subject":
         """The same subject in float64, for laws and spectra."""
         return self.with_weights({key: value.double() for key, value in self.weights.items()})
+
+    @classmethod
+    def from_bridge(cls, bridge: nn.Module, *, name: str = "bridge") -> "Subject":
+        """The subject that a TransformerBridge computes. Raises: InputError for what it cannot express."""
+        from metamodel.subjects import interchange
+
+        return interchange.from_bridge(bridge, name=name)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path) -> "Subject":
+        """A subject from a folder in transformers' format or a hub name: GPT-2, or BERT for reading."""
+        from metamodel.subjects import interchange
+
+        return interchange.from_pretrained(name_or_folder)
+
+    def to_bridge(self) -> "transformer_lens.model_bridge.TransformerBridge":
+        """A native TransformerBridge with these weights."""
+        from metamodel.subjects import interchange
+
+        return interchange.to_bridge(self)
+
+    def to_transformers(self, folder: str | Path) -> Path:
+        """Writes a GPT-2 folder that `AutoModelForCausalLM` opens. Raises: InputError where none exists."""
+        from metamodel.subjects import interchange
+
+        return interchange.to_transformers(self, folder)
 
     def fingerprint(self) -> str:
         """Hash of shape and weights: the identity of this subject's lineage end point."""
