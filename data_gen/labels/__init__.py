@@ -1,0 +1,1 @@
+"""Function labels: their registry, raw scores and causal twins."""

@@ -1,0 +1,49 @@
+"""Prompts of random tokens that any subject has: without repetition, and with it."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from data_gen.labels.registry import MIN_PERIOD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batteries:
+    """BOS, then random symbols."""
+
+    random: Int[Tensor, "batch pos"]
+    """Distinct symbols, where there are enough of them."""
+    repeated: Int[Tensor, "batch pos"] | None
+    """A few symbols of filler, then one sequence over and over; its period and start differ from prompt to
+    prompt, so that no fixed distance finds the repetition. None if prompts are too short for it."""
+
+
+def _distinct(
+    generator: torch.Generator, n: int, length: int, symbols: Int[Tensor, " symbol"]
+) -> Int[Tensor, "batch pos"]:
+    if length <= len(symbols):
+        order = torch.rand(n, len(symbols), generator=generator).argsort(-1)[:, :length]
+    else:
+        order = torch.randint(len(symbols), (n, length), generator=generator)
+    return symbols[order]
+
+
+def batteries(
+    generator: torch.Generator, *, n: int, n_pos: int, bos: int, symbols: Int[Tensor, " symbol"]
+) -> Batteries:
+    """`n` prompts of `n_pos` tokens each, with and without repetition, over the given symbols."""
+    length = n_pos - 1
+    first = torch.full((n, 1), bos)
+    random = torch.cat([first, _distinct(generator, n, length, symbols)], dim=1)
+    longest = length // 2
+    if longest < MIN_PERIOD or len(symbols) < MIN_PERIOD:
+        return Batteries(random=random, repeated=None)
+    longest = min(longest, len(symbols))
+    period = torch.randint(MIN_PERIOD, longest + 1, (n, 1), generator=generator)
+    filler = (torch.rand(n, 1, generator=generator) * (length - 2 * period + 1)).long()
+    drawn = _distinct(generator, n, length, symbols)
+    place = torch.arange(length).expand(n, length)
+    place = torch.where(place < filler, place, filler + (place - filler) % period)
+    return Batteries(random=random, repeated=torch.cat([first, drawn.gather(1, place)], dim=1))
