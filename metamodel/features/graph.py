@@ -1,0 +1,74 @@
+"""From a subject to what a meta-model sees of it: nodes, edges, kinds, depth. The only way in."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metamodel.features.activations import activation_features
+from metamodel.features.composition import CHANNELS, edges
+from metamodel.features.examples import ComponentGraph
+from metamodel.features.registry import ACTIVATIONS_SEEN, FEATURES, Track, feature_names
+from metamodel.features.view import View, view
+from metamodel.features.weights import embedding_features, head_features, mlp_features
+from metamodel.subjects.config import KINDS, components, depth_fraction
+from metamodel.subjects.subject import Subject
+
+
+def graph_of(subject: Subject, track: Track, *, seed: int = 0) -> ComponentGraph:
+    """Gauge-invariant, size-free description of a subject.
+
+    Args:
+        track: `weights`, `activations` (from task-free probes), or `both`. A post-norm subject cannot be run:
+            its activation columns are zero and its column `activations_seen` says so.
+        seed: draws the sample of tokens and the probes. Readers are trained with 0.
+    """
+    return graph_of_view(view(subject, seed=seed), track, seed=seed)
+
+
+@torch.no_grad()
+def graph_of_view(v: View, track: Track, *, seed: int = 0) -> ComponentGraph:
+    """As `graph_of`, for a view that is used elsewhere too."""
+    config = v.config
+    nodes = components(config)
+    runs = track != "weights" and config.norm_position == "pre"
+    columns: dict[str, Tensor] = {}
+    if track != "activations":
+        columns |= _placed(v, "head", head_features(v)) | _placed(v, "mlp", mlp_features(v))
+        for kind, found in embedding_features(v).items():
+            columns |= _placed(v, kind, found)
+    if runs:
+        heads, mlps = activation_features(v, seed=seed)
+        columns |= _placed(v, "head", heads) | _placed(v, "mlp", mlps)
+    unknown = columns.keys() - {feature.name for feature in FEATURES}
+    assert not unknown, f"features that the registry does not list: {sorted(unknown)}"
+    columns[ACTIVATIONS_SEEN] = v.E.new_full((len(nodes),), float(runs))
+    blank = v.E.new_zeros(len(nodes))
+    matrix = torch.stack([columns.get(name, blank) for name in feature_names(track)], dim=1)
+    relations = edges(v) if track != "activations" else _order_only(v)
+    assert bool(torch.isfinite(matrix).all()), "a feature is not finite"
+    assert bool(torch.isfinite(relations).all()), "an edge feature is not finite"
+    device = v.E.device
+    return ComponentGraph(
+        nodes=matrix.float(),
+        edges=relations.float(),
+        kinds=torch.tensor([KINDS.index(node.kind) for node in nodes], device=device),
+        depth=torch.tensor([depth_fraction(node, config) for node in nodes], device=device),
+    )
+
+
+def _placed(v: View, kind: str, found: dict[str, Tensor]) -> dict[str, Float[Tensor, " node"]]:
+    """Values `[layer, head]`, `[layer]` or single ones of a kind, in columns over all nodes."""
+    at = [i for i, node in enumerate(components(v.config)) if node.kind == kind]
+    placed = {}
+    for name, value in found.items():
+        column = v.E.new_zeros(len(components(v.config)))
+        column[at] = value.to(v.E).reshape(-1)
+        placed[f"{kind}.{name}"] = column
+    return placed
+
+
+def _order_only(v: View) -> Float[Tensor, "node node channel"]:
+    """Edges of the activation track: which component computes before which, and how far apart."""
+    whole = edges(v)
+    known = torch.tensor([name in ("exists", "depth_step") for name in CHANNELS], device=whole.device)
+    return torch.where(known, whole, torch.zeros_like(whole))

@@ -1,0 +1,170 @@
+"""Every feature by name, the track it belongs to, and the statistic that it is.
+
+Labels say from which statistics they are computed. `check_no_label_statistic` holds the two lists against
+each other before training, so that no reader is fed the answer (law "no free lunch" of the design).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from metamodel.config.errors import InputError
+from metamodel.features.activations import OFFSETS as WRITTEN_OFFSETS
+from metamodel.features.weights import OFFSETS
+from metamodel.subjects.config import Kind
+
+FEATURE_VERSION = 1
+"""Changes when a feature changes its meaning: a checkpoint of another version is refused."""
+Track = Literal["weights", "activations", "both"]
+TRACKS: tuple[Track, ...] = ("weights", "activations", "both")
+
+FORBIDDEN = (
+    r"attention_(mean|offset|stripe|self|sink|first|duplicate|previous|induction|position)",
+    r"pattern_(mean|offset|stripe|self|sink|duplicate|previous|induction|position)",
+    r"edge_score|noising|ablation|logit_attribution|margin",
+)
+"""Statistics that no feature may be, on any track: they define function labels or circuit membership."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One column of a component graph."""
+
+    name: str
+    """`kind.statistic`, unique."""
+    kind: Kind
+    track: Track
+    """`weights` or `activations`."""
+    statistic: str
+
+
+def _spectrum(prefix: str) -> list[str]:
+    found = ["stable_rank", "participation", "log_norm", "sigma_2", "sigma_3", "sigma_4"]
+    return [f"{prefix}_{x}" for x in (*found, *(f"sigma_at_{share}" for share in (0.25, 0.5, 0.75, 1.0)))]
+
+
+def _square(prefix: str) -> list[str]:
+    found = (
+        "log_scale",
+        "diagonal",
+        "top_1",
+        "symmetric",
+        "diagonal_q0.5",
+        "diagonal_q0.8",
+        "diagonal_q0.95",
+    )
+    return [f"{prefix}_{x}" for x in found]
+
+
+def _head_weights() -> list[str]:
+    salience = [f"{x}_salience_{y}" for x in ("token", "position") for y in ("log_scale", "first", "max")]
+    return [
+        *_spectrum("qk"),
+        *_spectrum("ov"),
+        *_square("qk_token"),
+        *_square("ov_token"),
+        *_square("ov_embedding"),
+        *salience,
+        "qk_position_log_scale",
+        *(f"qk_position_offset_{k}" for k in OFFSETS),
+        "qk_position_explained",
+        "qk_position_first",
+        "position_softmax_entropy",
+        "position_softmax_first",
+        *(f"position_softmax_offset_{k}" for k in OFFSETS),
+        "qk_cross_token_position",
+        "qk_cross_position_token",
+        "qk_token_over_position",
+        "ov_token_over_position",
+        "ov_token_rows",
+        "ov_eigenvalue_positivity",
+        "ov_token_eigenvalue_positivity",
+        "qk_eigenvalue_positivity",
+        "query_bias",
+    ]
+
+
+def _mlp_weights() -> list[str]:
+    neurons = ("size", "cosine", "bias", "token_kurtosis", "answer_kurtosis", "position_share")
+    pooled = [f"neuron_{name}_{how}" for name in neurons for how in ("mean", "spread", "max")]
+    return [*pooled, *_square("lookup"), *_spectrum("lookup"), "lookup_over_embedding", "lookup_rows"]
+
+
+def _written() -> list[str]:
+    groups = [f"token_at_{k}" for k in WRITTEN_OFFSETS]
+    groups += ["position", "first_token", "after_previous", "before_previous", "seen_before"]
+    rest = ("varying_share", "first_position_size", "repetition_response", "participation", "relative_size")
+    return [*(f"writes_by_{group}" for group in groups), *rest]
+
+
+_SAME_STATISTIC = {
+    "ov_eigenvalue_positivity": "ov_positive_eigenvalue_fraction",
+    "ov_token_eigenvalue_positivity": "ov_positive_eigenvalue_fraction",
+}
+"""Features that are, under another name or in another basis, a statistic of which labels are made."""
+
+
+def _made() -> tuple[Feature, ...]:
+    direct = _square("direct")
+    near = [f"neighbour_{k}" for k in OFFSETS[1:]]
+    lists: list[tuple[Kind, Track, list[str]]] = [
+        ("head", "weights", _head_weights()),
+        ("mlp", "weights", _mlp_weights()),
+        ("token_embedding", "weights", [*_spectrum("embedding"), *direct]),
+        ("position_embedding", "weights", [*_spectrum("embedding"), *near, "embedding_over_token"]),
+        ("unembedding", "weights", [*_spectrum("embedding"), *direct]),
+        ("head", "activations", [*_written(), "attention_entropy", "attention_entropy_spread"]),
+        ("mlp", "activations", [*_written(), "active_share", "active_spread"]),
+    ]
+    return tuple(
+        Feature(name=f"{kind}.{name}", kind=kind, track=track, statistic=_SAME_STATISTIC.get(name, name))
+        for kind, track, names in lists
+        for name in names
+    )
+
+
+FEATURES = _made()
+"""Every feature, in the order of the columns of the track `both`, but for `activations_seen` at the end."""
+ACTIVATIONS_SEEN = "activations_seen"
+"""Column that says whether the subject was run: 0 for one that can only be read from its weights."""
+
+
+def features_of(track: Track) -> tuple[Feature, ...]:
+    """Features of a track, in the order of the columns of its graphs."""
+    return tuple(feature for feature in FEATURES if track in ("both", feature.track))
+
+
+def feature_names(track: Track) -> tuple[str, ...]:
+    """Column names of a graph of this track."""
+    return (*(feature.name for feature in features_of(track)), ACTIVATIONS_SEEN)
+
+
+def check_no_label_statistic(
+    track: Track,
+    statistics: Mapping[str, Sequence[str]],
+    determined_by: Mapping[str, Sequence[str]],
+) -> None:
+    """Refuses to train where a label's own statistic is a feature.
+
+    Args:
+        statistics: for each label, names of the statistics that it is computed from.
+        determined_by: for each label, tracks on which it is known to be determined and reported apart.
+
+    Raises: InputError naming label and feature.
+    """
+    seen = {feature.statistic: feature.name for feature in features_of(track)}
+    for label, used in statistics.items():
+        overlap = sorted(set(used) & seen.keys())
+        if overlap and track not in determined_by.get(label, ()):
+            raise InputError(
+                f"label {label}",
+                expected=f"no statistic that is a feature of the track '{track}'",
+                got=seen[overlap[0]],
+                do=f"Remove that feature, or declare the label as determined by '{track}'.",
+            )
+
+
+def forbidden(statistic: str) -> bool:
+    """Whether no feature may be this statistic, whatever the labels of a zoo."""
+    return any(re.search(pattern, statistic) for pattern in FORBIDDEN)

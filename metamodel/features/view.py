@@ -1,0 +1,116 @@
+"""The view of a subject from which every feature is computed: its canonical form on a sample of tokens.
+
+Nothing here, but through products in which the residual stream is contracted at both ends, may become a
+feature. Under LayerNorm tokens enter as `LN(W_E + mean W_pos)`, since `E·QK·Eᵀ` would otherwise scale with
+the residual stream; positions are divided by the same typical scale.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metamodel.subjects.canonical import canonical
+from metamodel.subjects.config import SubjectConfig
+from metamodel.subjects.forward import activation
+from metamodel.subjects.subject import Subject
+
+MAX_TOKENS = 64
+"""Tokens in the sample: the whole vocabulary of the subjects of a zoo."""
+MAX_POSITIONS = 24
+DOUBLE_UP_TO = 8_000_000
+"""Parameters up to which everything is computed in float64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class View:
+    """Embeddings and matrices of one subject as its layers read them."""
+
+    config: SubjectConfig
+    subject: Subject
+    """In canonical form."""
+    tokens: Int[Tensor, " token"]
+    """The sample."""
+    E: Float[Tensor, "token d_model"]
+    P: Float[Tensor, "pos d_model"]
+    U: Float[Tensor, "d_model token"]
+    """Unembedding of the sample, centred over it."""
+    W_Q: Float[Tensor, "layer head d_model d_head"]
+    W_K: Float[Tensor, "layer head d_model d_head"]
+    W_V: Float[Tensor, "layer head d_model d_head"]
+    W_O: Float[Tensor, "layer head d_head d_model"]
+    b_Q: Float[Tensor, "layer head d_head"]
+
+    def mlp(self, layer: int, read: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
+        """What the MLP of a layer writes when it reads `read`, already normalised."""
+        weights, block = self.subject.weights, f"blocks.{layer}.mlp"
+        pre = read @ weights[f"{block}.W_in"].to(read) + weights[f"{block}.b_in"].to(read)
+        return activation(pre, self.config.act_fn) @ weights[f"{block}.W_out"].to(read)
+
+    def embed(self, tokens: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
+        """Tokens as layers read them."""
+        return normalised(self.subject.weights["embed.W_E"][tokens].to(self.E), self.config)
+
+
+def normalised(x: Tensor, config: SubjectConfig) -> Tensor:
+    """LayerNorm without gain and bias, or `x` where the subject has none."""
+    if not config.has_norm:
+        return x
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=config.eps)
+
+
+def view(subject: Subject, *, seed: int = 0) -> View:
+    """The canonical form of a subject, on tokens drawn with `seed`."""
+    config = subject.config
+    size = sum(value.numel() for value in subject.weights.values())
+    form = canonical(subject.double() if size <= DOUBLE_UP_TO else subject)
+    weights = form.weights
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randperm(config.d_vocab, generator=generator)[:MAX_TOKENS].sort().values
+    tokens = tokens.to(weights["embed.W_E"].device)
+    W_E = weights["embed.W_E"]
+    P = weights["pos_embed.W_pos"][:MAX_POSITIONS]
+    if config.has_norm:
+        P = P / (W_E[tokens].var(-1, correction=0).mean() + config.eps).sqrt()
+    U = weights["unembed.W_U"][:, tokens]
+    stacked = {
+        name: torch.stack([weights[f"blocks.{layer}.attn.{name}"] for layer in range(config.n_layers)])
+        for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q")
+    }
+    return View(
+        config=config,
+        subject=form,
+        tokens=tokens,
+        E=normalised(W_E[tokens], config),
+        P=P,
+        U=U - U.mean(1, keepdim=True),
+        **stacked,
+    )
+
+
+def double_centred(scores: Float[Tensor, "*rest row column"]) -> Float[Tensor, "*rest row column"]:
+    """Row and column means taken away: what a softmax over keys and a shift of embeddings leave."""
+    return (
+        scores
+        - scores.mean(-1, keepdim=True)
+        - scores.mean(-2, keepdim=True)
+        + scores.mean((-1, -2), keepdim=True)
+    )
+
+
+def log_size(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """Log root mean square over `dims`, floored at e^-9."""
+    return x.pow(2).mean(dims).sqrt().clamp_min(math.exp(-9.0)).log()
+
+
+def diagonal_scores(scores: Float[Tensor, "*rest token same"]) -> Float[Tensor, "*rest token"]:
+    """Diagonal entries of a double-centred square matrix, in standard deviations of the rest."""
+    n = scores.shape[-1]
+    diagonal = scores.diagonal(dim1=-2, dim2=-1)
+    n_off = max(n * (n - 1), 1)
+    off_mean = (scores.sum((-1, -2)) - diagonal.sum(-1)) / n_off
+    off_square = (scores.pow(2).sum((-1, -2)) - diagonal.pow(2).sum(-1)) / n_off
+    spread = (off_square - off_mean.pow(2)).clamp_min(1e-18).sqrt()
+    return ((diagonal - off_mean[..., None]) / spread[..., None]).clamp(-30, 30)

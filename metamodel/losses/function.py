@@ -1,0 +1,90 @@
+"""Loss of the function reader: every question masked where it is undefined, rare answers weighted up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from metamodel.features.batch import padded
+from metamodel.features.examples import Truth
+from metamodel.triples.schema import MASKED, POSITIVE
+
+NO_ANSWER = -100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FunctionTargets:
+    """Labels of a batch of subjects. NaN, or `NO_ANSWER`, is where a question is not asked."""
+
+    positive: Float[Tensor, "subject node label"]
+    """1, 0, or NaN where masked; `PATTERN_ONLY` counts as negative."""
+    score: Float[Tensor, "subject node label"]
+    node_member: Float[Tensor, "subject node"]
+    edge_member: Float[Tensor, "subject node node"]
+    """NaN where there is no edge."""
+    slice_accuracy: Float[Tensor, "subject slice"]
+    probe_answer: Int[Tensor, "subject probe"]
+
+    def to(self, device: torch.device | str) -> "FunctionTargets":
+        return FunctionTargets(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def with_probes(self, chosen: Int[Tensor, " chosen"]) -> "FunctionTargets":
+        """The same labels, for a few of the probes only."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return FunctionTargets(**(values | {"probe_answer": self.probe_answer[:, chosen]}))
+
+
+def pad_truth(truth: Sequence[Truth]) -> FunctionTargets:
+    """Labels padded as `metamodel.features.batch.pad_seen` pads what is seen."""
+    nan = float("nan")
+    positive = [
+        torch.where(t.function_state == MASKED, nan, (t.function_state == POSITIVE).float()) for t in truth
+    ]
+    edge = [torch.where(t.edge_exists, t.edge_member.float(), nan) for t in truth]
+    return FunctionTargets(
+        positive=padded(positive, nan),
+        score=padded([t.function_score.float() for t in truth], nan),
+        node_member=padded([t.node_member.float() for t in truth], nan),
+        edge_member=padded(edge, nan),
+        slice_accuracy=padded([t.slice_accuracy.float() for t in truth], nan),
+        probe_answer=padded([t.probe_answer for t in truth], NO_ANSWER),
+    )
+
+
+def masked_cross_entropy(
+    logits: Float[Tensor, "*rest"], target: Float[Tensor, "*rest"], positive_weight: Tensor | float = 1.0
+) -> Float[Tensor, ""]:
+    """Binary cross entropy, mean over targets that are not NaN; zero where there is none."""
+    known = ~target.isnan()
+    clean = torch.where(known, target, torch.zeros_like(target))
+    weight = torch.where(clean > 0.5, torch.as_tensor(positive_weight, device=logits.device), 1.0)
+    each = F.binary_cross_entropy_with_logits(logits, clean, reduction="none") * weight
+    return (each * known).sum() / (weight * known).sum().clamp_min(1e-9)
+
+
+def masked_regression(value: Float[Tensor, "*rest"], target: Float[Tensor, "*rest"]) -> Float[Tensor, ""]:
+    """Huber loss, mean over targets that are not NaN; zero where there is none."""
+    known = ~target.isnan()
+    each = F.huber_loss(value, torch.where(known, target, value.detach()), reduction="none")
+    return (each * known).sum() / known.sum().clamp_min(1)
+
+
+def answer_loss(
+    logits: Float[Tensor, "subject probe d_vocab"], answer: Int[Tensor, "subject probe"]
+) -> Float[Tensor, ""]:
+    """Cross entropy of the answers that are asked for; zero where there is none."""
+    if not bool((answer != NO_ANSWER).any()):
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits.flatten(0, 1), answer.flatten(), ignore_index=NO_ANSWER)
+
+
+def positive_weights(
+    positive: Float[Tensor, "item label"], *, power: float, most: float
+) -> Float[Tensor, " label"]:
+    """Weight of each label's positives: (negatives / positives) to `power`, between 1 and `most`."""
+    n_positive = (positive == 1).sum(0).float()
+    n_negative = (positive == 0).sum(0).float()
+    return (n_negative / n_positive.clamp_min(1.0)).clamp_min(1.0).pow(power).clamp(1.0, most)

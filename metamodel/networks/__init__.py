@@ -1,0 +1,1 @@
+"""Networks that read, edit and match: plain torch modules, without lightning and without files."""

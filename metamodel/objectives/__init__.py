@@ -1,0 +1,1 @@
+"""What a meta-model is trained to do: one LightningModule a question."""

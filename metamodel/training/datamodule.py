@@ -1,0 +1,66 @@
+"""Batches for the function reader: padded subjects, and their labels in a type of their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import lightning.pytorch as lightning
+import torch
+from torch.utils.data import DataLoader
+
+from metamodel.features.batch import SeenBatch, pad_seen
+from metamodel.losses.function import FunctionTargets, pad_truth
+from metamodel.training.examples import Example, examples_of
+
+__all__ = ["FunctionBatch", "FunctionData", "examples_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FunctionBatch:
+    """What is seen and what is true of a few subjects. Only `seen` ever enters a network."""
+
+    seen: SeenBatch
+    truth: FunctionTargets
+
+    def to(self, device: torch.device | str) -> "FunctionBatch":
+        return FunctionBatch(seen=self.seen.to(device), truth=self.truth.to(device))
+
+
+class FunctionData(lightning.LightningDataModule):
+    """Training and validation subjects, held in memory."""
+
+    def __init__(
+        self,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        *,
+        slice_names: Sequence[str],
+        batch_size: int,
+        seed: int,
+    ):
+        super().__init__()
+        self.examples = {"train": list(train), "validation": list(validation)}
+        self.slice_names, self.batch_size, self.seed = tuple(slice_names), batch_size, seed
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("validation", shuffle=False)
+
+    def _loader(self, split: str, *, shuffle: bool) -> DataLoader:
+        return DataLoader(
+            self.examples[split],  # pyright: ignore[reportArgumentType]
+            batch_size=self.batch_size if shuffle else max(1, len(self.examples[split])),
+            shuffle=shuffle,
+            generator=torch.Generator().manual_seed(self.seed),
+            collate_fn=self.collate,
+        )
+
+    def collate(self, examples: Sequence[Example]) -> FunctionBatch:
+        seen, truth = [s for s, _ in examples], [t for _, t in examples]
+        return FunctionBatch(seen=pad_seen(seen, self.slice_names), truth=pad_truth(truth))
+
+    def transfer_batch_to_device(
+        self, batch: FunctionBatch, device: torch.device, dataloader_idx: int
+    ) -> FunctionBatch:
+        return batch.to(device)

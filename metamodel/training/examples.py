@@ -1,0 +1,91 @@
+"""From triples to what is seen and what is true, two types that part here and never meet in a network."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from metamodel.circuits.graph import component_edges
+from metamodel.features.evidence import evidence
+from metamodel.features.examples import BaselineInputs, Seen, Truth
+from metamodel.features.graph import graph_of_view
+from metamodel.features.registry import Track
+from metamodel.features.statistics import weight_statistics
+from metamodel.features.token_space import token_space_scores
+from metamodel.features.view import view
+from metamodel.triples.schema import Triple
+from metamodel.triples.store import Zoo
+
+Example = tuple[Seen, Truth]
+
+
+def examples_of(
+    zoo: Zoo,
+    ids: Iterable[str],
+    track: Track,
+    *,
+    for_baselines: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Example]:
+    """What is seen and what is true of subjects of a zoo.
+
+    Args:
+        for_baselines: also compute what the opponents `statistics` and `token_space` look at.
+        progress: told the id of every subject that is done.
+    """
+    labels = [label.name for label in zoo.labels]
+    found = []
+    for id in ids:
+        triple = zoo.triple(id)
+        found.append((seen_of(triple, track, labels if for_baselines else None), truth_of(triple)))
+        progress(id)
+    return found
+
+
+def seen_of(triple: Triple, track: Track, baseline_labels: Sequence[str] | None = None) -> Seen:
+    """What a reader may look at; with `baseline_labels`, also the inputs of two opponents."""
+    v = view(triple.subject)
+    behavior, inputs = triple.behavior, None
+    if baseline_labels is not None:
+        inputs = BaselineInputs(
+            weight_statistics=weight_statistics(triple.subject),
+            token_space_scores=token_space_scores(triple.subject, baseline_labels),
+        )
+    return Seen(
+        id=triple.info.id,
+        config=triple.subject.config,
+        graph=graph_of_view(v, track),
+        family=triple.info.family,
+        variant=triple.info.variant,
+        slice_names=behavior.slice_names,
+        probe_tokens=behavior.probe_tokens,
+        probe_position=behavior.probe_position,
+        probe_slice=behavior.probe_slice,
+        evidence=evidence(v, behavior.probe_tokens, behavior.probe_position, track),
+        baseline_inputs=inputs,
+    )
+
+
+def truth_of(triple: Triple) -> Truth:
+    """Labels of a subject; circuit membership of a pair of nodes is that of any of its channels."""
+    graph = component_edges(triple.subject.config)
+    n = len(graph.nodes)
+
+    def of_pairs(flags: Tensor) -> Tensor:
+        pairs = torch.zeros(n, n, dtype=torch.bool, device=flags.device)
+        source, reader = torch.tensor(graph.source_node), torch.tensor(graph.destination_node)
+        pairs[source[flags.cpu()], reader[flags.cpu()]] = True
+        return pairs
+
+    behavior = triple.behavior
+    return Truth(
+        lineage=triple.info.lineage,
+        function_score=triple.labels.raw,
+        function_state=triple.labels.state,
+        node_member=triple.circuit.node_member,
+        edge_member=of_pairs(triple.circuit.member),
+        edge_exists=of_pairs(torch.ones_like(triple.circuit.member)),
+        slice_accuracy=behavior.slice_accuracy,
+        probe_answer=behavior.probe_answer,
+        probe_right_answer=behavior.probe_right_answer,
+    )
