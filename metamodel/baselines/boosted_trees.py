@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+from metamodel.baselines.answers import boosted_candidates
 from metamodel.baselines.logistic import log_loss, squared_loss
 from metamodel.baselines.table import (
     Answer,
@@ -74,5 +75,9 @@ def _better(best: tuple | None, losses: list[float], setting: dict[str, Any]) ->
 
 def boosted_trees() -> TablePredictor:
     return TablePredictor(
-        "boosted_trees", nodes=neighbourhood_columns, edges=edge_columns, learner=Boosting()
+        "boosted_trees",
+        nodes=neighbourhood_columns,
+        edges=edge_columns,
+        learner=Boosting(),
+        answers=boosted_candidates,
     )

@@ -7,6 +7,7 @@ from numpy import ndarray
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+from metamodel.baselines.answers import conditional_logit
 from metamodel.baselines.table import Answer, Column, Rows, TablePredictor, edge_columns, node_columns
 
 PENALTIES = (1.0, 10.0, 100.0)
@@ -65,4 +66,6 @@ def _chance(fit: LogisticRegression, x: Rows) -> ndarray:
 
 
 def logistic() -> TablePredictor:
-    return TablePredictor("logistic", nodes=node_columns, edges=edge_columns, learner=Linear())
+    return TablePredictor(
+        "logistic", nodes=node_columns, edges=edge_columns, learner=Linear(), answers=conditional_logit
+    )

@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
+from metamodel.baselines.answers import single_channel
 from metamodel.baselines.table import Answer, Column, TablePredictor, edge_columns, node_columns
 
 
@@ -67,4 +68,10 @@ def _rank_correlations(x: ndarray, y: ndarray) -> ndarray:
 
 
 def best_single_feature() -> TablePredictor:
-    return TablePredictor("best_single_feature", nodes=node_columns, edges=edge_columns, learner=BestColumn())
+    return TablePredictor(
+        "best_single_feature",
+        nodes=node_columns,
+        edges=edge_columns,
+        learner=BestColumn(),
+        answers=single_channel,
+    )

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
+from metamodel.baselines.answers import AnswerLearner
 from metamodel.baselines.base import Example, Predictor
 from metamodel.baselines.prior import Prior
 from metamodel.circuits.graph import component_edges
@@ -88,11 +89,20 @@ class TablePredictor(Predictor):
     """A learner for each function label, each function score, node membership and edge membership.
 
     Labels of which the training subjects show one class only, questions on which the learner has nothing to
-    say, and behavior (slice accuracy, probe answers) are answered by the prior.
+    say, slice accuracy, and probes where there is no learner of answers, are answered by the prior.
     """
 
-    def __init__(self, name: str, *, nodes: Design, edges: Design, learner: Learner):
+    def __init__(
+        self,
+        name: str,
+        *,
+        nodes: Design,
+        edges: Design,
+        learner: Learner,
+        answers: AnswerLearner | None = None,
+    ):
         self._name, self._nodes, self._edges, self._learner = name, nodes, edges, learner
+        self._learn_answers = answers
         self._prior = Prior()
 
     @property
@@ -111,6 +121,8 @@ class TablePredictor(Predictor):
         self._score = [_learned(rows, tuning, "score", i, learner.value) for i in labels]
         self._member = _learned(rows, tuning, "member", MEMBERSHIP, learner.probability)
         self._edge = _learned(pairs, tuning_pairs, "member", MEMBERSHIP, learner.probability)
+        learn = self._learn_answers
+        self._answers = None if learn is None else learn(examples, validation)
 
     def predict(self, seen: Seen) -> Prediction:
         base, x = self._prior.predict(seen), self._nodes(seen)
@@ -128,6 +140,7 @@ class TablePredictor(Predictor):
             function_score=score,
             node_member=member,
             edge_member=edges,
+            probe_answer=base.probe_answer if self._answers is None else self._answers(seen),
         )
 
 

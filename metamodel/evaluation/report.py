@@ -24,7 +24,8 @@ METRICS, DIFFERENCES = "metrics.json", "differences.json"
 REFERENCES = frozenset({"right_answer"})
 """Methods that know what no reader knows: shown, never counted as the best baseline."""
 LOWER_IS_BETTER = frozenset({"calibration_error", "slice_accuracy_error"})
-WIDTH = 124
+WIDE = frozenset({"meta-model", "statistics"})
+WIDTH = 128
 """Columns of the printed table where the terminal does not say its own."""
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Interval]]]
@@ -116,16 +117,18 @@ def show(report: Report, console: Console) -> None:
     for split, metrics in report.scores.items():
         methods = list(next(iter(metrics.values())))
         lineages = next(iter(metrics.values()))[META_MODEL].n_lineages
-        title = f"split {split}: {lineages} lineages, 95 % intervals, n/a without positives"
-        table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+        title = f"split {split}: {lineages} lineages, 95 % intervals; * best baseline; n/a: no positives"
+        table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), collapse_padding=True)
         table.add_column("metric", no_wrap=True)
         for method in methods:
-            table.add_column(method.replace("_", " "), justify="right")
-        table.add_column("gap to best", justify="right")
-        table.add_column("baseline")
+            header = method.replace("token_space", "token\nspace").replace("_", " ")
+            table.add_column(header, justify="right", min_width=10 if method in WIDE else 8)
+        table.add_column("gap to *", justify="right", min_width=12)
         for metric, by_method in metrics.items():
-            cells = [_cell(by_method[m]) if m in by_method else "" for m in methods]
-            table.add_row(short_name(metric), *cells, *_gap_cells(gap_to_best(report, split, metric)))
+            gap = gap_to_best(report, split, metric)
+            best = gap.baseline if gap else None
+            cells = [_cell(by_method[m], best=m == best) if m in by_method else "" for m in methods]
+            table.add_row(short_name(metric), *cells, _gap_cell(gap))
         console.print(table)
         for metric, by_method in metrics.items():
             for reference in sorted(REFERENCES & by_method.keys()):
@@ -145,26 +148,27 @@ def report_console(*, stderr: bool = False) -> Console:
     return console if console.is_terminal and console.width >= WIDTH else Console(stderr=stderr, width=WIDTH)
 
 
-def _cell(score: Interval) -> str:
-    return f"{score.value:.3f}\n{_bare(score.low)}–{_bare(score.high)}" if score.applies else "n/a"
+def _cell(score: Interval, *, best: bool) -> str:
+    if not score.applies:
+        return "n/a"
+    return f"{score.value:.3f}{'*' if best else ''}\n{_bare(score.low)}–{_bare(score.high)}"
 
 
 def _bare(value: float) -> str:
-    """Two decimals without the leading zero, so that eight methods fit side by side."""
-    return f"{value:.2f}".replace("0.", ".", 1)
+    """At most three characters for 0 to 1, so that eight methods fit side by side."""
+    return f"{value:.2f}".replace("0.", ".", 1).replace("1.00", "1.0")
 
 
 def _line(score: Interval) -> str:
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" if score.applies else "n/a"
 
 
-def _gap_cells(gap: Gap | None) -> tuple[str, str]:
+def _gap_cell(gap: Gap | None) -> str:
     if gap is None:
-        return "n/a", ""
+        return "n/a"
     colour = {"win": "green", "lose": "red", "even": "yellow"}[gap.verdict]
     d = gap.difference
-    words = f"[{colour}]{d.value:+.3f} {gap.verdict}[/]\n{d.low:+.2f} to {d.high:+.2f}"
-    return words, gap.baseline.replace("_", " ")
+    return f"[{colour}]{d.value:+.3f} {gap.verdict}[/]\n{_bare(d.low)} to {_bare(d.high)}"
 
 
 def _plain(score: Interval) -> dict[str, float | int | None]:

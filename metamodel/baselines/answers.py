@@ -1,0 +1,139 @@
+"""How opponents answer a subject's probes: from the same evidence as the meta-model, pooled over components.
+
+Rows are (probe, possible answer); columns are each channel of evidence, averaged over the components of a
+kind, and its maximum over heads and over MLPs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from sklearn.ensemble import HistGradientBoostingClassifier
+from torch import Tensor
+
+from metamodel.baselines.base import Example
+from metamodel.features.examples import Seen
+from metamodel.subjects.config import KINDS
+
+Candidates = Float[ndarray, "probe d_vocab column"]
+AnswerProbes = Callable[[Seen], Int[Tensor, " probe"]]
+PENALTIES = (1e-4, 1e-3, 1e-2)
+"""Ridge of the conditional logit per probe, chosen on validation."""
+N_WRONG = 15
+"""Wrong answers that boosted trees see beside each right one."""
+TREES = (20, 40, 80)
+BOOSTED: dict[str, Any] = {"max_leaf_nodes": 12, "max_bins": 63, "early_stopping": False, "random_state": 0}
+
+
+class AnswerLearner(Protocol):
+    """Learns to pick a subject's answers. None: evidence says nothing, so the prior answers."""
+
+    def __call__(self, examples: Sequence[Example], validation: Sequence[Example]) -> AnswerProbes | None: ...
+
+
+def candidate_columns(seen: Seen) -> Candidates:
+    """Pooled evidence, centred over possible answers."""
+    evidence = seen.evidence.detach().cpu().numpy().astype(np.float32)
+    kinds = seen.graph.kinds.cpu().numpy()
+    blank = np.zeros(evidence.shape[:1] + evidence.shape[2:], dtype=np.float32)
+    columns = []
+    for kind, name in enumerate(KINDS):
+        own = evidence[:, kinds == kind]
+        columns.append(own.mean(1) if own.shape[1] else blank)
+        if name in ("head", "mlp"):
+            columns.append(own.max(1) if own.shape[1] else blank)
+    joined = np.concatenate(columns, axis=2)
+    return joined - joined.mean(1, keepdims=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Probes:
+    """All probes of several subjects of one vocabulary."""
+
+    x: Candidates
+    answer: Int[ndarray, " probe"]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> "_Probes":
+        return cls(
+            x=np.concatenate([candidate_columns(seen) for seen, _ in examples]),
+            answer=np.concatenate([truth.probe_answer.cpu().numpy() for _, truth in examples]),
+        )
+
+    def accuracy(self, score: Callable[[Candidates], ndarray]) -> float:
+        return float((score(self.x).argmax(1) == self.answer).mean())
+
+
+def single_channel(examples: Sequence[Example], validation: Sequence[Example]) -> AnswerProbes | None:
+    """The one column, with its sign, whose highest answer is right most often in training."""
+    train = _Probes.of(examples)
+    if not train.x.any():
+        return None
+    found = [
+        (train.accuracy(lambda x, at=at, sign=sign: sign * x[:, :, at]), -at, sign)
+        for at in range(train.x.shape[2])
+        for sign in (1, -1)
+    ]
+    _, at, sign = max(found)
+    return _picking(lambda x: sign * x[:, :, -at])
+
+
+def conditional_logit(examples: Sequence[Example], validation: Sequence[Example]) -> AnswerProbes | None:
+    """Softmax over answers of a linear score (conditional logit), its ridge tuned on validation."""
+    train = _Probes.of(examples)
+    if not train.x.any():
+        return None
+    tuning = _Probes.of(validation) if validation else train
+    spread = train.x.std((0, 1))
+    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6)
+    weights = [scale * _logit_weights(train.x * scale, train.answer, penalty) for penalty in PENALTIES]
+    best = max(weights, key=lambda w: tuning.accuracy(lambda x: x @ w))
+    return _picking(lambda x: x @ best)
+
+
+def _logit_weights(x: Candidates, answer: ndarray, penalty: float) -> Float[ndarray, " column"]:
+    rows, right = torch.from_numpy(x), torch.from_numpy(answer)
+    w = torch.zeros(x.shape[2], requires_grad=True)
+    optimiser = torch.optim.LBFGS([w], max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = torch.nn.functional.cross_entropy(rows @ w, right) + penalty * w.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimiser.step(loss)  # pyright: ignore[reportArgumentType]
+    return w.detach().numpy()
+
+
+def boosted_candidates(examples: Sequence[Example], validation: Sequence[Example]) -> AnswerProbes | None:
+    """Boosted trees that tell the right answer from a few wrong ones; the number of trees tuned."""
+    train = _Probes.of(examples)
+    if not train.x.any():
+        return None
+    tuning = _Probes.of(validation) if validation else train
+    n, d_vocab, _ = train.x.shape
+    wrong = np.random.default_rng(0).integers(0, d_vocab, (n, N_WRONG))
+    shown = np.concatenate([train.answer[:, None], wrong], axis=1)
+    rows = np.take_along_axis(train.x, shown[:, :, None], axis=1).reshape(n * (N_WRONG + 1), -1)
+    right = (shown == train.answer[:, None]).reshape(-1)
+
+    def fitted(trees: int) -> Callable[[Candidates], ndarray]:
+        fit = HistGradientBoostingClassifier(max_iter=trees, **BOOSTED).fit(rows, right)
+        return lambda x: fit.decision_function(x.reshape(-1, x.shape[2])).reshape(x.shape[:2])
+
+    fits = [fitted(trees) for trees in TREES]
+    return _picking(max(fits, key=tuning.accuracy))
+
+
+def _picking(score: Callable[[Candidates], ndarray]) -> AnswerProbes:
+    def answer(seen: Seen) -> Int[Tensor, " probe"]:
+        picked = score(candidate_columns(seen)).argmax(1)
+        return torch.as_tensor(picked, dtype=torch.int64, device=seen.probe_tokens.device)
+
+    return answer
