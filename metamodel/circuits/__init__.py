@@ -1,5 +1,6 @@
 """Causal structure of a subject."""
 
+from metamodel.circuits.ablation import ablation_effects
 from metamodel.circuits.exact import EdgeScores, edge_scores
 from metamodel.circuits.graph import ComponentEdges, Destination, Edge, component_edges
 from metamodel.circuits.metrics import accuracy, kl, margin
@@ -11,6 +12,7 @@ __all__ = [
     "Edge",
     "EdgeScores",
     "Prompts",
+    "ablation_effects",
     "accuracy",
     "component_edges",
     "edge_scores",
