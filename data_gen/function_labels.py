@@ -50,7 +50,7 @@ def function_labels(subject: Subject, prompts: Prompts, tests: Batteries, null: 
 def by_node(
     values: Float[Tensor, "layer head label"] | Int[Tensor, "layer head label"],
     config: SubjectConfig,
-    elsewhere: float,
+    elsewhere: float | int,
 ) -> Float[Tensor, "node label"] | Int[Tensor, "node label"]:
     """Values of heads in the order of nodes, and `elsewhere` for nodes that are not heads."""
     nodes = components(config)

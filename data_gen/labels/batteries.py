@@ -37,13 +37,15 @@ def batteries(
     length = n_pos - 1
     first = torch.full((n, 1), bos)
     random = torch.cat([first, _distinct(generator, n, length, symbols)], dim=1)
-    longest = length // 2
-    if longest < MIN_PERIOD or len(symbols) < MIN_PERIOD:
+    longest = min(length // 2, len(symbols))
+    if longest < MIN_PERIOD:
         return Batteries(random=random, repeated=None)
-    longest = min(longest, len(symbols))
     period = torch.randint(MIN_PERIOD, longest + 1, (n, 1), generator=generator)
-    filler = (torch.rand(n, 1, generator=generator) * (length - 2 * period + 1)).long()
-    drawn = _distinct(generator, n, length, symbols)
+    most_filler = (length - 2 * period).minimum(
+        len(symbols) - period
+    )  # filler shares no symbol with the rest
+    filler = (torch.rand(n, 1, generator=generator) * (most_filler + 1)).long()
     place = torch.arange(length).expand(n, length)
     place = torch.where(place < filler, place, filler + (place - filler) % period)
+    drawn = _distinct(generator, n, len(symbols), symbols)
     return Batteries(random=random, repeated=torch.cat([first, drawn.gather(1, place)], dim=1))
