@@ -52,7 +52,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def make(cls, variant: str, seed: int) -> "Task":
-        """The task with the parameters of `variant`; its private truth, if it has one, is drawn from `seed`."""
+        """The task with the parameters of `variant`, and its private truth, if any, drawn from `seed`."""
 
     @property
     @abstractmethod

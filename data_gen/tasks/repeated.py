@@ -1,6 +1,6 @@
 """Repeated sequences: what followed this token last time follows it again. Grows induction heads.
 
-A prompt is `[BOS, marker, filler.., u_1..u_k, filler.., u_1..u_k, u_1..]`, cut at a fixed length. The start, the
+A prompt is `[BOS, marker, filler.., u_1..u_k, filler.., u_1..u_k, u_1..]`, cut at a fixed length. Start,
 period `k` and the gap between the first copy and the second are random in every prompt: with a fixed layout
 small subjects copy by position instead and grow no induction head. Every token whose predecessor was seen
 before is supervised.
