@@ -1,7 +1,7 @@
 """Activation features of heads and MLPs, from task-free probes: random tokens, which any subject has.
 
 Variance shares are of what a component *writes*, never of where it attends: mean attention at offsets,
-stripes, sinks and the like define function labels, so no feature may carry them. `eta²` here is bias-corrected
+stripes, sinks and the like define function labels, so no feature may carry them. `eta²` is bias-corrected
 (Kelley's epsilon², 1935), so that chance level is zero whatever the number of groups.
 """
 

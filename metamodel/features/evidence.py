@@ -1,9 +1,9 @@
 """Evidence for the behavior readout: what each component would say of each answer on a probe prompt.
 
 A component's token-by-token circuit (`E·OV·U` for a head, the MLP on single tokens, `E·U` for the direct
-path) is looked up at the tokens of the prompt. So private tables, such as a subject's facts, are read from weights,
-and a reader only has to judge which component counts where. On the track `activations` the channels that
-need weights are zero: running the subject on the probe would be its answer itself.
+path) is looked up at the tokens of the prompt. So private tables, such as a subject's facts, are read from
+weights, and a reader only has to judge which component counts where. On the track `activations` the channels
+that need weights are zero: running the subject on the probe would be its answer itself.
 """
 
 import math

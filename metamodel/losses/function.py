@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from metamodel.features.batch import padded

@@ -1,0 +1,164 @@
+"""Configuration of the function reader: zoo, track, network and training. Imports no torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from metamodel.config.errors import require
+
+
+def _within(value: float, low: float, high: float, where: str) -> None:
+    require(
+        low <= value <= high,
+        where,
+        expected=f"{low} to {high}",
+        got=value,
+        do="Choose a value inside that range.",
+    )
+
+
+def _positive(value: float, where: str) -> None:
+    require(value > 0, where, expected="> 0", got=value, do="Set a positive value.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrunkConfig:
+    """The network: an ensemble of relational transformers over components."""
+
+    width: int = 64
+    """Width of node embeddings; a multiple of n_heads."""
+    n_layers: int = 3
+    """Layers of each member."""
+    n_heads: int = 4
+    """Attention heads of a layer."""
+    edge_width: int = 16
+    """Width of the embedding of a relation between two components."""
+    members: int = 4
+    """Networks whose probabilities are averaged."""
+    dropout: float = 0.1
+    """Share of hidden entries dropped in training."""
+    input_dropout: float = 0.1
+    """Share of feature entries dropped in training."""
+    feature_noise: float = 0.1
+    """Noise on normalised features in training, in standard deviations."""
+    track_dropout: float = 0.1
+    """On the track 'both': share of subjects that are read without their activations in training."""
+
+    def __post_init__(self):
+        for name in ("width", "n_layers", "n_heads", "edge_width", "members"):
+            _positive(getattr(self, name), f"trunk.{name}")
+        for name in ("dropout", "input_dropout", "track_dropout"):
+            _within(getattr(self, name), 0.0, 0.9, f"trunk.{name}")
+        _within(self.feature_noise, 0.0, 10.0, "trunk.feature_noise")
+        require(
+            self.width % self.n_heads == 0,
+            "trunk.width",
+            expected=f"a multiple of trunk.n_heads = {self.n_heads}",
+            got=self.width,
+            do="Change one of them.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """AdamW with warmup, cosine decay and an exponential average of weights."""
+
+    lr: float = 2e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay."""
+    warmup: float = 0.05
+    """Share of all steps in which the learning rate rises."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.99
+    """Decay a step of the average of weights that is evaluated and saved; 0 keeps the last weights."""
+
+    def __post_init__(self):
+        _positive(self.lr, "optim.lr")
+        _positive(self.grad_clip, "optim.grad_clip")
+        _within(self.weight_decay, 0.0, 10.0, "optim.weight_decay")
+        _within(self.warmup, 0.0, 0.9, "optim.warmup")
+        _within(self.ema, 0.0, 0.9999, "optim.ema")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How long, on how much at a time, and what counts."""
+
+    epochs: int = 60
+    """Passes over the training subjects."""
+    batch_size: int = 32
+    """Subjects a step."""
+    probes: int = 4
+    """Probe prompts of each subject that are asked in a step; all are asked in evaluation."""
+    balance: float = 0.5
+    """Power of (negatives / positives) by which positives of a label are weighted up; 0 for not at all."""
+    loss_function: float = 1.0
+    """Weight of the function labels."""
+    loss_score: float = 0.5
+    """Weight of the function scores."""
+    loss_circuit: float = 0.5
+    """Weight of circuit membership of nodes and edges."""
+    loss_behavior: float = 0.25
+    """Weight of slice accuracy and of answers on probes."""
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "probes"):
+            _positive(getattr(self, name), f"training.{name}")
+        _within(self.balance, 0.0, 1.0, "training.balance")
+        for name in ("loss_function", "loss_score", "loss_circuit", "loss_behavior"):
+            _within(getattr(self, name), 0.0, 1e3, f"training.{name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerConfig:
+    """What Lightning's Trainer is told of the machine."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    """Where to train."""
+    devices: int = 1
+    """How many devices."""
+    progress: bool = True
+    """Whether to show a progress bar with time left."""
+
+    def __post_init__(self):
+        _positive(self.devices, "trainer.devices")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitsConfig:
+    """How lineages that depart in nothing are divided; the other test splits are the zoo's own."""
+
+    seed: int = 0
+    """Of the division."""
+    validation_fraction: float = 0.15
+    """Share of lineages for calibration and for tuning of baselines."""
+    test_fraction: float = 0.2
+    """Share of lineages for the test split 'seed'."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionConfig:
+    """Trains and evaluates a function reader."""
+
+    name: str = "function-small"
+    """Of the run's folder and of its checkpoint."""
+    zoo: str = "data/small"
+    """Folder of the zoo."""
+    zoo_config: str = "configs/zoo/small.yaml"
+    """From which the zoo is built where its folder is missing or unfinished; empty for never."""
+    track: Literal["weights", "activations", "both"] = "both"
+    """What the reader may look at."""
+    seed: int = 0
+    """Of initial weights, dropout, and order of subjects."""
+    logger: Literal["csv", "wandb"] = "csv"
+    """csv writes into the run's folder; wandb works offline where no key is configured."""
+    out: str = "runs"
+    """Folder of all runs."""
+    bootstrap_seed: int = 0
+    """Draws the resamples of lineages from which intervals are computed."""
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    splits: SplitsConfig = field(default_factory=SplitsConfig)

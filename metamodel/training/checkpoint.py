@@ -1,0 +1,226 @@
+"""A function reader on disk: config.json, model.safetensors, splits.json. Loading is strict, and reads no pickle."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from metamodel.config.errors import InputError, require, suggestion
+from metamodel.features.batch import pad_seen
+from metamodel.features.composition import CHANNELS
+from metamodel.features.evidence import CHANNELS as EVIDENCE
+from metamodel.features.examples import Prediction, Seen
+from metamodel.features.registry import FEATURE_VERSION, TRACKS, Track, feature_names
+from metamodel.networks.reader import Reader, ReaderSizes
+from metamodel.triples.schema import LabelDefinition
+from metamodel.triples.splits import Splits
+
+SCHEMA_VERSION = 1
+KIND = "function"
+CONFIG, MODEL, SPLITS = "config.json", "model.safetensors", "splits.json"
+_RETRAIN = "Train again with this version of the package, or install the version that wrote it."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FunctionCheckpoint:
+    """A trained function reader with all that it needs to read a subject."""
+
+    reader: Reader
+    labels: tuple[LabelDefinition, ...]
+    """In the order of every `label` axis."""
+    track: Track
+    slice_names: tuple[str, ...]
+    zoo: Mapping[str, Any]
+    """Name, folder and fingerprint of the zoo that it was trained on."""
+    splits: Splits
+    training: Mapping[str, Any]
+    """The resolved configuration of the run."""
+
+    @property
+    def determined(self) -> tuple[str, ...]:
+        """Labels that the track determines by a formula: outside macro averages."""
+        return tuple(label.name for label in self.labels if self.track in label.determined_by)
+
+    def predict(self, seen: Seen) -> Prediction:
+        """All answers about one subject."""
+        reader = self.reader.eval()
+        batch = pad_seen([seen], self.slice_names)
+        device = batch.nodes.device
+        averaged = reader.answers(batch.to(next(reader.parameters()).device))
+        return Prediction(
+            function_probability=averaged.function_probability[0].to(device),
+            function_score=averaged.function_score[0].to(device),
+            node_member=averaged.node_member[0].to(device),
+            edge_member=(averaged.edge_member[0].to(device) * (batch.edges[0, ..., 0] > 0)),
+            slice_accuracy=averaged.slice_accuracy[0].to(device),
+            probe_answer=averaged.answer[0].argmax(-1).to(device),
+        )
+
+
+def save(checkpoint: FunctionCheckpoint, folder: Path) -> None:
+    """Writes config.json, model.safetensors and splits.json into a new or empty folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "feature_version": FEATURE_VERSION,
+        "track": checkpoint.track,
+        "feature_names": list(feature_names(checkpoint.track)),
+        "edge_channels": list(CHANNELS),
+        "evidence_channels": list(EVIDENCE),
+        "labels": [dataclasses.asdict(label) for label in checkpoint.labels],
+        "slice_names": list(checkpoint.slice_names),
+        "zoo": dict(checkpoint.zoo),
+        "sizes": dataclasses.asdict(checkpoint.reader.sizes),
+        "training": dict(checkpoint.training),
+    }
+    tensors = {key: value.cpu().contiguous() for key, value in checkpoint.reader.state_dict().items()}
+    save_file(tensors, folder / MODEL, metadata={"format": "pt"})
+    checkpoint.splits.save(folder / SPLITS)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_checkpoint(folder: Path) -> FunctionCheckpoint:
+    """Reads a checkpoint.
+
+    Raises: InputError naming path, key, expected and found, for whatever is missing, unknown or misshapen.
+    """
+    require(
+        folder.is_dir(),
+        str(folder),
+        expected="the folder of a checkpoint",
+        got="no such folder",
+        do="Check the path; `python -m metamodel.train` makes one.",
+    )
+    path = folder / CONFIG
+    config = _config(path)
+    track: Track = config["track"]
+    known = {
+        "feature_names": feature_names(track),
+        "edge_channels": CHANNELS,
+        "evidence_channels": EVIDENCE,
+    }
+    for key, expected in known.items():
+        _same_names(path, key, expected, config[key])
+    labels = tuple(
+        _dataclass(LabelDefinition, label, f"{path}: labels[{i}]") for i, label in enumerate(config["labels"])
+    )
+    sizes = _dataclass(ReaderSizes, config["sizes"], f"{path}: sizes")
+    given = {
+        "n_features": len(known["feature_names"]),
+        "n_channels": len(CHANNELS),
+        "n_evidence": len(EVIDENCE),
+        "n_labels": len(labels),
+        "n_slices": len(config["slice_names"]),
+    }
+    for key, value in given.items():
+        got = getattr(sizes, key)
+        require(got == value, f"{path}: sizes.{key}", expected=str(value), got=got, do=_RETRAIN)
+    reader = Reader(sizes)
+    _load_tensors(reader, folder / MODEL)
+    return FunctionCheckpoint(
+        reader=reader.eval(),
+        labels=labels,
+        track=track,
+        slice_names=tuple(config["slice_names"]),
+        zoo=config["zoo"],
+        splits=Splits.load(folder / SPLITS),
+        training=config["training"],
+    )
+
+
+_TYPES: dict[str, type] = {
+    "schema_version": int,
+    "kind": str,
+    "feature_version": int,
+    "track": str,
+    "feature_names": list,
+    "edge_channels": list,
+    "evidence_channels": list,
+    "labels": list,
+    "slice_names": list,
+    "zoo": dict,
+    "sizes": dict,
+    "training": dict,
+}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    require(path.is_file(), str(path), expected="a file", got="none", do="Copy the whole checkpoint.")
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(str(path), expected="JSON", got=str(error), do="Copy the file again.") from error
+    require(isinstance(config, dict), str(path), expected="an object", got=type(config).__name__, do=_RETRAIN)
+    version, kind = config.get("schema_version"), config.get("kind")
+    where = f"{path}: schema_version"
+    require(version == SCHEMA_VERSION, where, expected=str(SCHEMA_VERSION), got=version, do=_RETRAIN)
+    require(kind == KIND, f"{path}: kind", expected=repr(KIND), got=repr(kind), do="Load another checkpoint.")
+    for key in config:
+        do = f"Remove it.{suggestion(key, _TYPES)}"
+        require(key in _TYPES, f"{path}: {key}", expected="a known key", got="an unknown one", do=do)
+    for key, kind_of_value in _TYPES.items():
+        require(key in config, f"{path}: {key}", expected="a value", got="no such key", do=_RETRAIN)
+        expected, got = kind_of_value.__name__, type(config[key]).__name__
+        require(
+            isinstance(config[key], kind_of_value), f"{path}: {key}", expected=expected, got=got, do=_RETRAIN
+        )
+    got = config["feature_version"]
+    where = f"{path}: feature_version"
+    require(got == FEATURE_VERSION, where, expected=str(FEATURE_VERSION), got=got, do=_RETRAIN)
+    expected = f"one of {', '.join(TRACKS)}"
+    require(config["track"] in TRACKS, f"{path}: track", expected=expected, got=config["track"], do=_RETRAIN)
+    return config
+
+
+def _same_names(path: Path, key: str, expected: Sequence[str], got: Sequence[str]) -> None:
+    if list(expected) == list(got):
+        return
+    missing = [name for name in expected if name not in got]
+    unknown = [name for name in got if name not in expected]
+    difference = f"without {missing[0]}" if missing else f"with {unknown[0]}" if unknown else "another order"
+    raise InputError(
+        f"{path}: {key}", expected=f"the {len(expected)} of this version", got=difference, do=_RETRAIN
+    )
+
+
+def _dataclass(cls: type, values: Any, where: str) -> Any:
+    """A frozen record from JSON, nothing missing and nothing unknown."""
+    require(isinstance(values, dict), where, expected="an object", got=type(values).__name__, do=_RETRAIN)
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for key in values:
+        require(key in fields, f"{where}.{key}", expected="a known key", got="an unknown one", do=_RETRAIN)
+    for key in fields:
+        require(key in values, f"{where}.{key}", expected="a value", got="no such key", do=_RETRAIN)
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return cls(**plain)
+
+
+def _load_tensors(reader: Reader, path: Path) -> None:
+    require(path.is_file(), str(path), expected="a file", got="none", do="Copy the whole checkpoint.")
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            str(path), expected="a safetensors file", got=str(error), do="Copy it again."
+        ) from error
+    wanted: dict[str, Tensor] = reader.state_dict()
+    for key in sorted(wanted.keys() | found.keys()):
+        where = f"{path}: {key}"
+        if key not in found:
+            shape = tuple(wanted[key].shape)
+            raise InputError(where, expected=f"shape {shape}", got="no tensor", do="Copy the file again.")
+        if key not in wanted:
+            raise InputError(where, expected="no such tensor", got="one", do=_RETRAIN)
+        expected, got = tuple(wanted[key].shape), tuple(found[key].shape)
+        require(expected == got, where, expected=f"shape {expected}", got=got, do=_RETRAIN)
+        finite = found[key].is_floating_point() is False or bool(torch.isfinite(found[key]).all())
+        require(finite, where, expected="finite numbers", got="nan or inf", do="Copy the file again.")
+    reader.load_state_dict(found, strict=True)

@@ -1,0 +1,150 @@
+"""From examples and a configuration to a trained, calibrated reader, resumable."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from torch import Tensor
+
+from metamodel.config.function import FunctionConfig
+from metamodel.features.composition import CHANNELS
+from metamodel.features.evidence import CHANNELS as EVIDENCE
+from metamodel.features.registry import check_no_label_statistic, feature_names
+from metamodel.losses.function import pad_truth, positive_weights
+from metamodel.networks.reader import Reader, ReaderSizes
+from metamodel.objectives.function import FunctionObjective
+from metamodel.training.calibration import calibrate
+from metamodel.training.datamodule import FunctionData
+from metamodel.training.examples import Example
+from metamodel.training.logger import make_logger
+from metamodel.training.normaliser import fit_normaliser, fit_scores
+from metamodel.triples.schema import LabelDefinition
+
+RESUME = "last.ckpt"
+SAVE_EVERY = 5
+"""Epochs between resumable states."""
+MOST_WEIGHT = 10.0
+"""Largest weight of a rare positive."""
+
+
+def fit(
+    config: FunctionConfig,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    *,
+    labels: Sequence[LabelDefinition],
+    folder: Path,
+) -> tuple[Reader, tuple[str, ...]]:
+    """A trained and calibrated reader, with its vocabulary of slice names.
+
+    Goes on from `folder / "last.ckpt"` where there is one.
+
+    Args:
+        labels: those of the zoo, in its order.
+        folder: of the run: curves and the resumable state are written there.
+
+    Raises:
+        InputError: if a feature is the statistic of a label that the track does not determine.
+        KeyboardInterrupt: when interrupted; the last saved state is kept.
+    """
+    check_no_label_statistic(
+        config.track,
+        {label.name: label.statistics for label in labels},
+        {label.name: label.determined_by for label in labels},
+    )
+    _quiet()
+    lightning.seed_everything(config.seed, verbose=False)
+    slice_names = tuple(sorted({name for seen, _ in train for name in seen.slice_names}))
+    reader = Reader(_sizes(config, len(labels), len(slice_names)))
+    fit_normaliser(reader.normaliser, [seen for seen, _ in train], config.track)
+    fit_scores(reader, [truth for _, truth in train])
+    label_weight, circuit_weight = _balance(train, config.training.balance)
+    objective = FunctionObjective(reader, config, label_weight=label_weight, circuit_weight=circuit_weight)
+    data = FunctionData(
+        train,
+        validation,
+        slice_names=slice_names,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+    )
+    trainer = _trainer(config, folder)
+    resume = folder / RESUME
+    trainer.fit(objective, datamodule=data, ckpt_path=resume if resume.is_file() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = objective.best.cpu()
+    calibrate(best, validation, slice_names)
+    return best.eval(), slice_names
+
+
+def _sizes(config: FunctionConfig, n_labels: int, n_slices: int) -> ReaderSizes:
+    t = config.trunk
+    return ReaderSizes(
+        n_features=len(feature_names(config.track)),
+        n_channels=len(CHANNELS),
+        n_evidence=len(EVIDENCE),
+        n_labels=n_labels,
+        n_slices=n_slices,
+        width=t.width,
+        n_layers=t.n_layers,
+        n_heads=t.n_heads,
+        edge_width=t.edge_width,
+        members=t.members,
+        dropout=t.dropout,
+        input_dropout=t.input_dropout,
+        feature_noise=t.feature_noise,
+        track_dropout=t.track_dropout if config.track == "both" else 0.0,
+    )
+
+
+def _balance(train: Sequence[Example], power: float) -> tuple[Tensor, Tensor]:
+    truth = pad_truth([truth for _, truth in train])
+    labels = positive_weights(truth.positive.flatten(0, 1), power=power, most=MOST_WEIGHT)
+    circuit = [
+        positive_weights(member.flatten()[:, None], power=power, most=MOST_WEIGHT)
+        for member in (truth.node_member, truth.edge_member)
+    ]
+    return labels, torch.cat(circuit)
+
+
+def _trainer(config: FunctionConfig, folder: Path) -> lightning.Trainer:
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            dirpath=folder,
+            filename=RESUME.removesuffix(".ckpt"),
+            every_n_epochs=SAVE_EVERY,
+            save_top_k=1,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+    ]
+    if config.trainer.progress:
+        callbacks.append(RichProgressBar(leave=False, console_kwargs={"stderr": True}))
+    return lightning.Trainer(
+        max_epochs=config.training.epochs,
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        logger=make_logger(config.logger, folder, config.name),
+        callbacks=callbacks,
+        gradient_clip_val=config.optim.grad_clip,
+        enable_progress_bar=config.trainer.progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        check_val_every_n_epoch=SAVE_EVERY,
+        deterministic=True,
+    )
+
+
+def _quiet() -> None:
+    """Silences what Lightning says of hardware, data loaders and its makers' other products."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
