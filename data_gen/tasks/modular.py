@@ -40,10 +40,9 @@ class Parameters:
 
 
 VARIANTS = {
-    "base": Parameters(modulus=11),
-    "modulus_7": Parameters(modulus=7, first_symbol=FIRST_SYMBOL + 16),
-    "modulus_9": Parameters(modulus=9, n_problems=3),
-    "modulus_13": Parameters(modulus=13, first_symbol=FIRST_SYMBOL + 32),
+    "base": Parameters(modulus=7),
+    "modulus_9": Parameters(modulus=9, first_symbol=FIRST_SYMBOL + 16),
+    "modulus_11": Parameters(modulus=11, first_symbol=FIRST_SYMBOL + 32),
 }
 
 

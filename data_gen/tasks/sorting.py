@@ -26,7 +26,7 @@ class Parameters:
     """k, symbols of a list."""
     n_values: int
     """Symbols that lists are drawn from."""
-    repeats: float = 0.3
+    repeats: float = 0.5
     """Share of lists in which values may be repeated."""
     descending: bool = False
     """Largest first."""
@@ -43,7 +43,7 @@ VARIANTS = {
     "base": Parameters(length=6, n_values=16),
     "short": Parameters(length=4, n_values=20, first_symbol=FIRST_SYMBOL + 24),
     "descending": Parameters(length=6, n_values=16, descending=True),
-    "repeats": Parameters(length=6, n_values=12, repeats=0.8, first_symbol=FIRST_SYMBOL + 32),
+    "repeats": Parameters(length=6, n_values=12, repeats=1.0, first_symbol=FIRST_SYMBOL + 32),
 }
 
 
