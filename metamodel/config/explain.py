@@ -5,6 +5,7 @@ import re
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -59,8 +60,10 @@ def explain(message: str, given: Given) -> InputError:
         return _wrong_type(keys[-1], text, given)
     if found := re.search(r"arguments are required: ([^,]+)", text):
         name = found[1].strip().removeprefix("--")
-        also = " or a --config with it" if given.config_class else ""
-        do = f"Give {name if name.isupper() else '--' + name}{also}."
+        if name in _keys(given.config_class):
+            do = f"Give --{name} or a --config with it."
+        else:
+            do = f"Give --{name}." if f"--{name}" in given.options else "Give it; see --help."
         return InputError(f"{given.prog}: {name}", expected="a value", got="none", do=do)
     if found := re.search(r"argument (\S+): expected (.+)", text):
         expected = found[2].replace("one argument", "a value")
@@ -103,7 +106,7 @@ def _wrong_type(key: str, text: str, given: Given) -> InputError:
 def _locate(key: str, value: str | None, given: Given) -> Place:
     """Finds a key, of which jsonargparse may have told the last part only, in arguments or file."""
     last = key.rsplit(".", 1)[-1]
-    for argument, follower in zip(given.arguments, (*given.arguments[1:], ""), strict=True):
+    for argument, follower in zip_longest(given.arguments, given.arguments[1:], fillvalue=""):
         name, equals, inline = argument.partition("=")
         path = tuple(name.removeprefix("--").split("."))
         if name.startswith("--") and (".".join(path) == key or (len(path) > 1 and path[-1] == last)):

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -140,7 +141,7 @@ def _check_file(file: str) -> None:
 
 
 def _config_file(arguments: Sequence[str]) -> str | None:
-    for argument, follower in zip(arguments, (*arguments[1:], None), strict=True):
+    for argument, follower in zip_longest(arguments, arguments[1:]):
         if argument in ("-c", "--config"):
             return follower
         if argument.startswith("--config="):

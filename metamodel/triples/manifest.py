@@ -176,10 +176,10 @@ def differing_keys(first: Any, second: Any, prefix: str = "") -> list[str]:
 
 def valid_shard(folder: Path, index: int) -> ShardRecord | None:
     """The record of a shard whose files are whole; None if it has to be made."""
-    path = folder / SHARDS / f"{shard_name(index)}.json"
-    if not path.is_file():
+    try:
+        record = shard_record(json.loads((folder / SHARDS / f"{shard_name(index)}.json").read_text()))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    record = shard_record(json.loads(path.read_text()))
     whole = all(
         (folder / SHARDS / name).is_file() and sha256(folder / SHARDS / name) == file.sha256
         for name, file in record.files.items()

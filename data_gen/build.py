@@ -1,0 +1,122 @@
+"""Builds a zoo: trains its subjects shard by shard, harvests their triples and stores them.
+
+    python -m data_gen.build --config configs/zoo/small.yaml
+
+A shard is a pure function of (configuration, shard number), and one that is there is skipped. So a killed
+build goes on, and a local pool and a SLURM array (`--shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT`)
+give the same bytes. Torch is imported only after the arguments are understood.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from data_gen.config import ZooConfig
+from metamodel.config import require
+from metamodel.config.command import run_command
+from metamodel.config.parser import command_parser, parse_config, plain
+
+
+def build(
+    config: ZooConfig,
+    out: Path,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    shards: tuple[int, int] = (0, 1),
+) -> Path:
+    """Builds what is missing of a zoo, and returns its folder.
+
+    Call it below `if __name__ == "__main__":`, since every worker is a fresh process.
+
+    Args:
+        config: what the zoo holds.
+        out: its folder, new or of the same configuration.
+        workers: processes; by default one for each core. Their number changes no byte.
+        progress: shows progress on stderr.
+        shards: (k, n) builds only every n-th shard from the k-th on, for builds on many machines.
+
+    Raises:
+        InputError: if `out` holds something else, or a worker dies again and again. Finished shards are kept.
+        KeyboardInterrupt: when interrupted, after its workers have ended. Finished shards are kept.
+    """
+    from data_gen.executor import Job, build_shards
+    from data_gen.labels.registry import LABELS
+    from data_gen.population import shard_specs
+    from data_gen.shard import check_tasks, cost, make_shard
+    from metamodel.triples.manifest import begin
+
+    specs = shard_specs(config)
+    check_tasks(specs)
+    began = begin(out, name=config.name, config=plain(config), labels=LABELS, n_shards=len(specs))
+    jobs = {
+        spec.index: Job(n_subjects=len(spec.subjects), cost=cost(spec, config.harvest))
+        for spec in specs
+        if spec.index % shards[1] == shards[0]
+    }
+    build_shards(began, out, partial(make_shard, config, out), jobs, workers=workers, progress=progress)
+    return out
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = command_parser(prog="data_gen.build", description="Builds a zoo of subjects with their triples.")
+    parser.add_argument("--out", type=str, default=None, help="folder of the zoo; by default data/<name>")
+    parser.add_argument("--workers", type=int, default=None, help="processes; by default one for each core")
+    parser.add_argument("--executor", type=Literal["local"], default="local", help="where shards are built")
+    parser.add_argument(
+        "--shard", type=str, default="0/1", help="k/n builds every n-th shard from the k-th on"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be built, and build nothing")
+    config, options = parse_config(parser, ZooConfig, arguments)
+    shards = parse_share(options.shard)
+    require(
+        options.workers is None or options.workers >= 1,
+        "--workers",
+        expected="at least 1",
+        got=options.workers,
+        do="Leave it out for one worker a core.",
+    )
+    out = Path(options.out or f"data/{config.name}")
+    from data_gen.population import shard_specs
+    from data_gen.shard import check_tasks
+    from data_gen.summary import plan, summary
+    from metamodel.triples.manifest import finish, read_manifest, valid_shard
+
+    specs = shard_specs(config)
+    check_tasks(specs)
+    if options.dry_run:
+        sys.stdout.write(plan(config, specs, out))
+        return
+    build(config, out, workers=options.workers, shards=shards)
+    whole = read_manifest(out) if shards == (0, 1) else finish(out)
+    if whole is None:
+        n = sum(valid_shard(out, spec.index) is not None for spec in specs)
+        sys.stdout.write(f"{out}: {n} of {len(specs)} shards are there; the last build completes the zoo.\n")
+        return
+    sys.stdout.write(summary(whole, specs))
+    sys.stdout.write(f"\n{out} holds {sum(len(s.accepted) for s in whole.shards)} subjects. Check it with:\n")
+    sys.stdout.write(f"  python -m data_gen.verify {out}\n")
+
+
+def parse_share(text: str) -> tuple[int, int]:
+    """`3/64` as (3, 64).
+
+    Raises: InputError unless it is k/n with 0 <= k < n.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    share = (int(found[1]), int(found[2])) if found else (0, 0)
+    require(
+        share[0] < share[1],
+        "--shard",
+        expected="k/n with 0 <= k < n",
+        got=repr(text),
+        do="Give 0/64 … 63/64.",
+    )
+    return share
+
+
+if __name__ == "__main__":
+    run_command(main)

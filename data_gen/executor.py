@@ -1,0 +1,77 @@
+"""Makes the shards of a zoo on the cores of one machine, and finishes the zoo when all are there."""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_gen.progress import Progress
+from data_gen.workers import run_jobs
+from metamodel.config import InputError
+from metamodel.triples.manifest import Manifest, ShardRecord, finish, valid_shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A shard to be built."""
+
+    n_subjects: int
+    cost: float
+    """Work in units of its own, to order shards and tell the time left."""
+
+
+def build_shards(
+    began: Manifest,
+    out: Path,
+    make: Callable[[int], ShardRecord],
+    jobs: Mapping[int, Job],
+    *,
+    workers: int | None,
+    progress: bool,
+) -> None:
+    """Makes those shards that are not there, the longest first, and finishes the zoo when all are.
+
+    Args:
+        began: its manifest as it stands.
+        out: folder of the zoo.
+        make: picklable; makes and stores the shard of an index.
+        jobs: by index, the shards to be built here.
+        workers: processes; by default one for each core.
+        progress: shows progress on stderr.
+
+    Raises: InputError if a worker dies again and again. Finished shards are kept.
+    """
+    there = [record for index in jobs if (record := valid_shard(out, index)) is not None]
+    todo = sorted(jobs.keys() - {r.index for r in there}, key=lambda index: (-jobs[index].cost, index))
+    if began.finished and not todo:
+        return
+    died: dict[int, str] = {}
+    with Progress(
+        name=began.name,
+        n_subjects=sum(job.n_subjects for job in jobs.values()),
+        cost=sum(jobs[index].cost for index in todo),
+        show=progress,
+    ) as shown:
+        for record in there:
+            shown.advance(accepted=len(record.accepted), rejected=len(record.rejected), cost=0)
+        n_workers = max(1, min(workers or os.cpu_count() or 1, len(todo)))
+        with closing(run_jobs(make, todo, workers=n_workers)) as outcomes:
+            for outcome in outcomes:
+                if outcome is None:
+                    shown.tick()
+                elif outcome.result is None:
+                    died[outcome.job] = outcome.died
+                else:
+                    done = outcome.result
+                    cost = jobs[outcome.job].cost
+                    shown.advance(accepted=len(done.accepted), rejected=len(done.rejected), cost=cost)
+    if died:
+        shard, cause = min(died.items())
+        raise InputError(
+            f"{out}: shard {shard}",
+            expected="workers that live",
+            got=f"one that died at every attempt ({cause}); {len(died)} of {began.n_shards} shards miss",
+            do="If memory is short, give fewer --workers. Run again to go on: finished shards are kept.",
+        )
+    finish(out)

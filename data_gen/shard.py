@@ -1,0 +1,72 @@
+"""One shard of a zoo, from its specs to its files: a pure function of (configuration, shard number)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_gen.config import HarvestConfig, ZooConfig
+from data_gen.harvest import harvest
+from data_gen.population import ShardSpec, SubjectSpec, shard_specs
+from data_gen.stacked_training import train
+from data_gen.tasks import make_task
+from metamodel.circuits.graph import component_edges
+from metamodel.config import require
+from metamodel.subjects.subject import Subject, unstack
+from metamodel.triples.manifest import ShardRecord
+from metamodel.triples.schema import SubjectInfo
+from metamodel.triples.shard import write_shard
+
+
+def make_shard(config: ZooConfig, folder: Path, index: int) -> ShardRecord:
+    """Trains, harvests and stores one shard of a zoo that is begun in `folder`."""
+    spec = shard_specs(config)[index]
+    trained = train(spec)
+    kept = [i for i, subject in enumerate(spec.subjects) if subject.id not in trained.rejected]
+    subjects = [
+        Subject(config=spec.subject_config, weights=unstack(trained.weights, i), name=spec.subjects[i].id)
+        for i in kept
+    ]
+    triples = harvest(
+        subjects,
+        [trained.tasks[i] for i in kept],
+        [subject_info(spec, spec.subjects[i]) for i in kept],
+        config.harvest,
+        config.seed,
+    )
+    return write_shard(folder, index, triples, trained.rejected)
+
+
+def subject_info(spec: ShardSpec, subject: SubjectSpec) -> SubjectInfo:
+    """Where a trained subject comes from."""
+    return SubjectInfo(
+        id=subject.id,
+        family=spec.family,
+        variant=spec.variant,
+        size=spec.size_name,
+        recipe=spec.recipe_name,
+        seed=subject.seed,
+        lineage=subject.lineage,
+        origin="trained",
+        departs=spec.departs,
+    )
+
+
+def cost(spec: ShardSpec, config: HarvestConfig) -> float:
+    """Work that a shard takes, up to a factor: prompts run through its layers, in training and in sweeps."""
+    shape = spec.subject_config
+    width = shape.d_model * (4 * shape.n_heads * shape.d_head + 2 * shape.d_mlp) + 32 * shape.d_model
+    training = 3 * spec.recipe.steps * spec.recipe.batch_size
+    patching = 2 * (len(component_edges(shape)) + config.n_null_copies) * config.n_prompts
+    return len(spec.subjects) * shape.n_layers * width * float(training + patching)
+
+
+def check_tasks(specs: Sequence[ShardSpec]) -> None:
+    """Raises: InputError for an unknown task, or one whose prompts are longer than a subject's context."""
+    for spec in specs:
+        task = make_task(spec.family, spec.variant, spec.subjects[0].seed)
+        require(
+            task.n_pos <= spec.subject_config.n_ctx,
+            "zoo.n_ctx",
+            expected=f"at least {task.n_pos} for {spec.family}-{spec.variant}",
+            got=spec.subject_config.n_ctx,
+            do="Raise it.",
+        )
