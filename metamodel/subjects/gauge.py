@@ -1,8 +1,8 @@
 """Random elements of the gauge group: other weights, the same outputs.
 
 Whatever is said of a subject must not depend on them. The group is larger than the obvious symmetries: key
-biases, value biases, and a shift between token and position embeddings belong to it, and under LayerNorm so do
-gains, the mean over `d_model` of every write, and a constant added to any reader.
+biases, value biases, and a shift between token and position embeddings belong to it, and under LayerNorm
+so do gains, the mean over `d_model` of every write, and a constant added to any reader.
 """
 
 from dataclasses import dataclass
