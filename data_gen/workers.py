@@ -9,7 +9,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -46,7 +46,7 @@ class _Worker:
 
 def run_jobs(
     function: Callable[[int], R], jobs: Sequence[int], *, workers: int, attempts: int = ATTEMPTS
-) -> Iterator[Outcome[R] | None]:
+) -> Generator[Outcome[R] | None]:
     """Yields the outcome of each job as it ends, and None at times while waiting.
 
     Closing the iterator, or an exception in it, ends all workers.
