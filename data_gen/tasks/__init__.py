@@ -3,13 +3,14 @@
 from data_gen.tasks.base import Task
 from data_gen.tasks.brackets import Brackets
 from data_gen.tasks.facts import Facts
+from data_gen.tasks.ioi import IndirectObject
 from data_gen.tasks.modular import Modular
 from data_gen.tasks.repeated import Repeated
 from data_gen.tasks.sorting import Sorting
 from metamodel.config import require, suggestion
 
 FAMILIES: dict[str, type[Task]] = {
-    family.family: family for family in (Repeated, Facts, Modular, Brackets, Sorting)
+    family.family: family for family in (Repeated, IndirectObject, Facts, Modular, Brackets, Sorting)
 }
 """Every family by name. A new one is a file here and a line above."""
 

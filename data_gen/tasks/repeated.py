@@ -15,9 +15,9 @@ from torch import Tensor
 
 from data_gen.tasks.base import (
     BOS,
-    D_VOCAB,
     FIRST_MARKER,
     FIRST_SYMBOL,
+    N_SYMBOLS,
     UNSUPERVISED,
     Batch,
     Task,
@@ -45,23 +45,27 @@ class Repeated(Task):
     mechanism: ClassVar[str] = (
         "induction: a previous-token head, then an induction head that matches and copies"
     )
-    variants: ClassVar[tuple[str, ...]] = ("base", "long")
+    variants: ClassVar[tuple[str, ...]] = ("base", "long", "few_symbols")
 
-    length: int = 18
+    length: int = 16
     """Tokens of a prompt, BOS and marker included."""
     shortest_period: int = 3
-    longest_period: int = 6
+    longest_period: int = 5
     most_filler: int = 3
     """Odd tokens before the first copy."""
     most_gap: int = 2
     """Odd tokens between the first copy and the second."""
+    n_symbols: int = N_SYMBOLS
+    """Symbols in use, from the first on."""
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Repeated":
         """The rule is the same for every subject, so `seed` draws nothing: the data differ instead."""
         match variant:
             case "long":
-                return cls(length=20, shortest_period=5, longest_period=8, most_filler=2, most_gap=1)
+                return cls(shortest_period=6, longest_period=7, most_filler=1, most_gap=0)
+            case "few_symbols":
+                return cls(n_symbols=24, shortest_period=4, longest_period=6, most_filler=1, most_gap=1)
         return cls()
 
     @property
@@ -85,8 +89,8 @@ class Repeated(Task):
         return _Layout(order, torch.where(silent, UNSUPERVISED, (later + 1) % period), period[:, 0])
 
     def _symbols(self, generator: torch.Generator, n: int) -> Int[Tensor, "batch symbol"]:
-        """A random order of all symbols for each prompt."""
-        return torch.rand(n, D_VOCAB - FIRST_SYMBOL, generator=generator).argsort(1) + FIRST_SYMBOL
+        """A random order of the symbols for each prompt."""
+        return torch.rand(n, self.n_symbols, generator=generator).argsort(1) + FIRST_SYMBOL
 
     def _tokens(self, layout: _Layout, symbols: Tensor) -> Int[Tensor, "batch pos"]:
         head = torch.tensor([BOS, self.marker]).expand(len(symbols), 2)
