@@ -14,7 +14,7 @@ FEWEST_NULL_COPIES = 20
 """Re-initialised copies that a null needs: fewer cannot tell a score from the best of them."""
 
 
-def _at_least(config: object, where: str, least: Mapping[str, float]) -> None:
+def _at_least(config: object, where: str, least: Mapping[str, float | int]) -> None:
     for name, bound in least.items():
         value = getattr(config, name)
         require(
