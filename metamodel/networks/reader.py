@@ -136,6 +136,10 @@ class Reader(nn.Module):
     shift_edge: Float[Tensor, ""]
     score_centre: Float[Tensor, " label"]
     score_scale: Float[Tensor, " label"]
+    asked: Bool[Tensor, "kind label"]
+    """Kinds of components for which training subjects had the label at all."""
+    farthest: Float[Tensor, ""]
+    """Largest `distance` of a training subject."""
 
     def __init__(self, sizes: ReaderSizes):
         super().__init__()
@@ -146,6 +150,8 @@ class Reader(nn.Module):
         for name in ("log_temperature", "shift", "score_centre", "score_scale"):
             self.register_buffer(name, torch.zeros(sizes.n_labels))
         self.score_scale.fill_(1.0)
+        self.register_buffer("asked", torch.ones(len(KINDS), sizes.n_labels, dtype=torch.bool))
+        self.register_buffer("farthest", torch.zeros(()))
         for name in ("node", "edge"):
             self.register_buffer(f"log_temperature_{name}", torch.zeros(()))
             self.register_buffer(f"shift_{name}", torch.zeros(()))
@@ -158,6 +164,14 @@ class Reader(nn.Module):
             features = soft_limited(z)
             return [member(features, relations, batch) for member in self.members]
         return [member(self._noisy(z, batch), relations, batch) for member in self.members]
+
+    def distance(self, batch: SeenBatch) -> Float[Tensor, " subject"]:
+        """How far subjects lie from what was trained on: mean size of squashed deviations of their heads."""
+        size = soft_limited(self.normaliser.deviations(batch)).abs()
+        heads = (batch.kinds == KINDS.index("head")) & batch.node_mask
+        used = self.normaliser.used[KINDS.index("head")]
+        per_node = (size * used).sum(-1) / used.sum().clamp_min(1)
+        return (per_node * heads).sum(1) / heads.sum(1).clamp_min(1)
 
     def _noisy(self, z: Tensor, batch: SeenBatch) -> Tensor:
         noise = torch.randn_like(z) * self.sizes.feature_noise

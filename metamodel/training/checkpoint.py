@@ -1,4 +1,4 @@
-"""A function reader on disk: config.json, model.safetensors, splits.json. Loading is strict, and reads no pickle."""
+"""A function reader on disk: config.json, model.safetensors, splits.json. Strict loading, without pickle."""
 
 import dataclasses
 import json

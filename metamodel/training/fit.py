@@ -21,7 +21,7 @@ from metamodel.training.calibration import calibrate
 from metamodel.training.datamodule import FunctionData
 from metamodel.training.examples import Example
 from metamodel.training.logger import make_logger
-from metamodel.training.normaliser import fit_normaliser, fit_scores
+from metamodel.training.normaliser import fit_normaliser, fit_range
 from metamodel.triples.schema import LabelDefinition
 
 RESUME = "last.ckpt"
@@ -61,7 +61,7 @@ def fit(
     slice_names = tuple(sorted({name for seen, _ in train for name in seen.slice_names}))
     reader = Reader(_sizes(config, len(labels), len(slice_names)))
     fit_normaliser(reader.normaliser, [seen for seen, _ in train], config.track)
-    fit_scores(reader, [truth for _, truth in train])
+    fit_range(reader, [seen for seen, _ in train], [truth for _, truth in train])
     label_weight, circuit_weight = _balance(train, config.training.balance)
     objective = FunctionObjective(reader, config, label_weight=label_weight, circuit_weight=circuit_weight)
     data = FunctionData(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from metamodel.features.batch import pad_seen
 from metamodel.features.examples import Seen, Truth
 from metamodel.features.registry import Track, features_of
 from metamodel.networks.reader import Normaliser, Reader
@@ -41,10 +42,14 @@ def fit_normaliser(normaliser: Normaliser, seen: Sequence[Seen], track: Track) -
     normaliser.edge_scale.copy_(torch.where(spread > FLAT, spread, torch.ones_like(spread)))
 
 
-def fit_scores(reader: Reader, truth: Sequence[Truth]) -> None:
-    """Sets centre and scale of each label's raw score, over components where it is defined."""
+def fit_range(reader: Reader, seen: Sequence[Seen], truth: Sequence[Truth]) -> None:
+    """Sets what training covers: kinds that are labelled, the farthest subject, and each score's scale."""
     score = torch.cat([t.function_score for t in truth]).float()
     state = torch.cat([t.function_state for t in truth])
+    kinds = torch.cat([s.graph.kinds for s in seen])
+    for kind in range(len(KINDS)):
+        reader.asked[kind] = (state[kinds == kind] != MASKED).any(0)
+    reader.farthest.copy_(reader.distance(pad_seen(seen, ())).max())
     for label in range(score.shape[1]):
         values = score[(state[:, label] != MASKED) & score[:, label].isfinite(), label]
         if len(values) > 1:

@@ -1,0 +1,78 @@
+"""Reads a subject: what each of its components does, by a trained function reader.
+
+    python -m metamodel.read checkpoints/function-small SUBJECT [--json]
+
+SUBJECT is a folder in transformers' format, a name on the hub, or ZOO#ID.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+from metamodel.config.command import run_command
+from metamodel.config.parser import command_parser, parse_options
+
+if TYPE_CHECKING:
+    from metamodel.reading import Reading
+    from metamodel.subjects.subject import Subject
+
+LIKELY = 0.5
+"""Probability from which a cell is highlighted."""
+
+
+def main(arguments: list[str]) -> None:
+    """Prints a table, or JSON."""
+    parser = command_parser(prog="metamodel.read", description=__doc__ or "")
+    parser.add_argument("checkpoint", type=str, help="folder of a function reader, or its name on the hub")
+    parser.add_argument("subject", type=str, help="folder in transformers' format, hub name, or ZOO#ID")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parse_options(parser, arguments)
+    from metamodel.reading import FunctionReader
+
+    reader = FunctionReader.from_pretrained(options.checkpoint)
+    reading = reader.read(subject_of(options.subject))
+    if options.json:
+        sys.stdout.write(reading.to_json() + "\n")
+    else:
+        show(reading)
+
+
+def subject_of(text: str) -> "Subject":
+    """The subject that a command line names.
+
+    Raises: InputError if there is none.
+    """
+    from metamodel.subjects.interchange import resolve
+    from metamodel.triples.store import Zoo
+
+    return resolve(text, read_zoo=lambda folder, identity: Zoo.open(folder).subject(identity))
+
+
+def show(reading: "Reading") -> None:
+    """Prints the heads with their labels' probabilities, and every component's circuit membership."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 30 + 12 * len(reading.labels)))
+    table = Table(title=f"{reading.subject}: probability of each function", title_justify="left")
+    table.add_column("component", no_wrap=True)
+    table.add_column("in circuit", justify="right")
+    for label in reading.labels:
+        table.add_column(label.replace("_", " "), justify="right")
+    for i, node in enumerate(reading.nodes):
+        cells = [_cell(value) for value in reading.probabilities[i].tolist()]
+        table.add_row(node.name, _cell(float(reading.in_circuit[i])), *cells)
+    console.print(table)
+    for note in reading.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def _cell(value: float) -> str:
+    if value != value:
+        return ""
+    return f"[bold]{value:.2f}[/]" if value >= LIKELY else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    run_command(main)

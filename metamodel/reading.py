@@ -1,0 +1,216 @@
+"""A trained function reader, and what it says of one subject. `metamodel.load(path).read(subject)`."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metamodel.config.errors import InputError, require
+from metamodel.features.batch import pad_seen
+from metamodel.features.examples import Prediction, Seen
+from metamodel.features.graph import graph_of
+from metamodel.features.registry import Track
+from metamodel.subjects.config import Component, components
+from metamodel.subjects.subject import Subject
+from metamodel.training.checkpoint import CONFIG, FunctionCheckpoint, load_checkpoint, save
+from metamodel.triples.schema import LabelDefinition
+from metamodel.triples.splits import Splits
+
+OUTSIDE = "outside the training distribution: probabilities are extrapolated"
+FAR = 1.15
+"""A subject counts as outside when it is this many times as far as the farthest training subject."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reading:
+    """What a reader says of every component of one subject."""
+
+    subject: str
+    nodes: tuple[Component, ...]
+    labels: tuple[str, ...]
+    probabilities: Float[Tensor, "node label"]
+    """Of each label; NaN for kinds of components that have none."""
+    scores: Float[Tensor, "node label"]
+    """In the unit of the label's raw score; NaN as above."""
+    in_circuit: Float[Tensor, " node"]
+    """Probability that the component belongs to the circuit of the subject's task."""
+    edge_in_circuit: Float[Tensor, "node node"]
+    """The same for every pair (source, reader); 0 where there is no edge."""
+    notes: tuple[str, ...]
+    """What a user must know before believing the numbers."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row a component: kind, layer, head, membership, and for each label probability and score."""
+        rows = []
+        for i, node in enumerate(self.nodes):
+            row: dict[str, Any] = {"component": node.name, "kind": node.kind}
+            row |= {"layer": node.layer, "head": node.head, "in_circuit": float(self.in_circuit[i])}
+            for j, label in enumerate(self.labels):
+                row[label] = float(self.probabilities[i, j])
+                row[f"{label}_score"] = float(self.scores[i, j])
+            rows.append(row)
+        return pandas.DataFrame(rows).set_index("component")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; null where a label does not apply."""
+
+        def named(values: Tensor) -> dict[str, float | None]:
+            pairs = zip(self.labels, values.tolist(), strict=True)
+            return {label: None if math.isnan(value) else round(value, 6) for label, value in pairs}
+
+        found = []
+        for i, node in enumerate(self.nodes):
+            found.append(
+                {
+                    "component": node.name,
+                    "kind": node.kind,
+                    "layer": node.layer,
+                    "head": node.head,
+                    "in_circuit": round(float(self.in_circuit[i]), 6),
+                    "probabilities": named(self.probabilities[i]),
+                    "scores": named(self.scores[i]),
+                }
+            )
+        return {"subject": self.subject, "notes": list(self.notes), "components": found}
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+
+class FunctionReader:
+    """A checkpoint that reads subjects. Make one with `metamodel.load`."""
+
+    def __init__(self, checkpoint: FunctionCheckpoint):
+        self.checkpoint = checkpoint
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path) -> "FunctionReader":
+        """From a folder, or a name on the hub.
+
+        Raises: InputError if it is not there, or not a checkpoint of this version.
+        """
+        if (
+            Path(name_or_folder).is_dir()
+            or isinstance(name_or_folder, Path)
+            or name_or_folder.count("/") != 1
+        ):
+            return load(name_or_folder)
+        return load(_from_hub(name_or_folder))
+
+    def push_to_hub(self, repository: str) -> str:
+        """Uploads the checkpoint to the hub with the user's own login, and returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            save(self.checkpoint, Path(folder))
+            HfApi().create_repo(repository, exist_ok=True)
+            return str(HfApi().upload_folder(repo_id=repository, folder_path=folder))
+
+    @property
+    def labels(self) -> tuple[LabelDefinition, ...]:
+        return self.checkpoint.labels
+
+    @property
+    def track(self) -> Track:
+        return self.checkpoint.track
+
+    @property
+    def splits(self) -> Splits:
+        """Which subjects of which zoo it was trained on."""
+        return self.checkpoint.splits
+
+    def predict(self, seen: Seen) -> Prediction:
+        """All answers about one subject of a zoo, its behavior included."""
+        return self.checkpoint.predict(seen)
+
+    @torch.no_grad()
+    def read(self, subject: Subject) -> Reading:
+        """What every component of a subject does. Any size; post-norm encoders from their weights."""
+        return self.read_all([subject])[0]
+
+    @torch.no_grad()
+    def read_all(self, subjects: Sequence[Subject]) -> list[Reading]:
+        """Readings of several subjects, each as it would be read alone."""
+        reader = self.checkpoint.reader.eval()
+        device = next(reader.parameters()).device
+        return [self._read(subject, device) for subject in subjects]
+
+    def _read(self, subject: Subject, device: torch.device) -> Reading:
+        reader, config = self.checkpoint.reader, subject.config
+        require(
+            self.track != "activations" or config.norm_position == "pre",
+            subject.name,
+            expected="a subject that can be run, for a reader of activations",
+            got="a post-norm one",
+            do="Load a checkpoint of the track 'weights' or 'both'.",
+        )
+        graph = graph_of(subject, self.track)
+        nothing = torch.zeros(1, 1, dtype=torch.long)
+        seen = Seen(
+            id=subject.name,
+            config=config,
+            graph=graph,
+            family="",
+            variant="",
+            slice_names=(),
+            probe_tokens=nothing,
+            probe_position=nothing[0],
+            probe_slice=nothing[0],
+            evidence=graph.nodes.new_zeros(1, len(graph.kinds), 1, reader.sizes.n_evidence),
+        )
+        batch = pad_seen([seen], self.checkpoint.slice_names).to(device)
+        said = reader.answers(batch)
+        applies = reader.asked[batch.kinds[0]]
+        nan = torch.full_like(said.function_score[0], math.nan)
+        far = bool(reader.distance(batch)[0] > FAR * reader.farthest)
+        edges = said.edge_member[0] * (batch.edges[0, ..., 0] > 0)
+        return Reading(
+            subject=subject.name,
+            nodes=components(config),
+            labels=tuple(label.name for label in self.labels),
+            probabilities=torch.where(applies, said.function_probability[0], nan).cpu(),
+            scores=torch.where(applies, said.function_score[0], nan).cpu(),
+            in_circuit=said.node_member[0].cpu(),
+            edge_in_circuit=edges.cpu(),
+            notes=_notes(subject, far=far, unseen=self.track == "both" and config.norm_position == "post"),
+        )
+
+
+def _notes(subject: Subject, *, far: bool, unseen: bool) -> tuple[str, ...]:
+    notes = [*subject.notes]
+    if unseen:
+        notes.append("a post-norm subject cannot be run: read from its weights alone")
+    if far or subject.config.norm_position == "post":
+        notes.append(OUTSIDE)
+    return tuple(dict.fromkeys(notes))
+
+
+def load(folder: str | Path) -> FunctionReader:
+    """The reader of a checkpoint's folder.
+
+    Raises: InputError naming path, key, expected and found, if anything is missing, unknown or misshapen.
+    """
+    return FunctionReader(load_checkpoint(Path(folder)))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, "*.json", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        got = str(error).split("\n", 1)[0]
+        raise InputError(
+            name, expected="a folder, or a name on the hub", got=got, do="Check name and network."
+        ) from error

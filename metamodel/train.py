@@ -1,0 +1,211 @@
+"""Trains a function reader and evaluates it beside its baselines: the main job.
+
+    python -m metamodel.train [--config configs/function/small.yaml] [--optim.lr 1e-3 ...]
+
+Builds the zoo if it is missing, trains, scores held-out subjects, and leaves a checkpoint in
+`OUT/NAME/TIME/checkpoint/`. An interrupted run goes on when the same command is given again. Torch is imported
+only after the arguments are understood.
+"""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metamodel.config.command import run_command
+from metamodel.config.errors import InputError, require
+from metamodel.config.function import FunctionConfig
+from metamodel.config.parser import command_parser, parse_config, plain
+
+if TYPE_CHECKING:
+    from metamodel.training.checkpoint import FunctionCheckpoint
+    from metamodel.training.examples import Example
+    from metamodel.triples.splits import Splits
+    from metamodel.triples.store import Zoo
+
+DEFAULT = "configs/function/small.yaml"
+RESOLVED, CHECKPOINT = "config.yaml", "checkpoint"
+
+
+def main(arguments: list[str]) -> None:
+    """Trains, evaluates, and prints the table and the paths."""
+    parser = command_parser(prog="metamodel.train", description=__doc__ or "")
+    default = DEFAULT if Path(DEFAULT).is_file() else None
+    config, _ = parse_config(parser, FunctionConfig, arguments, default_file=default)
+    train(config)
+
+
+def train(config: FunctionConfig) -> Path:
+    """The main job. Returns the folder of the checkpoint.
+
+    Raises:
+        InputError: on a zoo that cannot be used.
+        KeyboardInterrupt: when interrupted. What is finished is kept.
+    """
+    zoo = zoo_of(config)
+    from metamodel.training.checkpoint import FunctionCheckpoint, save
+    from metamodel.training.fit import fit
+    from metamodel.triples.splits import make_splits
+
+    s = config.splits
+    splits = make_splits(
+        zoo.rows,  # pyright: ignore[reportArgumentType]
+        seed=s.seed,
+        validation_fraction=s.validation_fraction,
+        test_fraction=s.test_fraction,
+    )
+    folder = run_folder(config)
+    examples = _examples(zoo, splits, config)
+    reader, slice_names = fit(
+        config, examples["train"], examples["validation"], labels=zoo.labels, folder=folder
+    )
+    checkpoint = FunctionCheckpoint(
+        reader=reader,
+        labels=zoo.labels,
+        track=config.track,
+        slice_names=slice_names,
+        zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
+        splits=splits,
+        training=plain(config),
+    )
+    save(checkpoint, folder / CHECKPOINT)
+    _report(config, checkpoint, examples, folder)
+    return folder / CHECKPOINT
+
+
+def zoo_of(config: FunctionConfig) -> "Zoo":
+    """The zoo, built first where it is missing or unfinished and a configuration for it is given.
+
+    Raises: InputError if it cannot be opened or built.
+    """
+    from metamodel.triples.manifest import MANIFEST, read_manifest
+    from metamodel.triples.store import Zoo
+
+    folder = Path(config.zoo)
+    finished = (folder / MANIFEST).is_file() and read_manifest(folder).finished
+    if not finished:
+        require(
+            bool(config.zoo_config),
+            str(folder),
+            expected="a finished zoo",
+            got="none" if not folder.exists() else "an unfinished one",
+            do="Build it with `python -m data_gen.build`, or name its configuration as zoo_config.",
+        )
+        # the one place where the library calls the workshop, and only for a zoo that is not there yet
+        from data_gen.build import build
+        from data_gen.config import ZooConfig
+
+        arguments = ["--config", config.zoo_config]
+        zoo_config, _ = parse_config(
+            command_parser(prog="data_gen.build", description=""), ZooConfig, arguments
+        )
+        build(zoo_config, folder, progress=config.trainer.progress)
+    return Zoo.open(folder)
+
+
+def run_folder(config: FunctionConfig, *, now: datetime | None = None) -> Path:
+    """The folder of this run: an unfinished one of the same configuration, or a new one.
+
+    Raises: InputError if none can be made.
+    """
+    import yaml
+
+    runs = Path(config.out) / config.name
+    resolved = yaml.safe_dump(plain(config), sort_keys=False)
+    for run in sorted(runs.glob("*"), reverse=True):
+        same = (run / RESOLVED).is_file() and (run / RESOLVED).read_text() == resolved
+        if same and not (run / CHECKPOINT / "README.md").is_file():
+            return run
+    stamp = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
+    for attempt in range(100):
+        run = runs / (stamp if attempt == 0 else f"{stamp}-{attempt}")
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(
+                "out", expected="a folder that can be written", got=str(error), do="Choose another --out."
+            ) from error
+        (run / RESOLVED).write_text(resolved)
+        return run
+    raise AssertionError(f"a hundred runs in one second below {runs}")
+
+
+def _examples(zoo: "Zoo", splits: "Splits", config: FunctionConfig) -> "dict[str, list[Example]]":
+    """Examples of every split, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from metamodel.training.examples import examples_of
+
+    ids = {"train": splits.train, "validation": splits.validation, **splits.tests}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not config.trainer.progress, transient=True) as progress:
+        bar = progress.add_task("describing subjects", total=sum(map(len, ids.values())))
+
+        def done(_: str) -> None:
+            progress.advance(bar)
+
+        return {name: examples_of(zoo, of, config.track, progress=done) for name, of in ids.items()}
+
+
+def _report(
+    config: FunctionConfig,
+    checkpoint: "FunctionCheckpoint",
+    examples: "dict[str, list[Example]]",
+    folder: Path,
+) -> None:
+    """Scores all methods, writes metrics, card and figure beside the network, and prints table and paths."""
+    from metamodel.evaluation import report as reports
+    from metamodel.evaluation.card import CardFacts, write_card
+    from metamodel.evaluation.evaluate import evaluate
+    from metamodel.evaluation.figure import draw
+
+    tests = {name: of for name, of in examples.items() if name not in ("train", "validation")}
+    evaluation = evaluate(
+        checkpoint.predict,
+        train=examples["train"],
+        validation=examples["validation"],
+        tests=tests,
+        labels=[label.name for label in checkpoint.labels],
+        determined=checkpoint.determined,
+        command=f"python -m metamodel.train, configuration {config.name}",
+        zoo=f"{checkpoint.zoo['name']} {checkpoint.zoo['fingerprint']}",
+        seed=config.bootstrap_seed,
+        progress=_said(config.trainer.progress),
+    )
+    where = folder / CHECKPOINT
+    reports.save(evaluation.report, where)
+    draw(evaluation.report, evaluation.reliability, where / "report.png")
+    facts = CardFacts(
+        name=config.name,
+        track=config.track,
+        labels=checkpoint.labels,
+        config=checkpoint.training,
+        n_train=len(examples["train"]),
+        n_validation=len(examples["validation"]),
+    )
+    write_card(where, evaluation.report, facts, figure="report.png")
+    reports.show(evaluation.report, reports.report_console())
+    _print_paths(
+        [("checkpoint", where), ("card", where / "README.md"), ("curves", folder), ("zoo", config.zoo)]
+    )
+
+
+def _said(progress: bool):  # noqa: ANN202
+    def say(text: str) -> None:
+        if progress:
+            sys.stderr.write(f"{text}\n")
+
+    return say
+
+
+def _print_paths(paths: Sequence[tuple[str, object]]) -> None:
+    sys.stdout.write("".join(f"{name:<12}{path}\n" for name, path in paths))
+
+
+if __name__ == "__main__":
+    run_command(main)
