@@ -80,6 +80,13 @@ class Subject:
         return interchange.from_bridge(bridge, name=name)
 
     @classmethod
+    def from_transformers(cls, module: nn.Module, *, name: str = "transformers") -> "Subject":
+        """The subject of a `GPT2LMHeadModel`, or of a `BertModel` for reading. Raises: InputError."""
+        from metamodel.subjects import interchange
+
+        return interchange.from_transformers(module, name=name)
+
+    @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "Subject":
         """A subject from a folder in transformers' format or a hub name: GPT-2, or BERT for reading."""
         from metamodel.subjects import interchange

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -22,9 +22,10 @@ from metamodel.config.errors import InputError, require
 from metamodel.subjects.interchange.encoder import encoder_config, from_encoder
 from metamodel.subjects.interchange.gpt2 import from_gpt2, gpt2_config
 from metamodel.subjects.interchange.quiet import quiet
-from metamodel.subjects.interchange.setting import SUPPORTED
+from metamodel.subjects.interchange.setting import SUPPORTED, require_setting
 from metamodel.subjects.subject import Subject
 
+_SAVE_AGAIN = "Save the network again with save_pretrained."
 Loaded = TypeVar("Loaded")
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 """What transformers raises for files that are absent, broken or of the wrong shape."""
@@ -48,25 +49,24 @@ def from_transformers(module: nn.Module, *, name: str) -> Subject:
 
 def from_pretrained(name_or_folder: str | Path) -> Subject:
     """The subject of a folder or hub name. The configuration is judged before any weight is read."""
-    text = str(name_or_folder)
+    text = (
+        str(Path(name_or_folder).expanduser()) if str(name_or_folder).startswith("~") else str(name_or_folder)
+    )
     _require_present(text)
     with quiet():
+        kind = _loaded(
+            text, "config.json", lambda: PretrainedConfig.get_config_dict(text)[0].get("model_type")
+        )
+        require_setting(f"{text}: architecture", kind, ("gpt2", "bert"))
         config = _loaded(text, "config.json", lambda: AutoConfig.from_pretrained(text))
+    if isinstance(config, GPT2Config):
+        gpt2_config(config, text)
+        module = _module(text, config, AutoModelForCausalLM, {})
+    else:
+        assert isinstance(config, BertConfig)
+        encoder_config(config, text)
+        module = _module(text, config, AutoModel, {"add_pooling_layer": False})
     name = "/".join(Path(text).resolve().parts[-2:]) if Path(text).is_dir() else text
-    match config:
-        case GPT2Config():
-            gpt2_config(config, text)
-            module = _module(text, config, AutoModelForCausalLM, {})
-        case BertConfig():
-            encoder_config(config, text)
-            module = _module(text, config, AutoModel, {"add_pooling_layer": False})
-        case _:
-            raise InputError(
-                f"{text}: architecture",
-                expected="'gpt2' or 'bert'",
-                got=repr(config.model_type),
-                do=SUPPORTED,
-            )
     return from_transformers(module, name=name)
 
 
@@ -97,23 +97,23 @@ def _module(
     options: dict[str, bool],
 ) -> nn.Module:
     """The module, every weight of it read from the checkpoint; transformers would draw absent ones."""
+    options = options | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with quiet():
         loaded = _loaded(
             text,
             "weights",
-            lambda: loader.from_pretrained(
-                text, config=config, dtype=torch.float32, output_loading_info=True, **options
-            ),
+            lambda: loader.from_pretrained(text, config=config, dtype=torch.float32, **options),
         )
-    module, report = cast(tuple[nn.Module, dict[str, set[str]]], loaded)
-    missing = sorted(report["missing_keys"])
-    require(
-        not missing,
-        f"{text}: weights",
-        expected=f"{missing[:1]}",
-        got="no such tensor",
-        do="Save the network again with save_pretrained.",
-    )
+    module, report = cast(tuple[nn.Module, dict[str, Any]], loaded)
+    for key, got, expected in sorted(report["mismatched_keys"]):
+        raise InputError(
+            f"{text}: weights",
+            expected=f"{key} of shape {tuple(expected)}",
+            got=f"shape {tuple(got)}",
+            do=_SAVE_AGAIN,
+        )
+    for key in sorted(report["missing_keys"]):
+        raise InputError(f"{text}: weights", expected=key, got="no such tensor", do=_SAVE_AGAIN)
     return module
 
 
@@ -127,5 +127,5 @@ def _loaded(text: str, what: str, load: Callable[[], Loaded]) -> Loaded:
             f"{text}: {what}",
             expected="a readable checkpoint" if here else "a folder, or a hub name that can be reached",
             got=reason.rstrip("."),
-            do="Save the network again with save_pretrained." if here else "Check the name and the network.",
+            do=_SAVE_AGAIN if here else "Check the name and the network.",
         ) from error

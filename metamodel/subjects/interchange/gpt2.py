@@ -9,8 +9,8 @@
 
 GPT-2 has no bias of the unembedding: `b_U` moves into the bias of the last LayerNorm where
 `delta @ W_U = b_U` has a solution, and the subject is refused otherwise. GPT-2 has no attention-only form
-either (transformers cannot run an MLP without neurons): such a subject gets one neuron a block whose weights are
-all zero, and is recognised by that when it comes back.
+either (transformers cannot run an MLP without neurons): such a subject gets one neuron a block whose weights
+are all zero, and is recognised by that when it comes back.
 """
 
 from dataclasses import replace
@@ -207,7 +207,7 @@ def _last_bias(
         raise InputError(
             f"{name}: GPT-2 form.b_U",
             expected="a bias of the logits in the row space of W_U",
-            got=f"one of which {left:.0%} is left over",
+            got=f"one of which {left:.1%} is left over",
             do="GPT-2 has no such bias: set b_U to zero and retrain, or use Subject.to_bridge.",
         )
     return bias + solution.to(bias)

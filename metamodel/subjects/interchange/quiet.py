@@ -1,4 +1,4 @@
-"""transformers prints progress bars and advice of its own; commands of ours show their own and want silence."""
+"""transformers prints progress bars and advice of its own; our commands show their own and want silence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
