@@ -3,12 +3,12 @@
     python -m metamodel.train [--config configs/function/small.yaml] [--optim.lr 1e-3 ...]
 
 Builds the zoo if it is missing, trains, scores held-out subjects, and leaves a checkpoint in
-`OUT/NAME/TIME/checkpoint/`. An interrupted run goes on when the same command is given again. Torch is imported
-only after the arguments are understood.
+`OUT/NAME/TIME/checkpoint/`. An interrupted run goes on when the same command is given again. Torch is
+imported only after the arguments are understood.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,7 +162,7 @@ def _report(
     from metamodel.evaluation import report as reports
     from metamodel.evaluation.card import CardFacts, write_card
     from metamodel.evaluation.evaluate import evaluate
-    from metamodel.evaluation.figure import draw
+    from metamodel.evaluation.figure import FIGURE, draw
 
     tests = {name: of for name, of in examples.items() if name not in ("train", "validation")}
     evaluation = evaluate(
@@ -179,7 +179,7 @@ def _report(
     )
     where = folder / CHECKPOINT
     reports.save(evaluation.report, where)
-    draw(evaluation.report, evaluation.reliability, where / "report.png")
+    draw(evaluation.report, evaluation.reliability, where / FIGURE)
     facts = CardFacts(
         name=config.name,
         track=config.track,
@@ -188,14 +188,14 @@ def _report(
         n_train=len(examples["train"]),
         n_validation=len(examples["validation"]),
     )
-    write_card(where, evaluation.report, facts, figure="report.png")
+    write_card(where, evaluation.report, facts, figure=FIGURE)
     reports.show(evaluation.report, reports.report_console())
     _print_paths(
         [("checkpoint", where), ("card", where / "README.md"), ("curves", folder), ("zoo", config.zoo)]
     )
 
 
-def _said(progress: bool):  # noqa: ANN202
+def _said(progress: bool) -> Callable[[str], None]:
     def say(text: str) -> None:
         if progress:
             sys.stderr.write(f"{text}\n")

@@ -53,7 +53,7 @@ def activation_features(v: View, *, seed: int) -> tuple[Columns, Columns]:
         mine = {name: value[part] for name, value in groups.items()}
         heads.append([_heads_of(v, taps, layer, mine) for layer in range(config.n_layers)])
         if config.has_mlp:
-            mlps.append([_mlp_of(taps, layer, mine) for layer in range(config.n_layers)])
+            mlps.append([_mlp_of(v, taps, layer, mine) for layer in range(config.n_layers)])
     return _averaged(heads), _averaged(mlps)
 
 
@@ -154,7 +154,7 @@ def _heads_of(v: View, taps: dict[str, Tensor], layer: int, groups: dict[str, Te
     flat = out.flatten(0, 1)
     columns["participation"] = _participation(flat)
     resid = taps[f"blocks.{layer}.hook_resid_pre"].to(narrow)
-    columns["relative_size"] = _relative(flat, resid)
+    columns["relative_size"] = _relative(flat, resid, centred=v.config.has_norm)
     n_pos = pattern.shape[-1]
     rows = slice(min(1, n_pos - 1), None)
     entropy = -(pattern * pattern.clamp_min(1e-12).log()).sum(-1)[..., rows]
@@ -167,20 +167,21 @@ def _heads_of(v: View, taps: dict[str, Tensor], layer: int, groups: dict[str, Te
     return columns
 
 
-def _relative(flat: Tensor, resid: Tensor) -> Tensor:
+def _relative(flat: Tensor, resid: Tensor, *, centred: bool) -> Tensor:
     """Log size of what varies in the output, over the size of the residual stream that is read."""
     own = (flat - flat.mean(0)).pow(2).sum(-1).mean(0).clamp_min(1e-15)
-    whole = (resid - resid.mean(-1, keepdim=True)).pow(2).sum(-1).mean().clamp_min(1e-15)
+    resid = resid - resid.mean(-1, keepdim=True) if centred else resid
+    whole = resid.pow(2).sum(-1).mean().clamp_min(1e-15)
     return ((own / whole).log() / 2).clamp(-9, 9)
 
 
-def _mlp_of(taps: dict[str, Tensor], layer: int, groups: dict[str, Tensor]) -> Columns:
+def _mlp_of(v: View, taps: dict[str, Tensor], layer: int, groups: dict[str, Tensor]) -> Columns:
     block = f"blocks.{layer}"
     out = taps[f"{block}.hook_mlp_out"][0]
     columns = _written(out, groups)
     flat = out.flatten(0, 1)
     columns["participation"] = _participation(flat)
-    columns["relative_size"] = _relative(flat, taps[f"{block}.hook_resid_mid"])
+    columns["relative_size"] = _relative(flat, taps[f"{block}.hook_resid_mid"], centred=v.config.has_norm)
     active = (taps[f"{block}.mlp.hook_pre"][0] > 0).flatten(0, 1).to(flat).mean(0)
     columns["active_share"] = active.mean()
     columns["active_spread"] = active.std(correction=0)
