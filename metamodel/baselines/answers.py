@@ -6,7 +6,7 @@ kind, and its maximum over heads and over MLPs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +21,14 @@ from metamodel.subjects.config import KINDS
 
 Candidates = Float[ndarray, "probe d_vocab column"]
 AnswerProbes = Callable[[Seen], Int[Tensor, " probe"]]
+AnswerLearner = Callable[[Sequence[Example], Sequence[Example]], AnswerProbes | None]
+"""Learns from examples, tuned on validation. None: evidence says nothing, so the prior answers."""
 PENALTIES = (1e-4, 1e-3, 1e-2)
 """Ridge of the conditional logit per probe, chosen on validation."""
 N_WRONG = 15
 """Wrong answers that boosted trees see beside each right one."""
 TREES = (20, 40, 80)
 BOOSTED: dict[str, Any] = {"max_leaf_nodes": 12, "max_bins": 63, "early_stopping": False, "random_state": 0}
-
-
-class AnswerLearner(Protocol):
-    """Learns to pick a subject's answers. None: evidence says nothing, so the prior answers."""
-
-    def __call__(self, examples: Sequence[Example], validation: Sequence[Example]) -> AnswerProbes | None: ...
 
 
 def candidate_columns(seen: Seen) -> Candidates:

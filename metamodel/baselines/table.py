@@ -6,7 +6,7 @@ What differs between them is which columns they see (`Design`) and how they lear
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,12 +34,13 @@ class Column:
 
     x: Rows
     y: Float[ndarray, " row"]
-    x_validation: Rows
-    y_validation: Float[ndarray, " row"]
+    x_validation: Float[ndarray, "tuning column"]
+    y_validation: Float[ndarray, " tuning"]
     label: int
     """Index of the function label, or MEMBERSHIP."""
 
 
+@runtime_checkable
 class Learner(Protocol):
     """How one answer is learned. None: nothing to say, so the prior answers."""
 

@@ -76,9 +76,9 @@ def card(report: Report, facts: CardFacts, *, figure: str | None = None) -> str:
         + "; ".join(f"**{s}**: {DEPARTURES.get(s, 'held out')}" for s in splits)
         + ".",
         "## Results",
-        "Value with its 95 % interval, bootstrapped over lineages. *Gap* is meta-model minus the best baseline "
-        "of that row on that split, paired on the same resamples; *win* or *lose* where its interval leaves out "
-        "zero. Lower is better for `calibration_error` and `slice_accuracy_error` only.",
+        "Value with its 95 % interval, bootstrapped over lineages. *Gap* is meta-model minus the best "
+        "baseline of that row on that split, paired on the same resamples; *win* or *lose* where its "
+        "interval leaves out zero. Lower is better for `calibration_error` and `slice_accuracy_error` only.",
     ]
     if figure is not None:
         parts.append(f"![Average precision by label, and reliability]({figure})")

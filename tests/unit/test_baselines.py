@@ -1,0 +1,309 @@
+"""Every opponent finds what is planted, finds nothing in noise, and falls back where it knows nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from metamodel.baselines import MetaModel, Predictor, opponents
+from metamodel.baselines.answers import boosted_candidates, conditional_logit, single_channel
+from metamodel.baselines.boosted_trees import boosted_trees
+from metamodel.baselines.logistic import logistic
+from metamodel.baselines.nearest import nearest
+from metamodel.baselines.prior import Prior
+from metamodel.baselines.single_feature import best_single_feature
+from metamodel.baselines.table import neighbourhood_columns, node_columns, pairs_of
+from metamodel.baselines.token_space import token_space
+from metamodel.features.statistics import N_STATISTICS, weight_statistics
+from metamodel.features.token_space import token_space_scores
+from metamodel.subjects.config import KINDS, SubjectConfig, components
+from metamodel.subjects.subject import Subject, initial_weights, unstack
+from metamodel.triples.schema import MASKED, POSITIVE
+
+TRAIN = 18
+FEATURE_READERS = ("best_single_feature", "nearest", "logistic", "boosted_trees", "statistics", "token_space")
+
+
+@pytest.fixture(scope="module")
+def fitted(planted_examples) -> dict[tuple[str, bool], Predictor]:
+    """Every opponent on planted labels, and on labels that nothing explains."""
+    found = {}
+    for noise in (False, True):
+        train = planted_examples(TRAIN, seed=0, noise=noise)
+        validation = planted_examples(6, seed=1, noise=noise)
+        for reader in opponents():
+            reader.fit(train, validation)
+            found[reader.name, noise] = reader
+    return found
+
+
+def precision(reader: Predictor, examples, label: int = 0) -> tuple[float, float]:
+    """Average precision on a label, and its base rate."""
+    truth, said = [], []
+    for seen, true in examples:
+        known = true.function_state[:, label] != MASKED
+        truth.append(true.function_state[known, label] == POSITIVE)
+        said.append(reader.predict(seen).function_probability[known, label])
+    y = torch.cat(truth).numpy()
+    return float(average_precision_score(y, torch.cat(said).numpy())), float(y.mean())
+
+
+@pytest.mark.parametrize("name", FEATURE_READERS)
+def test_a_planted_feature_is_found_and_noise_is_not(fitted, planted_examples, name):
+    found, base = precision(fitted[name, False], planted_examples(12, seed=2))
+    assert found > base + 0.3
+    found, base = precision(fitted[name, True], planted_examples(30, seed=2, noise=True))
+    assert found < base + 0.15
+
+
+def test_the_prior_cannot_find_a_feature(fitted, planted_examples):
+    found, base = precision(fitted["prior", False], planted_examples(12, seed=2))
+    assert found == pytest.approx(base, abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["best_single_feature", "nearest", "logistic", "boosted_trees"])
+def test_circuit_edges_are_found_from_the_planted_channel(fitted, planted_examples, name):
+    truth, said = [], []
+    for seen, true in planted_examples(5, seed=3):
+        exists = true.edge_exists
+        answer = fitted[name, False].predict(seen).edge_member
+        assert not answer[~exists].any()
+        truth.append(true.edge_member[exists])
+        said.append(answer[exists])
+    y = torch.cat(truth).numpy()
+    assert average_precision_score(y, torch.cat(said).numpy()) > y.mean() + 0.25
+
+
+def test_every_opponent_answers_every_question_in_shape_and_range(fitted, planted_examples):
+    seen, truth = planted_examples(1, seed=4, size=(3, 2), family="another")[0]
+    for (name, _), reader in fitted.items():
+        said = reader.predict(seen)
+        assert said.function_probability.shape == truth.function_state.shape, name
+        assert said.edge_member.shape == truth.edge_member.shape
+        assert said.slice_accuracy.shape == (2,)
+        assert said.probe_answer.shape == truth.probe_answer.shape
+        for probability in (said.function_probability, said.node_member, said.edge_member):
+            assert ((probability >= 0) & (probability <= 1)).all(), name
+        assert said.function_score.isfinite().all()
+
+
+def test_fitting_again_gives_the_same_answers(fitted, planted_examples):
+    train, validation = planted_examples(TRAIN, seed=0), planted_examples(6, seed=1)
+    seen = planted_examples(1, seed=5)[0][0]
+    for reader in (nearest(), logistic(), boosted_trees()):
+        reader.fit(train, validation)
+        again, before = reader.predict(seen), fitted[reader.name, False].predict(seen)
+        assert torch.equal(again.function_probability, before.function_probability), reader.name
+        assert torch.equal(again.edge_member, before.edge_member), reader.name
+
+
+def test_opponents_fit_without_validation_subjects(planted_examples):
+    train, test = planted_examples(15, seed=0), planted_examples(8, seed=2)
+    for reader in (best_single_feature(), nearest(), logistic(), boosted_trees()):
+        reader.fit(train, [])
+        found, base = precision(reader, test)
+        assert found > base + 0.1, reader.name
+
+
+def test_a_label_without_positives_is_answered_by_its_base_rate(fitted, planted_examples):
+    seen = planted_examples(1, seed=6)[0][0]
+    prior = fitted["prior", False].predict(seen).function_probability[:, 2]
+    assert (prior < 0.05).all()
+    for name in FEATURE_READERS:
+        assert torch.equal(fitted[name, False].predict(seen).function_probability[:, 2], prior), name
+
+
+def labelled(examples, positive: bool):
+    """Label 0 of every head set to one state."""
+    state = POSITIVE if positive else 0
+    return [
+        (s, replace(t, function_state=torch.where(t.function_state == MASKED, MASKED, state)))
+        for s, t in examples
+    ]
+
+
+def test_the_prior_knows_the_task_and_falls_back_to_depth_for_unseen_families(planted_examples):
+    always = labelled(planted_examples(9, seed=0, family="always"), True)
+    never = labelled(planted_examples(3, seed=1, family="never"), False)
+    prior = Prior()
+    prior.fit([*always, *never], [])
+
+    def of_heads(family: str, variant: str = "base") -> torch.Tensor:
+        seen, truth = planted_examples(1, seed=2, family=family)[0]
+        said = prior.predict(replace(seen, variant=variant)).function_probability[:, 0]
+        return said[truth.function_state[:, 0] != MASKED]
+
+    assert (of_heads("always") > 0.95).all()
+    assert (of_heads("never") < 0.1).all()
+    assert (of_heads("always", "unseen variant") > 0.95).all()
+    np.testing.assert_allclose(of_heads("unseen"), 9 / 12, atol=0.03)
+
+
+def test_the_prior_answers_with_the_most_frequent_answer_of_a_slice(fitted, planted_examples):
+    seen, truth = planted_examples(1, seed=7)[0]
+    said = fitted["prior", False].predict(seen)
+    assert torch.equal(said.probe_answer, truth.probe_answer)
+    assert said.slice_accuracy[0] == pytest.approx(0.9, abs=0.03)
+
+
+def test_the_best_single_feature_is_the_planted_one_with_its_sign(planted_examples):
+    def turned(examples):
+        return [(replace(s, graph=replace(s.graph, nodes=-s.graph.nodes)), t) for s, t in examples]
+
+    reader = best_single_feature()
+    reader.fit(turned(planted_examples(20, seed=0)), turned(planted_examples(5, seed=1)))
+    found, _ = precision(reader, turned(planted_examples(10, seed=2)))
+    assert found == 1.0
+
+
+def test_closed_forms_answer_nan_with_the_prior(planted_examples):
+    train = planted_examples(15, seed=0)
+    reader, prior = token_space(), Prior()
+    reader.fit(train, train)
+    prior.fit(train, train)
+    seen = planted_examples(1, seed=3)[0][0]
+    said, usual = reader.predict(seen), prior.predict(seen)
+    heads = seen.graph.kinds == KINDS.index("head")
+    assert torch.equal(said.function_probability[~heads], usual.function_probability[~heads])
+    assert not torch.equal(said.function_probability[heads, 0], usual.function_probability[heads, 0])
+    assert torch.equal(said.edge_member, usual.edge_member)
+
+
+def test_neighbourhood_columns_hold_the_aggregates_of_a_naive_loop(planted_examples):
+    seen = planted_examples(1, seed=0)[0][0]
+    wide, own = neighbourhood_columns(seen), node_columns(seen)
+    n, channels = len(own), seen.graph.edges.shape[-1]
+    exists, edges = pairs_of(seen), seen.graph.edges.numpy()
+    node = 4
+    incoming = np.array([edges[i, node] for i in range(n) if exists[i, node]])
+    outgoing = np.array([edges[node, j] for j in range(n) if exists[node, j]])
+    expected = np.concatenate([incoming.mean(0), incoming.max(0), outgoing.mean(0), outgoing.max(0)])
+    np.testing.assert_allclose(wide[node, -4 * channels :], expected, atol=1e-6)
+
+
+def with_evidence(examples, seed: int, *, tell: bool):
+    """Answers are where the heads' mean first channel is highest, or anywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for seen, truth in examples:
+        evidence = torch.randn(seen.evidence.shape, generator=generator)
+        heads = seen.graph.kinds == KINDS.index("head")
+        told = evidence[:, heads, :, 0].mean(1).argmax(1)
+        drawn = torch.randint(0, evidence.shape[2], told.shape, generator=generator)
+        answer = told if tell else drawn
+        found.append((replace(seen, evidence=evidence), replace(truth, probe_answer=answer)))
+    return found
+
+
+@pytest.mark.parametrize("learn", [single_channel, conditional_logit, boosted_candidates])
+def test_answers_are_found_in_evidence_and_not_in_noise(planted_examples, learn):
+    accuracy = {}
+    for tell in (True, False):
+        train, validation, test = (
+            with_evidence(planted_examples(n, seed=s), s, tell=tell) for n, s in ((20, 0), (6, 1), (15, 2))
+        )
+        answer = learn(train, validation)
+        assert answer is not None
+        hits = [(answer(seen) == truth.probe_answer).float().mean().item() for seen, truth in test]
+        accuracy[tell] = np.mean(hits)
+    assert accuracy[True] > 0.5
+    assert accuracy[False] < 0.2
+
+
+def test_empty_evidence_leaves_answers_to_the_prior(planted_examples):
+    train = planted_examples(10, seed=0)
+    reader = logistic()
+    reader.fit(train, train)
+    seen, truth = train[0]
+    assert torch.equal(reader.predict(seen).probe_answer, truth.probe_answer)
+
+
+def test_the_meta_model_stands_behind_the_same_interface(fitted, planted_examples):
+    seen = planted_examples(1, seed=0)[0][0]
+    prior = fitted["prior", False]
+    wrapped = MetaModel(prior.predict)
+    wrapped.fit([], [])
+    assert wrapped.name == "meta-model"
+    assert torch.equal(wrapped.predict(seen).node_member, prior.predict(seen).node_member)
+
+
+def subject(*, n_layers: int = 2, normalization: str = "none") -> Subject:
+    config = SubjectConfig(
+        n_layers=n_layers,
+        n_heads=2,
+        d_model=48,
+        d_head=24,
+        d_mlp=0,
+        d_vocab=12,
+        n_ctx=10,
+        normalization_type=normalization,
+    )
+    weights = unstack(initial_weights(config, [torch.Generator().manual_seed(0)]), 0)
+    return Subject(config=config, weights=weights)
+
+
+def test_weight_statistics_are_those_of_each_tensor():
+    plain = subject()
+    found = weight_statistics(plain)
+    W_O = plain.weights["blocks.1.attn.W_O"][0].flatten()
+    row = [node.name for node in components(plain.config)].index("L1H0")
+    expected = [W_O.mean(), W_O.var(correction=0), W_O.min()]
+    np.testing.assert_allclose(found[row, 3 * N_STATISTICS : 3 * N_STATISTICS + 3], expected, rtol=1e-5)
+    assert found[row, 3 * N_STATISTICS + 6] == W_O.max()
+
+
+def planted_induction() -> Subject:
+    """L0H0 attends one token back and copies tokens into its own subspace; L1H0 matches there and copies."""
+    plain = subject()
+    weights = {key: torch.zeros_like(value) for key, value in plain.weights.items()}
+    tokens, places = torch.eye(12), torch.eye(10)
+    weights["embed.W_E"][:, :12] = tokens
+    weights["pos_embed.W_pos"][:, 12:22] = places
+    W = {(x, layer): weights[f"blocks.{layer}.attn.W_{x}"] for x in "QKVO" for layer in (0, 1)}
+    sharp = 40.0
+    W["Q", 0][0, 12:22, :10] = sharp * places
+    W["K", 0][0, 12:21, 1:10] = torch.eye(9)
+    W["V", 0][0, :12, :12] = tokens
+    W["O", 0][0, :12, 22:34] = tokens
+    W["Q", 1][0, :12, :12] = sharp * tokens
+    W["K", 1][0, 22:34, :12] = tokens
+    W["V", 1][0, :12, :12] = tokens
+    W["O", 1][0, :12, 34:46] = tokens
+    W["Q", 1][1, :12, :12] = sharp * tokens
+    W["K", 1][1, :12, :12] = tokens
+    weights["unembed.W_U"][34:46] = 8 * tokens
+    return plain.with_weights(weights)
+
+
+def test_closed_forms_name_the_heads_of_a_planted_induction_circuit():
+    labels = (
+        "previous_token",
+        "offset_k",
+        "duplicate_token",
+        "induction",
+        "copying",
+        "name_mover",
+        "unheard_of",
+    )
+    found = token_space_scores(planted_induction(), labels)[2:6]
+    names = ("L0H0", "L0H1", "L1H0", "L1H1")
+    best = {label: names[int(found[:, i].argmax())] for i, label in enumerate(labels[:-1])}
+    assert best["previous_token"] == "L0H0"
+    assert best["induction"] == "L1H0"
+    assert best["duplicate_token"] == "L1H1"
+    assert best["copying"] == best["name_mover"] == "L1H0"
+    assert found[0, 0] > 0.9
+    assert found[0, 1] < 0.2
+    assert found[2, 3] > 0.8
+    assert found[:2, 3].eq(0).all()
+    assert found[:, -1].isnan().all()
+
+
+def test_closed_forms_are_undefined_for_whatever_is_not_a_head():
+    plain = subject(n_layers=1, normalization="LN")
+    found = token_space_scores(plain, ("previous_token", "copying"))
+    heads = torch.tensor([node.kind == "head" for node in components(plain.config)])
+    assert found[~heads].isnan().all()
+    assert found[heads].isfinite().all()
