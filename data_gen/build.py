@@ -46,11 +46,10 @@ def build(
     from data_gen.executor import Job, build_shards
     from data_gen.labels.registry import LABELS
     from data_gen.population import shard_specs
-    from data_gen.shard import check_tasks, cost, make_shard
+    from data_gen.shard import cost, make_shard
     from metamodel.triples.manifest import begin
 
     specs = shard_specs(config)
-    check_tasks(specs)
     began = begin(out, name=config.name, config=plain(config), labels=LABELS, n_shards=len(specs))
     jobs = {
         spec.index: Job(n_subjects=len(spec.subjects), cost=cost(spec, config.harvest))
@@ -81,12 +80,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     out = Path(options.out or f"data/{config.name}")
     from data_gen.population import shard_specs
-    from data_gen.shard import check_tasks
     from data_gen.summary import plan, summary
     from metamodel.triples.manifest import finish, read_manifest, valid_shard
 
     specs = shard_specs(config)
-    check_tasks(specs)
     if options.dry_run:
         sys.stdout.write(plan(config, specs, out))
         return

@@ -107,7 +107,7 @@ def _shape_problems(triple: Triple, n_labels: int) -> Iterator[str]:
     config, id = triple.subject.config, triple.info.id
     n_nodes, n_edges = len(components(config)), len(component_edges(config))
     n_probes = triple.behavior.probe_tokens.shape[0]
-    by_edge = {"noising_margin", "noising_kl", "zero_margin", "zero_kl", "member"}
+    by_edge = ("noising_margin", "noising_kl", "zero_margin", "zero_kl", "member")
     expected = {
         **{("circuit", name): (n_edges,) for name in by_edge},
         **{("labels", f.name): (n_nodes, n_labels) for f in dataclasses.fields(triple.labels)},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_gen.progress import Progress
-from data_gen.workers import run_jobs
+from data_gen.workers import Advance, Report, run_jobs
 from metamodel.config import InputError
 from metamodel.triples.manifest import Manifest, ShardRecord, finish, valid_shard
 
@@ -24,7 +24,7 @@ class Job:
 def build_shards(
     began: Manifest,
     out: Path,
-    make: Callable[[int], ShardRecord],
+    make: Callable[[int, Report], ShardRecord],
     jobs: Mapping[int, Job],
     *,
     workers: int | None,
@@ -35,7 +35,7 @@ def build_shards(
     Args:
         began: its manifest as it stands.
         out: folder of the zoo.
-        make: picklable; makes and stores the shard of an index.
+        make: picklable; makes and stores the shard of an index, and tells how far it is.
         jobs: by index, the shards to be built here.
         workers: processes; by default one for each core.
         progress: shows progress on stderr.
@@ -54,17 +54,20 @@ def build_shards(
         show=progress,
     ) as shown:
         for record in there:
-            shown.advance(accepted=len(record.accepted), rejected=len(record.rejected), cost=0)
+            shown.advance(accepted=len(record.accepted), rejected=len(record.rejected), cost=0.0)
         n_workers = max(1, min(workers or os.cpu_count() or 1, len(todo)))
         with closing(run_jobs(make, todo, workers=n_workers)) as outcomes:
             for outcome in outcomes:
                 if outcome is None:
                     shown.tick()
+                elif isinstance(outcome, Advance):
+                    shown.working(outcome.job, outcome.share * jobs[outcome.job].cost)
                 elif outcome.result is None:
+                    shown.working(outcome.job, 0.0)
                     died[outcome.job] = outcome.died
                 else:
-                    done = outcome.result
-                    cost = jobs[outcome.job].cost
+                    done, cost = outcome.result, jobs[outcome.job].cost
+                    shown.working(outcome.job, 0.0)
                     shown.advance(accepted=len(done.accepted), rejected=len(done.rejected), cost=cost)
     if died:
         shard, cause = min(died.items())

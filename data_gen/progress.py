@@ -3,7 +3,6 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -20,6 +19,7 @@ class Progress:
         self._name, self._n_subjects, self._cost = name, n_subjects, cost
         self._accepted = self._rejected = 0
         self._spent = 0.0
+        self._running: dict[int, float] = {}
         self._began = self._last_line = time.monotonic()
         console = Console(stderr=True)
         self._lines = show and not console.is_terminal
@@ -34,7 +34,7 @@ class Progress:
         )
         self._task = self._bar.add_task(name, total=n_subjects, counts="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         self._bar.start()
         return self
 
@@ -53,6 +53,11 @@ class Progress:
         self._bar.update(self._task, completed=self._accepted + self._rejected, counts=self.counts())
         self.tick()
 
+    def working(self, job: int, cost: float) -> None:
+        """So much of the cost of a running job is spent."""
+        self._running[job] = cost
+        self.tick()
+
     def tick(self) -> None:
         """Nothing is done, but time has passed."""
         self._bar.update(self._task, counts=self.counts())
@@ -62,9 +67,10 @@ class Progress:
     def counts(self) -> str:
         """What is done, and the time left as far as it is known."""
         text = f"{self._accepted} accepted, {self._rejected} rejected"
-        if 0 < self._spent < self._cost:
+        spent = self._spent + sum(self._running.values())
+        if 0 < spent < self._cost:
             passed = time.monotonic() - self._began
-            left = int(passed * (self._cost - self._spent) / self._spent)
+            left = int(passed * (self._cost - spent) / spent)
             text += f", {left // 60}:{left % 60:02d} left"
         return text
 

@@ -1,25 +1,42 @@
 """One shard of a zoo, from its specs to its files: a pure function of (configuration, shard number)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from data_gen.config import HarvestConfig, ZooConfig
 from data_gen.harvest import harvest
 from data_gen.population import ShardSpec, SubjectSpec, shard_specs
 from data_gen.stacked_training import train
-from data_gen.tasks import make_task
 from metamodel.circuits.graph import component_edges
-from metamodel.config import require
 from metamodel.subjects.subject import Subject, unstack
 from metamodel.triples.manifest import ShardRecord
 from metamodel.triples.schema import SubjectInfo
 from metamodel.triples.shard import write_shard
 
+TRAINING_SHARE = 0.75
+"""Part of a shard's time that goes to training, the rest being harvest: about, for showing progress."""
 
-def make_shard(config: ZooConfig, folder: Path, index: int) -> ShardRecord:
-    """Trains, harvests and stores one shard of a zoo that is begun in `folder`."""
+
+def make_shard(
+    config: ZooConfig, folder: Path, index: int, report: Callable[[float], None] | None = None
+) -> ShardRecord:
+    """Trains, harvests and stores one shard of a zoo that is begun in `folder`, on one thread.
+
+    With several threads sums are split otherwise, and the bytes would depend on the machine's cores.
+
+    Args:
+        report: called with the share of the work that is done, now and then.
+    """
+
+    def trained_steps(done: int, steps: int) -> None:
+        if report is not None:
+            report(TRAINING_SHARE * done / steps)
+
+    torch.set_num_threads(1)
     spec = shard_specs(config)[index]
-    trained = train(spec)
+    trained = train(spec, progress=trained_steps)
     kept = [i for i, subject in enumerate(spec.subjects) if subject.id not in trained.rejected]
     subjects = [
         Subject(config=spec.subject_config, weights=unstack(trained.weights, i), name=spec.subjects[i].id)
@@ -57,16 +74,3 @@ def cost(spec: ShardSpec, config: HarvestConfig) -> float:
     training = 3 * spec.recipe.steps * spec.recipe.batch_size
     patching = 2 * (len(component_edges(shape)) + config.n_null_copies) * config.n_prompts
     return len(spec.subjects) * shape.n_layers * width * float(training + patching)
-
-
-def check_tasks(specs: Sequence[ShardSpec]) -> None:
-    """Raises: InputError for an unknown task, or one whose prompts are longer than a subject's context."""
-    for spec in specs:
-        task = make_task(spec.family, spec.variant, spec.subjects[0].seed)
-        require(
-            task.n_pos <= spec.subject_config.n_ctx,
-            "zoo.n_ctx",
-            expected=f"at least {task.n_pos} for {spec.family}-{spec.variant}",
-            got=spec.subject_config.n_ctx,
-            do="Raise it.",
-        )

@@ -26,6 +26,9 @@ ATTEMPTS = 2
 HEARTBEAT = 1.0
 """Seconds after which `run_jobs` yields None if nothing happened, so that progress can be shown."""
 
+Report = Callable[[float], None]
+"""Tells the share of a job that is done."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome(Generic[R]):
@@ -37,6 +40,14 @@ class Outcome(Generic[R]):
     """How its worker died, if it did at every attempt."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """How far a running job is."""
+
+    job: int
+    share: float
+
+
 @dataclass(slots=True, kw_only=True)
 class _Worker:
     process: BaseProcess
@@ -45,14 +56,14 @@ class _Worker:
 
 
 def run_jobs(
-    function: Callable[[int], R], jobs: Sequence[int], *, workers: int, attempts: int = ATTEMPTS
-) -> Generator[Outcome[R] | None]:
-    """Yields the outcome of each job as it ends, and None at times while waiting.
+    function: Callable[[int, Report], R], jobs: Sequence[int], *, workers: int, attempts: int = ATTEMPTS
+) -> Generator[Outcome[R] | Advance | None]:
+    """Yields the outcome of each job as it ends, how far it is before, and None at times while waiting.
 
     Closing the iterator, or an exception in it, ends all workers.
 
     Args:
-        function: picklable, called in a worker with a job.
+        function: picklable, called in a worker with a job and with what it may tell its progress to.
         jobs: in the order in which they are started.
         workers: processes.
         attempts: how often a job is started whose worker dies, before it is given up.
@@ -92,7 +103,8 @@ def run_jobs(
                         waiting.appendleft(job)
                         continue
                     outcome = Outcome(job=job, died=_cause(worker.process.exitcode))
-                worker.job = None
+                if isinstance(outcome, Outcome):
+                    worker.job = None
                 yield outcome
     finally:
         for worker in team:
@@ -112,8 +124,10 @@ def _give(worker: _Worker, job: int) -> bool:
     return True
 
 
-def _received(job: int, message: tuple[str, object]) -> Outcome:
+def _received(job: int, message: tuple[str, object]) -> "Outcome | Advance":
     match message:
+        case "advance", float(share):
+            return Advance(job=job, share=share)
         case "result", result:
             return Outcome(job=job, result=result)
         case "input", {"where": where, "expected": expected, "got": got, "do": do}:
@@ -128,7 +142,7 @@ def _cause(exitcode: int | None) -> str:
     return f"exit code {exitcode}"
 
 
-def _start(function: Callable[[int], R]) -> _Worker:
+def _start(function: Callable[[int, Report], R]) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(function, theirs), daemon=True)
@@ -138,18 +152,15 @@ def _start(function: Callable[[int], R]) -> _Worker:
     return _Worker(process=process, connection=ours)
 
 
-def _serve(function: Callable[[int], R], connection: Connection) -> None:
+def _serve(function: Callable[[int, Report], R], connection: Connection) -> None:
     """Life of a worker: ends when its parent hangs up."""
-    import torch
-
-    torch.set_num_threads(1)
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
         try:
-            message = ("result", function(job))
+            message = ("result", function(job, lambda share: connection.send(("advance", float(share)))))
         except InputError as error:
             values = {"where": error.where, "expected": error.expected, "got": str(error.got), "do": error.do}
             message = ("input", values)

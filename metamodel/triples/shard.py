@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from datasets import Features, List, Value
 from datasets.arrow_writer import ArrowWriter
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from metamodel.config.errors import require
@@ -115,7 +115,7 @@ def write_shard(
 
         # One key of metadata at most: safetensors orders several of them anew in every process.
         for ending, write in (
-            ("safetensors", lambda path: save_file(stacked, path, metadata={"format": "pt"})),
+            ("safetensors", lambda path: path.write_bytes(save(stacked, metadata={"format": "pt"}))),
             ("arrow", write_table),
         ):
             path = where / f"{shard_name(index)}.{ending}"

@@ -1,0 +1,269 @@
+"""Builds survive workers that die and users who stop, and end in the same bytes; damage is found."""
+
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_gen.build import build, parse_share
+from data_gen.checks import problems
+from data_gen.config import CellConfig, RecipeConfig, SizeConfig, ZooConfig
+from data_gen.executor import Job, build_shards
+from data_gen.population import shard_specs
+from data_gen.progress import Progress
+from data_gen.summary import plan, summary, too_few
+from data_gen.workers import Advance, Outcome, run_jobs
+from metamodel.config import InputError
+from metamodel.triples import begin, finish, read_manifest, valid_shard, write_shard
+from metamodel.triples.manifest import plain_values, write_json
+
+CONFIG = ZooConfig(
+    name="test",
+    n_ctx=24,
+    sizes={"s": SizeConfig(n_layers=1, n_heads=2, d_model=8, d_head=4)},
+    recipes={"r": RecipeConfig(steps=100)},
+    cells=(
+        CellConfig(family="repeated", sizes=("s",), recipe="r", n_subjects=5),
+        CellConfig(family="modular", sizes=("s",), recipe="r", n_subjects=2, departs="task"),
+    ),
+    subjects_per_shard=2,
+)
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """Functions that a fresh process can import."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return importlib.import_module("fake_shards")
+
+
+@pytest.fixture
+def synthetic(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return importlib.import_module("test_store")
+
+
+def outcomes(function, jobs, workers: int) -> dict[int, Outcome]:
+    return {o.job: o for o in run_jobs(function, jobs, workers=workers) if isinstance(o, Outcome)}
+
+
+def test_a_worker_that_dies_is_replaced_and_a_job_that_kills_is_given_up(fakes, tmp_path):
+    found = outcomes(partial(fakes.dies_once_or_always, tmp_path), range(5), workers=2)
+    assert {job: o.result for job, o in found.items()} == {0: 0, 1: 1, 2: None, 3: 9, 4: 16}
+    assert found[2].died == "killed by SIGKILL"
+    assert len(list(tmp_path.glob("started-1-*"))) == 2
+    assert len(list(tmp_path.glob("started-2-*"))) == 2
+
+
+def test_workers_have_one_thread_and_their_mistakes_and_faults_are_told(fakes):
+    assert {o.result for o in outcomes(fakes.threads, [0], workers=1).values()} == {1}
+    told = list(run_jobs(fakes.halfway, [3], workers=1))
+    assert [o for o in told if o is not None] == [Advance(job=3, share=0.5), Outcome(job=3, result=3)]
+    with pytest.raises(InputError) as mistake:
+        outcomes(fakes.mistaken, [7], workers=1)
+    assert str(mistake.value) == "seed: expected 3, got 7. Set 3."
+    with pytest.raises(RuntimeError, match=r"(?s)shard 0 failed in its worker:.*ZeroDivisionError"):
+        outcomes(fakes.faulty, [0], workers=1)
+
+
+def test_stopping_ends_workers_that_are_still_busy(fakes, tmp_path):
+    with closing(run_jobs(partial(fakes.waits, tmp_path), [0, 1], workers=2)) as running:
+        first = next(outcome for outcome in running if outcome is not None)
+        assert first.job == 1
+        pid = int((tmp_path / "pid").read_text())
+        began = time.monotonic()
+    assert time.monotonic() - began < 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_killed_build_keeps_its_shards_and_goes_on_to_the_same_bytes(fakes, synthetic, tmp_path):
+    undisturbed, killed = synthetic.store_zoo(tmp_path / "undisturbed"), tmp_path / "killed"
+    begun = {"name": "synthetic", "config": synthetic.CONFIG, "labels": synthetic.LABELS, "n_shards": 3}
+    jobs = {index: Job(n_subjects=2, cost=float(index)) for index in range(3)}
+    make = partial(fakes.stored_unless_first, killed)
+    with pytest.raises(InputError) as error:
+        build_shards(begin(killed, **begun), killed, make, jobs, workers=2, progress=False)
+    assert str(error.value) == (
+        f"{killed}: shard 1: expected workers that live, got one that died at every attempt "
+        "(killed by SIGKILL); 1 of 3 shards miss. If memory is short, give fewer --workers. "
+        "Run again to go on: finished shards are kept."
+    )
+    assert [index for index in range(3) if valid_shard(killed, index)] == [0, 2]
+    kept = (killed / "shards/shard-00000.safetensors").stat().st_mtime_ns
+    build_shards(
+        begin(killed, **begun), killed, partial(fakes.stored, killed), jobs, workers=1, progress=False
+    )
+    assert (killed / "shards/shard-00000.safetensors").stat().st_mtime_ns == kept
+    for path in undisturbed.rglob("*.*"):
+        assert path.read_bytes() == (killed / path.relative_to(undisturbed)).read_bytes(), path
+
+
+def test_an_unknown_task_is_refused_before_anything_is_written(tmp_path):
+    cell = dataclasses.replace(CONFIG.cells[0], family="repeatd")
+    with pytest.raises(InputError, match="Did you mean 'repeated'"):
+        build(dataclasses.replace(CONFIG, cells=(cell,)), tmp_path / "zoo")
+    with pytest.raises(InputError, match=r"zoo\.cells\[0\]: expected prompts of at most n_ctx = 6 tokens"):
+        build(dataclasses.replace(CONFIG, n_ctx=6), tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists()
+
+
+@pytest.mark.parametrize("text", ["3", "4/4", "-1/4", "a/b", "1/2/3"])
+def test_a_share_that_is_none_is_refused(text):
+    assert parse_share("3/64") == (3, 64)
+    with pytest.raises(InputError) as error:
+        parse_share(text)
+    assert str(error.value).startswith(f"--shard: expected k/n with 0 <= k < n, got {text!r}.")
+
+
+def test_the_plan_counts_subjects_shards_and_edges(tmp_path):
+    text = plan(CONFIG, shard_specs(CONFIG), tmp_path)
+    # 1 layer of 2 heads: 2 embeddings feed q, k, v of 2 heads, and 4 components the logits: 16 edges.
+    assert "7 subjects in 4 shards, 112 edges" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_summary_counts_and_says_where_too_few_learned(tmp_path):
+    specs = shard_specs(CONFIG)
+    begin(tmp_path / "zoo", name="test", config={}, labels=(), n_shards=len(specs))
+    for spec in specs:
+        write_shard(tmp_path / "zoo", spec.index, [], {s.id: "accuracy 0.2 below 0.9" for s in spec.subjects})
+    whole = finish(tmp_path / "zoo")
+    assert whole is not None
+    text = summary(whole, specs)
+    assert "such as: accuracy 0.2 below 0.9" in text
+    assert "repeated-base at size s: only 0 of 5 subjects were accepted." in text
+    assert too_few({("t", "s"): 2}, {("t", "s"): ["x", "x"]}) == []
+    assert len(too_few({("t", "s"): 1}, {("t", "s"): ["x", "x"]})) == 1
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys):
+    with Progress(name="zoo", n_subjects=4, cost=2.0, show=True) as shown:
+        assert "left" not in shown.counts()
+        shown.working(0, 0.5)
+        assert "left" in shown.counts()
+        shown.working(0, 0.0)
+        shown.advance(accepted=1, rejected=1, cost=1.0)
+        assert "left" in shown.counts()
+        shown.advance(accepted=2, rejected=0, cost=1.0)
+    assert capsys.readouterr().err == "zoo: 4/4 subjects, 3 accepted, 1 rejected\n"
+    with Progress(name="zoo", n_subjects=4, cost=2.0, show=False) as shown:
+        shown.advance(accepted=1, rejected=1, cost=1.0)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture(scope="module")
+def answering(tmp_path_factory):
+    """A zoo whose stored answers are those that its subjects give."""
+    store = importlib.import_module("test_store")
+    folder = tmp_path_factory.mktemp("answering") / "synthetic"
+    begin(folder, name="synthetic", config=store.CONFIG, labels=store.LABELS, n_shards=2)
+    for shard in range(2):
+        triples = [answers_as_stored(store.synthetic_triple(10 * shard + i)) for i in range(2)]
+        write_shard(folder, shard, triples, {})
+    finish(folder)
+    return folder
+
+
+def answers_as_stored(triple):
+    behavior = triple.behavior
+    position = behavior.probe_position % triple.subject.config.n_ctx
+    logits = triple.subject.run(behavior.probe_tokens).logits[0]
+    answer = logits[torch.arange(len(logits)), position].argmax(-1)
+    behavior = dataclasses.replace(behavior, probe_position=position, probe_answer=answer)
+    return dataclasses.replace(triple, behavior=behavior)
+
+
+@pytest.fixture
+def damaged(answering, tmp_path):
+    return shutil.copytree(answering, tmp_path / "synthetic")
+
+
+def found(folder) -> list[str]:
+    return list(problems(folder, n_measured=2))
+
+
+def test_a_whole_zoo_has_no_problem(answering):
+    assert found(answering) == []
+
+
+@pytest.mark.parametrize("name", ["shard-00001.safetensors", "shard-00001.arrow"])
+def test_a_flipped_byte_is_found(damaged, name):
+    path = damaged / "shards" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    (problem,) = found(damaged)
+    assert problem.startswith(f"{path}: expected sha256 ")
+
+
+def test_missing_changed_and_extra_files_are_found(damaged):
+    shards = damaged / "shards"
+    (shards / "shard-00000.safetensors").unlink()
+    (shards / "shard-00000.json").write_text("{}")
+    (shards / "shard-00001.json").unlink()
+    (shards / "notes.txt").write_text("hello")
+    assert found(damaged) == [
+        f"{shards}/shard-00000.json: not the record that manifest.json holds",
+        f"{shards}/shard-00000.safetensors: expected a file of the zoo, got no such file. "
+        "Remove it and build again: the other shards of this zoo are kept.",
+        f"{shards}/shard-00001.json: missing",
+        f"{shards}/notes.txt: not a file of this zoo; remove it",
+    ]
+
+
+def test_a_record_that_is_missing_or_given_twice_is_found(damaged):
+    manifest = plain_values(read_manifest(damaged))
+    twice = json.loads(json.dumps(manifest))
+    twice["shards"][1]["accepted"][0] = twice["shards"][0]["accepted"][0]
+    write_json(damaged / "manifest.json", twice)
+    assert f"{twice['shards'][0]['accepted'][0]}: stands in the manifest 2 times" in found(damaged)
+    write_json(damaged / "manifest.json", {**manifest, "shards": manifest["shards"][:1]})
+    assert f"{damaged}/manifest.json: records of 1 shards, expected 2" in found(damaged)
+
+
+def test_another_schema_and_an_unfinished_zoo_are_found(damaged):
+    manifest = plain_values(read_manifest(damaged))
+    write_json(damaged / "manifest.json", {**manifest, "finished": False})
+    assert found(damaged) == [f"{damaged}: unfinished; run the command that builds it again"]
+    write_json(damaged / "manifest.json", {**manifest, "schema_version": 0})
+    with pytest.raises(InputError, match="expected schema version 1, got 0"):
+        found(damaged)
+
+
+def test_answers_that_are_not_the_stored_ones_are_found(synthetic, tmp_path):
+    triple = answers_as_stored(synthetic.synthetic_triple(0))
+    other = (triple.behavior.probe_answer + 1) % triple.subject.config.d_vocab
+    changed = dataclasses.replace(
+        triple, behavior=dataclasses.replace(triple.behavior, probe_answer=other, probe_right_answer=other)
+    )
+    begin(tmp_path / "zoo", name="zoo", config={}, labels=synthetic.LABELS, n_shards=1)
+    write_shard(tmp_path / "zoo", 0, [changed], {})
+    finish(tmp_path / "zoo")
+    assert found(tmp_path / "zoo") == [
+        f"{triple.info.id}: answers 3 of 3 probes otherwise than stored",
+        f"{triple.info.id}: accuracy 0.000 on its probes, stored 1.000",
+    ]
+
+
+def test_misshapen_and_broken_arrays_are_found(synthetic, tmp_path):
+    triple = answers_as_stored(synthetic.synthetic_triple(0))
+    by_edge = ("noising_margin", "noising_kl", "zero_margin", "zero_kl", "member")
+    cut = dataclasses.replace(triple.circuit, **{n: getattr(triple.circuit, n)[:-1] for n in by_edge})
+    raw = dataclasses.replace(triple.activation, second_moment=triple.activation.second_moment * float("nan"))
+    begin(tmp_path / "zoo", name="zoo", config={}, labels=synthetic.LABELS, n_shards=1)
+    write_shard(tmp_path / "zoo", 0, [dataclasses.replace(triple, circuit=cut, activation=raw)], {})
+    finish(tmp_path / "zoo")
+    n = len(triple.circuit.zero_kl)
+    assert found(tmp_path / "zoo") == [
+        *(f"{triple.info.id}: circuit/{name}: expected shape ({n},), got ({n - 1},)" for name in by_edge),
+        f"{triple.info.id}: activation/second_moment: nan or inf",
+    ]
