@@ -1,0 +1,46 @@
+"""Options of `python -m metamodel.evaluate`. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from metamodel.config.errors import require, suggestion
+from metamodel.config.parser import command_parser, parse_options
+
+TestSplit = Literal["seed", "variant", "size", "task"]
+TEST_SPLITS: tuple[TestSplit, ...] = get_args(TestSplit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """What is evaluated, on what."""
+
+    checkpoint: str
+    """Folder of a function reader, or its name on the hub."""
+    zoo: str | None = None
+    """Folder of a zoo; the one that the checkpoint was trained on where none is given."""
+    split: TestSplit | None = None
+    """The only split to score; all where none is given."""
+    json: bool = False
+    """Whether to print metrics.json's form instead of tables."""
+
+
+def evaluate_options(arguments: Sequence[str], *, description: str) -> EvaluateOptions:
+    """The command line, understood.
+
+    Raises: InputError on a mistake.
+    """
+    parser = command_parser(prog="metamodel.evaluate", description=description)
+    parser.add_argument("checkpoint", type=str, help="folder of a function reader, or its name on the hub")
+    parser.add_argument("--zoo", type=str, help="folder of a zoo, by default the one that it was trained on")
+    parser.add_argument("--split", type=str, help=f"one of {', '.join(TEST_SPLITS)}; all by default")
+    parser.add_argument("--json", action="store_true", help="print metrics.json's form instead of tables")
+    given = parse_options(parser, arguments)
+    require(
+        given.split is None or given.split in TEST_SPLITS,
+        "--split",
+        expected=f"one of {', '.join(TEST_SPLITS)}",
+        got=repr(given.split),
+        do=f"Name one of them.{suggestion(given.split or '', TEST_SPLITS)}",
+    )
+    return EvaluateOptions(checkpoint=given.checkpoint, zoo=given.zoo, split=given.split, json=given.json)
