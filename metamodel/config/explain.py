@@ -94,13 +94,18 @@ def _wrong_type(key: str, text: str, given: Given) -> InputError:
     values = re.findall(r"Got value: (.+?)(?: Subparser| Problem|$)", text)
     value = values[-1] if values else None
     place = _locate(key, value, given)
-    expected = words(_type_at(given.config_class, place.path))
-    if not expected:
-        named = re.search(r"Expected a <class '(\w+)'>", text)
-        plain = {kind.__name__: name for kind, name in WORDS.items() if isinstance(kind, type)}
-        expected = plain.get(named[1], named[1]) if named else "a value of another type"
+    expected = words(_type_at(given.config_class, place.path)) or _named_type(text)
     got = value if place.value is None else place.value
     return InputError(place.where, expected=expected, got=repr(got), do="Correct it.")
+
+
+def _named_type(text: str) -> str:
+    """The type that jsonargparse names, for options that are no fields of a configuration."""
+    if listed := re.search(r"Expected a typing\.Literal\[(.+?)\]", text):
+        return "one of " + listed[1].replace("'", "")
+    named = re.search(r"Expected a <class '(\w+)'>", text)
+    in_words = {kind.__name__: name for kind, name in WORDS.items() if isinstance(kind, type)}
+    return in_words.get(named[1], named[1]) if named else "a value of another type"
 
 
 def _locate(key: str, value: str | None, given: Given) -> Place:

@@ -73,6 +73,7 @@ def read(*arguments: str) -> Outer:
     parser = command_parser(prog="metamodel.test", description="A test.")
     parser.add_argument("--out", type=str, default=None, help="folder")
     parser.add_argument("--workers", type=int, default=1, help="number")
+    parser.add_argument("--way", type=Literal["a", "b"], default="a", help="way")
     return parse_config(parser, Outer, arguments)[0]
 
 
@@ -141,6 +142,7 @@ def test_help_comes_from_the_docstrings_of_the_fields(capsys):
         (["--optim.lr=fast"], "--optim.lr: expected a number, got 'fast'. Correct it."),
         (["--optim.kind", "adm"], "--optim.kind: expected one of adam, sgd, got 'adm'. Correct it."),
         (["--limit", "x"], "--limit: expected an integer or null, got 'x'. Correct it."),
+        (["--way=c"], "--way: expected one of a, b, got 'c'. Correct it."),
         (["--workers", "x"], "--workers: expected an integer, got 'x'. Correct it."),
         (["--sizes.large.depth=deep"], "--sizes.large.depth: expected an integer, got 'deep'. Correct it."),
         (["--optim.lr"], "--optim.lr: expected a value, got none. Give one."),
