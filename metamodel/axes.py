@@ -13,6 +13,8 @@
     statistic number that describes raw weights            probe     prompt whose answer is asked for
     method    meta-model or baseline                       lineage   unit that is resampled
     resample  bootstrap draw                               item      thing that a metric averages over
+    place     bracket or value of a task's prompt          relation  table of facts
+    hop       how often a table of facts is followed
 
 Sizes, weights and hooks carry TransformerLens's names.
 """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, QUERY, UNSUPERVISED, Batch, Task
@@ -129,13 +129,13 @@ class Brackets(Task):
     ) -> Int[Tensor, " batch"]:
         return self._answers(tokens).gather(1, (position - HEADER)[:, None])[:, 0]
 
-    def _answers(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    def _answers(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch place"]:
         """Answers after each bracket and after QUERY, by walking along the string."""
         p = self.parameters
         brackets = tokens[:, HEADER:-1] - p.first_symbol
         step = 1 - 2 * (brackets % 2)
         kind = torch.arange(p.kinds, device=tokens.device)
-        mine: Bool[Tensor, "batch pos kind"] = (brackets // 2)[..., None] == kind
+        mine = (brackets // 2)[..., None] == kind
         depth = (step[..., None] * mine).cumsum(dim=1)
         broken = (depth < 0).any(dim=2).long().cummax(dim=1).values.bool()
         own = depth.gather(2, (brackets // 2)[..., None])[..., 0]
@@ -143,7 +143,7 @@ class Brackets(Task):
         balanced = ~broken[:, -1] & (depth[:, -1] == 0).all(dim=1)
         return torch.cat([after, torch.where(balanced, self.broken + 1, self.broken + 2)[:, None]], dim=1)
 
-    def _brackets(self, generator: torch.Generator, n: int) -> Int[Tensor, "batch pos"]:
+    def _brackets(self, generator: torch.Generator, n: int) -> Int[Tensor, "batch place"]:
         """Half balanced; a quarter balanced but for two brackets exchanged, so that counts do not tell; the
         rest random.
 
@@ -161,8 +161,8 @@ class Brackets(Task):
         return p.first_symbol + 2 * self._kinds(generator, closing) + closing
 
     def _exchange(
-        self, generator: torch.Generator, closing: Int[Tensor, "batch pos"]
-    ) -> Int[Tensor, "batch pos"]:
+        self, generator: torch.Generator, closing: Int[Tensor, "batch place"]
+    ) -> Int[Tensor, "batch place"]:
         """A random opening and a random closing bracket of each string change places."""
         exchanged = closing.clone()
         for symbol in (0, 1):
@@ -172,8 +172,8 @@ class Brackets(Task):
         return exchanged
 
     def _kinds(
-        self, generator: torch.Generator, closing: Int[Tensor, "batch pos"]
-    ) -> Int[Tensor, "batch pos"]:
+        self, generator: torch.Generator, closing: Int[Tensor, "batch place"]
+    ) -> Int[Tensor, "batch place"]:
         """Kinds such that a closing bracket closes an open kind wherever one is open."""
         kinds = self.parameters.kinds
         rank = torch.rand(*closing.shape, kinds, generator=generator, device=closing.device)
@@ -186,7 +186,7 @@ class Brackets(Task):
             chosen.append(kind)
         return torch.stack(chosen, dim=1)
 
-    def _tokens(self, brackets: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    def _tokens(self, brackets: Int[Tensor, "batch place"]) -> Int[Tensor, "batch pos"]:
         n, device = len(brackets), brackets.device
         header = torch.tensor([BOS, self.marker], device=device).expand(n, HEADER)
         query = torch.full((n, 1), QUERY, device=device)

@@ -24,6 +24,8 @@ HEADER = 2
 QUESTION = 4
 """Tokens of a question."""
 KEY, RELATION, WORD = range(3)
+CHANGED_RELATIONS = 0.3
+"""Share of corrupt prompts in which the relation is changed rather than the key, where there is another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,24 +107,36 @@ class Facts(Task):
         return Batch(tokens=tokens, targets=targets)
 
     def prompts(self, generator: torch.Generator, n: int) -> Prompts:
-        """The key of one question is replaced by one that has another value."""
+        """The key or the relation of one question is replaced by one that leads to another value."""
         p, device = self.parameters, generator.device
         clean = self._tokens(generator, n)
         question = torch.randint(p.n_questions, (n,), generator=generator, device=device)
         position = HEADER + QUESTION * question + QUESTION - 1
         key, relation, twice = self._read(clean, position)
-        values = self._values(device)[relation, twice]
-        differs = values != values.gather(1, key[:, None])
-        rank = torch.rand(n, p.n_keys, generator=generator, device=device)
-        other = (rank + differs).argmax(dim=1)
+        values = self._values(device)[:, twice].transpose(0, 1)  # batch relation key
+        answer = self.answer(clean, position)
+        differs = values != (answer - p.first_symbol)[:, None, None]
+        # One place of the table, in the row of the relation or in the column of the key.
+        same_relation = torch.arange(p.n_relations, device=device)[:, None] == relation[:, None, None]
+        same_key = torch.arange(p.n_keys, device=device) == key[:, None, None]
+        turn = torch.rand(n, generator=generator, device=device) < CHANGED_RELATIONS
+        wanted = torch.where(turn[:, None, None], same_key, same_relation)
+        rank = torch.rand(differs.shape, generator=generator, device=device)
+        # Where no other relation has another value for this key, the key is changed after all.
+        score = rank + 2 * (differs & wanted) + (differs & same_relation)
+        place = score.flatten(1).argmax(dim=1)
         inside = torch.arange(self.n_pos, device=device)[None] - position[:, None]
-        is_key = (inside < 0) & (inside > -QUESTION) & (clean == p.first_symbol + key[:, None])
-        corrupt = torch.where(is_key, p.first_symbol + other[:, None], clean)
+        inside = (inside < 0) & (inside > -QUESTION)
+        symbols = p.first_symbol + torch.stack([key, p.n_keys + relation])
+        others = p.first_symbol + torch.stack([place % p.n_keys, p.n_keys + place // p.n_keys])
+        corrupt = clean
+        for symbol, other in zip(symbols, others, strict=True):
+            corrupt = torch.where(inside & (clean == symbol[:, None]), other[:, None], corrupt)
         return Prompts(
             clean=clean,
             corrupt=corrupt,
             position=position,
-            answer=self.answer(clean, position),
+            answer=answer,
             corrupt_answer=self.answer(corrupt, position),
             slice=twice,
             slice_names=self.slice_names,

@@ -129,17 +129,17 @@ class Sorting(Task):
         ordered = self._sorted(tokens[:, HEADER : self.separator])
         return ordered.gather(1, (position - self.separator)[:, None])[:, 0]
 
-    def _lists(self, generator: torch.Generator, n: int) -> Int[Tensor, "batch pos"]:
+    def _lists(self, generator: torch.Generator, n: int) -> Int[Tensor, "batch place"]:
         p, device = self.parameters, generator.device
         distinct = torch.rand(n, p.n_values, generator=generator, device=device).argsort(dim=1)[:, : p.length]
         free = torch.randint(p.n_values, (n, p.length), generator=generator, device=device)
         repeats = torch.rand(n, 1, generator=generator, device=device) < p.repeats
         return p.first_symbol + torch.where(repeats, free, distinct)
 
-    def _sorted(self, lists: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    def _sorted(self, lists: Int[Tensor, "batch place"]) -> Int[Tensor, "batch place"]:
         return lists.sort(dim=1, descending=self.parameters.descending).values
 
-    def _tokens(self, lists: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    def _tokens(self, lists: Int[Tensor, "batch place"]) -> Int[Tensor, "batch pos"]:
         n, device = len(lists), lists.device
         header = torch.tensor([BOS, self.marker], device=device).expand(n, HEADER)
         separator = torch.full((n, 1), SEP, device=device)
