@@ -138,7 +138,9 @@ def initial_weights(
     """Freshly initialised weights `[subject, ...]`, one generator a subject.
 
     Matrices are normal with standard deviation `init_std`, by default 0.8/sqrt(d_model); output matrices are
-    divided by sqrt(2·n_layers) as in GPT-2. Biases are zero and LayerNorm gains one.
+    divided by sqrt(2·n_layers) as in GPT-2. Embeddings have standard deviation 1 whatever the width: tokens and
+    positions then stay apart while training, and induction heads grow in half the steps (smaller embeddings
+    leave subjects with MLPs on the plateau before it). Biases are zero and LayerNorm gains one.
     """
     std = 0.8 / config.d_model**0.5 if init_std is None else init_std
     shapes = weight_shapes(config)
@@ -153,6 +155,7 @@ def initial_weights(
                 made[key] = torch.zeros(shape)
             else:
                 scale = std / (2 * config.n_layers) ** 0.5 if leaf in ("W_O", "W_out") else std
+                scale = 1.0 if leaf in ("W_E", "W_pos") else scale
                 made[key] = torch.randn(shape, generator=generator) * scale
         return made
 
