@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from metamodel.config.errors import require, suggestion
+from metamodel.config.errors import InputError, require, suggestion
 
 Kind = Literal["token_embedding", "position_embedding", "head", "mlp", "unembedding"]
 KINDS: tuple[Kind, ...] = ("token_embedding", "position_embedding", "head", "mlp", "unembedding")
@@ -70,13 +70,13 @@ class SubjectConfig:
         """Raises: InputError on an unknown or missing key."""
         known = {field.name for field in dataclasses.fields(cls)}
         for key in values:
-            require(
-                key in known,
-                f"subject.{key}",
-                expected="a known key",
-                got=repr(key),
-                do=f"Remove it.{suggestion(key, known)}",
-            )
+            if key not in known:
+                raise InputError(
+                    f"subject.{key}",
+                    expected="a known key",
+                    got=repr(key),
+                    do=f"Remove it.{suggestion(key, known)}",
+                )
         needed = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         missing = sorted(needed - set(values))
         require(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metamodel.config.errors import require, suggestion
+from metamodel.config.errors import InputError, require, suggestion
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.sites import Replacement, Sites, destinations, sites
 
@@ -155,13 +155,14 @@ def _check_names(config: SubjectConfig, where: str, given: Collection[str], know
         do="Post-norm encoders can be read on the weights track only.",
     )
     for name in given:
-        require(
-            name in known,
-            where,
-            expected="a site of this subject",
-            got=repr(name),
-            do=f"See metamodel.subjects.sites.{suggestion(name, known)}",
-        )
+        # A suggestion takes a millisecond, so that it is looked for only when one is needed.
+        if name not in known:
+            raise InputError(
+                where,
+                expected="a site of this subject",
+                got=repr(name),
+                do=f"See metamodel.subjects.sites.{suggestion(name, known)}",
+            )
 
 
 def _embed(weights: Weights, config: SubjectConfig, tokens: Tensor, site: Sites) -> Tensor:
