@@ -100,8 +100,10 @@ def test_a_gpt2_module_and_its_folder_give_the_same_subject_with_the_module_s_lo
 
 
 def test_half_precision_becomes_float32(tmp_path: Path):
-    gpt2().to(torch.bfloat16).save_pretrained(tmp_path)
-    assert {w.dtype for w in Subject.from_pretrained(tmp_path).weights.values()} == {torch.float32}
+    module = gpt2().to(torch.bfloat16)
+    module.save_pretrained(tmp_path)
+    for read in (Subject.from_transformers(module), Subject.from_pretrained(tmp_path)):
+        assert {w.dtype for w in read.weights.values()} == {torch.float32}
 
 
 def test_transformers_prints_nothing_and_keeps_its_settings(
