@@ -138,7 +138,7 @@ def initial_weights(
     """Freshly initialised weights `[subject, ...]`, one generator a subject.
 
     Matrices are normal with standard deviation `init_std`, by default 0.8/sqrt(d_model); output matrices are
-    divided by sqrt(2·n_layers) as in GPT-2. Embeddings have standard deviation 1 whatever the width: tokens and
+    divided by sqrt(2·n_layers) as in GPT-2. Embeddings have standard deviation 1 at any width: tokens and
     positions then stay apart while training, and induction heads grow in half the steps (smaller embeddings
     leave subjects with MLPs on the plateau before it). Biases are zero and LayerNorm gains one.
     """
