@@ -163,7 +163,9 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
 @pytest.fixture(scope="module")
 def answering(tmp_path_factory):
     """A zoo whose stored answers are those that its subjects give."""
-    store = importlib.import_module("test_store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        store = importlib.import_module("test_store")
     folder = tmp_path_factory.mktemp("answering") / "synthetic"
     begin(folder, name="synthetic", config=store.CONFIG, labels=store.LABELS, n_shards=2)
     for shard in range(2):

@@ -166,6 +166,11 @@ def test_a_wrong_argument_is_one_line(file, arguments, message):
             "sizes.large.detph: expected a known key, got 'detph'. Rename or remove it. "
             "Did you mean 'depth'?",
         ),
+        (
+            "large: {width: 8, depth: 2}\norder:",
+            "lmit: {width: 8}\nlmit: 3\norder:",
+            "lmit: expected a known key, got 'lmit'. Rename or remove it. Did you mean 'limit'?",
+        ),
         ("depth: 2", "depth: two", "sizes.large.depth: expected an integer, got 'two'. Correct it."),
         (
             "- {width: 1}",
