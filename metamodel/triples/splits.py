@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from datasets import Dataset
+
 from metamodel.config.errors import InputError, require, suggestion
 from metamodel.triples.manifest import write_atomically
 from metamodel.triples.schema import SCHEMA_VERSION, Departure
@@ -95,7 +97,11 @@ def position(lineage: str, seed: int) -> float:
 
 
 def make_splits(
-    rows: Iterable[Mapping[str, Any]], *, seed: int, validation_fraction: float, test_fraction: float
+    rows: Dataset | Iterable[Mapping[str, Any]],
+    *,
+    seed: int,
+    validation_fraction: float,
+    test_fraction: float,
 ) -> Splits:
     """Splits the rows of a zoo (`Zoo.rows`, or mappings with `id`, `lineage` and `departs`).
 
@@ -120,7 +126,8 @@ def make_splits(
     )
     found: dict[str, list[str]] = {name: [] for name in ("train", "validation", *TEST_SPLITS)}
     split_of: dict[str, str] = {}
-    for row in rows:
+    plain = rows.select_columns(["id", "lineage", "departs"]).to_list() if isinstance(rows, Dataset) else rows
+    for row in plain:
         lineage, departs = row["lineage"], row["departs"]
         assert departs in get_args(Departure), departs
         split = departs

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from datasets import Dataset
 
 from metamodel.config import InputError
 from metamodel.triples.splits import TEST_SPLITS, Splits, make_splits, refuse_trained
@@ -65,6 +66,12 @@ def test_fractions_are_kept_on_average():
     n = len(made.train) + len(made.validation) + len(made.seed)
     assert len(made.seed) / n == pytest.approx(0.25, abs=0.03)
     assert len(made.validation) / n == pytest.approx(0.15, abs=0.03)
+
+
+def test_the_table_of_a_zoo_is_split_as_its_rows_are():
+    assert make_splits(Dataset.from_list(rows()), seed=0, **FRACTIONS) == make_splits(
+        rows(), seed=0, **FRACTIONS
+    )
 
 
 def test_splits_survive_being_saved(tmp_path):
