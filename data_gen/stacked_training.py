@@ -111,7 +111,7 @@ def _supervised_rows(
     return rows, targets.gather(-1, rows)
 
 
-def _clip(gradients: Sequence[Tensor], largest: float) -> Float[Tensor, " subject"]:
+def clip(gradients: Sequence[Tensor], largest: float) -> Float[Tensor, " subject"]:
     """Scales each subject's gradient to a norm of at most `largest`, in place, and returns the norms before.
 
     A gradient that is not finite becomes zero, and its subject is rejected later; the others go on.
@@ -194,7 +194,7 @@ def train(shard: ShardSpec, *, progress: Callable[[int, int], None] | None = Non
             optimizer.zero_grad()
             loss.sum().backward()
             gradients = [g for g in (matrices.grad, vectors.grad) if g is not None]
-            finite &= _clip(gradients, recipe.grad_clip).isfinite()
+            finite &= clip(gradients, recipe.grad_clip).isfinite()
             optimizer.step()
             losses.append(loss.detach())
         if progress is not None:
