@@ -27,7 +27,9 @@ class Destination:
 
     @property
     def name(self) -> str:
-        return f"{self.component.name}.{self.channel}" if self.component.kind == "head" else self.component.name
+        return (
+            f"{self.component.name}.{self.channel}" if self.component.kind == "head" else self.component.name
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,9 @@ def component_edges(config: SubjectConfig) -> ComponentEdges:
     for layer in range(config.n_layers):
         heads = [n for n in nodes if n.kind == "head" and n.layer == layer]
         found += [Destination(component=head, channel=channel) for channel in "qkv" for head in heads]
-        found += [Destination(component=n, channel="in") for n in nodes if n.kind == "mlp" and n.layer == layer]
+        found += [
+            Destination(component=n, channel="in") for n in nodes if n.kind == "mlp" and n.layer == layer
+        ]
     found.append(Destination(component=nodes[-1], channel="logits"))
     edges = tuple(
         Edge(source=source, destination=destination)
