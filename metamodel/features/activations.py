@@ -29,7 +29,7 @@ def probes(v: View, *, seed: int) -> Int[Tensor, "alphabet batch pos"]:
     length = min(LENGTH, v.config.n_ctx)
     found = []
     for _ in range(ALPHABETS):
-        some = torch.randperm(v.config.d_vocab, generator=generator)[:ALPHABET]
+        some = v.tokens.cpu()[torch.randperm(len(v.tokens), generator=generator)[:ALPHABET]]
         drawn = some[torch.randint(len(some), (PROMPTS, length), generator=generator)]
         half = length // 2
         if half:

@@ -38,6 +38,7 @@ def evidence(
 ) -> Float[Tensor, "probe node d_vocab channel"]:
     """Evidence for every token as the answer after `probe_position`; circuits scaled to unit spread."""
     config = v.config
+
     nodes = components(config)
     n_probe, n_pos = probe_tokens.shape
     at = torch.arange(n_pos, device=probe_tokens.device)

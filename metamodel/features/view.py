@@ -6,7 +6,7 @@ the residual stream; positions are divided by the same typical scale.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,8 @@ from metamodel.subjects.subject import Subject
 MAX_TOKENS = 64
 """Tokens in the sample: the whole vocabulary of the subjects of a zoo."""
 MAX_POSITIONS = 24
+LARGE_VOCABULARY = 1024
+"""Vocabulary from which a subject with LayerNorm is cut to the sample before anything else is computed."""
 DOUBLE_UP_TO = 8_000_000
 """Parameters up to which everything is computed in float64."""
 
@@ -30,9 +32,9 @@ class View:
 
     config: SubjectConfig
     subject: Subject
-    """In canonical form."""
+    """In canonical form; of a large vocabulary, the sample alone."""
     tokens: Int[Tensor, " token"]
-    """The sample."""
+    """The sample, as tokens of `subject`."""
     E: Float[Tensor, "token d_model"]
     P: Float[Tensor, "pos d_model"]
     U: Float[Tensor, "d_model token"]
@@ -64,12 +66,17 @@ def normalised(x: Tensor, config: SubjectConfig) -> Tensor:
 def view(subject: Subject, *, seed: int = 0) -> View:
     """The canonical form of a subject, on tokens drawn with `seed`."""
     config = subject.config
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(config.d_vocab - 1, generator=generator)[: MAX_TOKENS - 1] + 1
+    # token 0 starts half of the probes
+    tokens = torch.cat([torch.zeros(1, dtype=torch.long), drawn.sort().values])
+    tokens = tokens.to(subject.weights["embed.W_E"].device)
+    if config.has_norm and config.d_vocab > LARGE_VOCABULARY:
+        subject = _only(subject, tokens)
+        config, tokens = subject.config, torch.arange(len(tokens), device=tokens.device)
     size = sum(value.numel() for value in subject.weights.values())
     form = canonical(subject.double() if size <= DOUBLE_UP_TO else subject)
     weights = form.weights
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randperm(config.d_vocab, generator=generator)[:MAX_TOKENS].sort().values
-    tokens = tokens.to(weights["embed.W_E"].device)
     W_E = weights["embed.W_E"]
     P = weights["pos_embed.W_pos"][:MAX_POSITIONS]
     if config.has_norm:
@@ -88,6 +95,15 @@ def view(subject: Subject, *, seed: int = 0) -> View:
         U=U - U.mean(1, keepdim=True),
         **stacked,
     )
+
+
+def _only(subject: Subject, tokens: Int[Tensor, " token"]) -> Subject:
+    """The subject on a few tokens. Under LayerNorm folding treats each token alone, so the two commute."""
+    weights = dict(subject.weights)
+    weights["embed.W_E"] = weights["embed.W_E"][tokens]
+    weights["unembed.W_U"] = weights["unembed.W_U"][:, tokens]
+    weights["unembed.b_U"] = weights["unembed.b_U"][tokens]
+    return subject.with_weights(weights, config=replace(subject.config, d_vocab=len(tokens)))
 
 
 def double_centred(scores: Float[Tensor, "*rest row column"]) -> Float[Tensor, "*rest row column"]:
