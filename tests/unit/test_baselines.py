@@ -141,6 +141,21 @@ def test_the_prior_knows_the_task_and_falls_back_to_depth_for_unseen_families(pl
     np.testing.assert_allclose(of_heads("unseen"), 9 / 12, atol=0.03)
 
 
+def test_the_prior_knows_depth_where_it_does_not_know_the_family(planted_examples):
+    def deep_only(examples):
+        return [
+            (s, replace(t, function_state=torch.where(s.graph.depth[:, None] > 0.5, t.function_state, 0)))
+            for s, t in labelled(examples, True)
+        ]
+
+    prior = Prior()
+    prior.fit(deep_only(planted_examples(9, seed=0)), [])
+    seen = planted_examples(1, seed=2, family="unseen")[0][0]
+    said, heads = prior.predict(seen).function_probability[:, 0], seen.graph.kinds == KINDS.index("head")
+    assert (said[heads & (seen.graph.depth > 0.5)] > 0.95).all()
+    assert (said[heads & (seen.graph.depth < 0.5)] < 0.1).all()
+
+
 def test_the_prior_answers_with_the_most_frequent_answer_of_a_slice(fitted, planted_examples):
     seen, truth = planted_examples(1, seed=7)[0]
     said = fitted["prior", False].predict(seen)
@@ -299,6 +314,16 @@ def test_closed_forms_name_the_heads_of_a_planted_induction_circuit():
     assert found[2, 3] > 0.8
     assert found[:2, 3].eq(0).all()
     assert found[:, -1].isnan().all()
+
+
+def test_induction_needs_a_previous_token_head_to_compose_with():
+    whole = planted_induction()
+    weights = {key: value.clone() for key, value in whole.weights.items()}
+    weights["blocks.0.attn.W_Q"][0] = 0
+    blind = whole.with_weights(weights)
+    before, after = (token_space_scores(x, ("induction",))[4, 0] for x in (whole, blind))
+    assert before > 0.8
+    assert after < 0.5
 
 
 def test_closed_forms_are_undefined_for_whatever_is_not_a_head():
