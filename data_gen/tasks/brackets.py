@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, QUERY, UNSUPERVISED, Batch, Task
@@ -145,7 +145,7 @@ class Brackets(Task):
 
     def _brackets(self, generator: torch.Generator, n: int) -> Int[Tensor, "batch place"]:
         """Half balanced; a quarter balanced but for two brackets exchanged, so that counts do not tell; the
-        rest random.
+        rest random, kinds included, so that a kind is also closed while only another one is open.
 
         A balanced string is the right rotation of as many opening as closing brackets (cycle lemma).
         """
@@ -158,7 +158,7 @@ class Brackets(Task):
         free = torch.randint(2, (n, p.length), generator=generator, device=device)
         part = torch.rand(n, 1, generator=generator, device=device)
         closing = torch.where(part < 0.5, even, torch.where(part < 0.75, exchanged, free))
-        return p.first_symbol + 2 * self._kinds(generator, closing) + closing
+        return p.first_symbol + 2 * self._kinds(generator, closing, part < 0.75) + closing
 
     def _exchange(
         self, generator: torch.Generator, closing: Int[Tensor, "batch place"]
@@ -172,19 +172,22 @@ class Brackets(Task):
         return exchanged
 
     def _kinds(
-        self, generator: torch.Generator, closing: Int[Tensor, "batch place"]
+        self,
+        generator: torch.Generator,
+        closing: Int[Tensor, "batch place"],
+        matched: Bool[Tensor, "batch 1"],
     ) -> Int[Tensor, "batch place"]:
-        """Kinds such that a closing bracket closes an open kind wherever one is open."""
+        """Kinds; those of a matched string close an open kind wherever one is open."""
         kinds = self.parameters.kinds
         rank = torch.rand(*closing.shape, kinds, generator=generator, device=closing.device)
         depth = torch.zeros(len(closing), kinds, dtype=torch.long, device=closing.device)
         chosen = []
         for place in range(closing.shape[1]):
             usable = (closing[:, place, None] == 0) | (depth > 0)
-            kind = (rank[:, place] + usable).argmax(dim=1)
-            depth[torch.arange(len(kind)), kind] += 1 - 2 * closing[:, place]
+            kind = (rank[:, place] + (usable & matched)).argmax(dim=1, keepdim=True)
+            depth.scatter_add_(1, kind, 1 - 2 * closing[:, place, None])
             chosen.append(kind)
-        return torch.stack(chosen, dim=1)
+        return torch.cat(chosen, dim=1)
 
     def _tokens(self, brackets: Int[Tensor, "batch place"]) -> Int[Tensor, "batch pos"]:
         n, device = len(brackets), brackets.device

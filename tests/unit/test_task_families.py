@@ -142,11 +142,20 @@ def test_brackets_show_every_depth_and_balance_is_not_told_by_counts(variant):
 def test_two_kinds_of_brackets_have_depths_of_their_own():
     task = make_task("brackets", "two_kinds", seed=0)
     first = task.parameters.first_symbol
-    string = [first, first + 2, first + 1, first + 3] + [first, first + 1] * 3
+    string = [first, first + 2, first + 1, first + 3] + [first, first + 1] * 2
     tokens = torch.tensor([[0, task.marker, *string, QUERY]])
     depths = [task.answer(tokens, torch.tensor([2 + i])).item() - task.first_depth for i in range(4)]
     assert depths == [1, 1, 0, 0]
     assert task.answer(tokens, torch.tensor([task.n_pos - 1])).item() == task.broken + 1
+
+
+def test_training_also_closes_a_kind_of_bracket_while_only_the_other_is_open():
+    task = make_task("brackets", "two_kinds", seed=0)
+    batch = task.sample(torch.Generator().manual_seed(0), 2000)
+    first = task.parameters.first_symbol
+    only_other = (batch.tokens[:, 2] == first) & (batch.tokens[:, 3] == first + 3)
+    assert only_other.float().mean() > 0.01
+    assert (batch.targets[only_other, 3] == task.broken).all()
 
 
 def test_sorting_puts_repeated_values_out_as_often_as_they_stand_in_the_list():
