@@ -56,9 +56,13 @@ def synthetic_triple(index: int, shape: SubjectConfig = SHAPES[0]) -> Triple:
     def tokens(*size: int):
         return torch.randint(0, shape.d_vocab, size, generator=generator)
 
+    by_label = {name: normal(node, label) for name in ("raw", "null_max", "null_z", "twin")}
+    by_edge = {name: normal(edge) for name in ("noising_margin", "noising_kl", "zero_margin", "zero_kl")}
+    weights = unstack(initial_weights(shape, [generator]), 0)
+    name = f"repeated-base-s-{index:04d}"
     return Triple(
         info=SubjectInfo(
-            id=f"repeated-base-s-{index:04d}",
+            id=name,
             family="repeated",
             variant="base",
             size="s",
@@ -68,12 +72,7 @@ def synthetic_triple(index: int, shape: SubjectConfig = SHAPES[0]) -> Triple:
             origin="trained",
             departs="none",
         ),
-        subject=Subject(
-            config=shape,
-            weights=unstack(initial_weights(shape, [generator]), 0),
-            name=f"repeated-base-s-{index:04d}",
-            notes=("a note",),
-        ),
+        subject=Subject(config=shape, weights=weights, name=name, notes=("a note",)),
         activation=Activation(
             output_norm=normal(node),
             second_moment=normal(node, d_model, d_model),
@@ -84,10 +83,7 @@ def synthetic_triple(index: int, shape: SubjectConfig = SHAPES[0]) -> Triple:
             probe_outputs=normal(probe, pos, node, d_model),
         ),
         circuit=CircuitScores(
-            noising_margin=normal(edge),
-            noising_kl=normal(edge),
-            zero_margin=normal(edge),
-            zero_kl=normal(edge),
+            **by_edge,
             null_threshold=normal(),
             member=normal(edge) > 0,
             node_member=normal(node) > 0,
@@ -98,21 +94,12 @@ def synthetic_triple(index: int, shape: SubjectConfig = SHAPES[0]) -> Triple:
             cross_entropy=normal(),
             slice_accuracy=torch.tensor([0.5, float("nan")]),
             slice_names=("early", "late"),
-            ablation_margin=normal(node),
-            ablation_kl=normal(node),
+            **{name: normal(node) for name in ("ablation_margin", "ablation_kl")},
             probe_tokens=tokens(probe, pos),
-            probe_position=tokens(probe),
-            probe_answer=tokens(probe),
-            probe_right_answer=tokens(probe),
-            probe_slice=tokens(probe),
+            **{name: tokens(probe) for name in ("probe_position", "probe_slice")},
+            **{name: tokens(probe) for name in ("probe_answer", "probe_right_answer")},
         ),
-        labels=FunctionLabels(
-            raw=normal(node, label),
-            null_max=normal(node, label),
-            null_z=normal(node, label),
-            twin=normal(node, label),
-            state=tokens(node, label),
-        ),
+        labels=FunctionLabels(**by_label, state=tokens(node, label)),
     )
 
 
@@ -150,8 +137,8 @@ def assert_equal(first: Triple, second: Triple) -> None:
     for name, weight in first.subject.weights.items():
         torch.testing.assert_close(weight, second.subject.weights[name], rtol=0, atol=0)
     for part in PARTS:
-        for name in array_fields(part):
-            a, b = getattr(getattr(first, part), name), getattr(getattr(second, part), name)
+        one, other = getattr(first, part), getattr(second, part)
+        for a, b in ((getattr(one, name), getattr(other, name)) for name in array_fields(part)):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     assert first.behavior.slice_names == second.behavior.slice_names
 
@@ -164,8 +151,7 @@ def test_every_triple_comes_back_bit_for_bit(stored):
         assert_equal(zoo[i], triple)
     for read, triple in zip(zoo, written, strict=True):
         assert_equal(read, triple)
-    assert (zoo.name, zoo.labels) == ("synthetic", LABELS)
-    assert zoo[-1].info.id == zoo.ids[2]
+    assert (zoo.name, zoo.labels, zoo[-1].info.id) == ("synthetic", LABELS, zoo.ids[2])
 
 
 def test_a_subject_is_read_without_the_rest_of_its_triple(stored):
