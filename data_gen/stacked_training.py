@@ -65,27 +65,77 @@ def learning_rate(recipe: RecipeConfig, step: int) -> float:
             return recipe.learning_rate
 
 
-class _Parameters:
-    """Named weights as views of two buffers, matrices (decayed) and vectors (not)."""
+class StackedTrainer:
+    """Weights of a stack of subjects under training, and their optimiser.
 
-    def __init__(self, config: SubjectConfig, weights: dict[str, Tensor]):
-        self.names = {
-            True: [k for k in weights if _is_matrix(k)],
-            False: [k for k in weights if not _is_matrix(k)],
-        }
-        self.shapes = weight_shapes(config)
-        self.buffers = {
-            matrix: torch.cat([weights[k].flatten(1) for k in names], dim=1).requires_grad_()
-            for matrix, names in self.names.items()
-        }
+    Matrices and vectors lie in a buffer each, since AdamW decays the matrices only.
+    """
+
+    def __init__(
+        self,
+        config: SubjectConfig,
+        weights: dict[str, Tensor],
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        beta2: float = 0.98,
+        grad_clip: float = 1.0,
+    ):
+        self.config, self.grad_clip, self.shapes = config, grad_clip, weight_shapes(config)
+        self.names = ([k for k in weights if _is_matrix(k)], [k for k in weights if not _is_matrix(k)])
+        self.buffers = [
+            torch.cat([weights[k].flatten(1) for k in names], dim=1).requires_grad_() for names in self.names
+        ]
+        decays = (weight_decay, 0.0)
+        groups = [
+            {"params": [buffer], "weight_decay": d} for buffer, d in zip(self.buffers, decays, strict=True)
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
+        self.finite = torch.ones(len(self.buffers[0]), dtype=torch.bool, device=self.buffers[0].device)
+        """Subjects whose gradients have all been finite so far."""
 
     def views(self) -> dict[str, Tensor]:
+        """The named weights, through which gradients reach the buffers."""
         found = {}
-        for matrix, names in self.names.items():
+        for names, buffer in zip(self.names, self.buffers, strict=True):
             sizes = [math.prod(self.shapes[k]) for k in names]
-            for key, part in zip(names, self.buffers[matrix].split(sizes, dim=1), strict=True):
+            for key, part in zip(names, buffer.split(sizes, dim=1), strict=True):
                 found[key] = part.unflatten(1, self.shapes[key])
         return found
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the named weights, in the order of `weight_shapes`."""
+        views = self.views()
+        return {key: views[key].detach().clone() for key in self.shapes}
+
+    def step(
+        self, tokens: Int[Tensor, "subject batch pos"], targets: Int[Tensor, "subject batch pos"]
+    ) -> Float[Tensor, " subject"]:
+        """One step on targets that are UNSUPERVISED where nothing is asked. Returns losses in nats."""
+        return self.step_at(tokens, *supervised_rows(targets.flatten(1)))
+
+    def step_at(
+        self,
+        tokens: Int[Tensor, "subject batch pos"],
+        rows: Int[Tensor, "subject row"],
+        targets: Int[Tensor, "subject row"],
+    ) -> Float[Tensor, " subject"]:
+        """As `step`, with the supervised positions already found."""
+        logits = logits_at(self.views(), self.config, tokens, rows)
+        each = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=UNSUPERVISED, reduction="none"
+        )
+        loss = each.view_as(targets).sum(1) / (targets != UNSUPERVISED).sum(1).clamp(min=1)
+        self.optimizer.zero_grad()
+        loss.sum().backward()
+        gradients = [buffer.grad for buffer in self.buffers if buffer.grad is not None]
+        self.finite &= clip(gradients, self.grad_clip).isfinite()
+        self.optimizer.step()
+        return loss.detach()
+
+    def set_learning_rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
 
 
 def _is_matrix(key: str) -> bool:
@@ -101,9 +151,9 @@ def _draw(
     return batch.tokens.view(shape), batch.targets.view(shape)
 
 
-def _supervised_rows(
-    targets: Int[Tensor, "subject step batch_pos"],
-) -> tuple[Int[Tensor, "subject step row"], Int[Tensor, "subject step row"]]:
+def supervised_rows(
+    targets: Int[Tensor, "*stack batch_pos"],
+) -> tuple[Int[Tensor, "*stack row"], Int[Tensor, "*stack row"]]:
     """Flat positions that are supervised and their targets, padded to the longest with unsupervised rows."""
     asked = targets != UNSUPERVISED
     longest = max(1, int(asked.sum(-1).max()))
@@ -162,48 +212,31 @@ def train(shard: ShardSpec, *, progress: Callable[[int, int], None] | None = Non
     config, recipe = shard.subject_config, shard.recipe
     seeds = [s.seed for s in shard.subjects]
     tasks = tuple(make_task(shard.family, shard.variant, seed) for seed in seeds)
-    parameters = _Parameters(config, initial_weights(config, [generator_of(s, WEIGHTS) for s in seeds]))
-    generators = [generator_of(s, DATA) for s in seeds]
-    matrices, vectors = parameters.buffers[True], parameters.buffers[False]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [matrices], "weight_decay": recipe.weight_decay},
-            {"params": [vectors], "weight_decay": 0.0},
-        ],
-        betas=(0.9, recipe.beta2),
-        fused=True,
+    trainer = StackedTrainer(
+        config,
+        initial_weights(config, [generator_of(s, WEIGHTS) for s in seeds]),
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        beta2=recipe.beta2,
+        grad_clip=recipe.grad_clip,
     )
-    finite = torch.ones(len(seeds), dtype=torch.bool)
+    generators = [generator_of(s, DATA) for s in seeds]
     losses: list[Tensor] = []
     for first in range(0, recipe.steps, CHUNK_STEPS):
         n_steps = min(CHUNK_STEPS, recipe.steps - first)
         drawn = [_draw(t, g, n_steps, recipe.batch_size) for t, g in zip(tasks, generators, strict=True)]
         tokens = torch.stack([d[0] for d in drawn])
-        rows, targets = _supervised_rows(torch.stack([d[1] for d in drawn]).flatten(2))
+        rows, targets = supervised_rows(torch.stack([d[1] for d in drawn]).flatten(2))
         for i in range(n_steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, first + i)
-            logits = logits_at(parameters.views(), config, tokens[:, i], rows[:, i])
-            each = F.cross_entropy(
-                logits.flatten(0, 1),
-                targets[:, i].flatten(),
-                ignore_index=UNSUPERVISED,
-                reduction="none",
-            ).view(len(seeds), -1)
-            loss = each.sum(1) / (targets[:, i] != UNSUPERVISED).sum(1).clamp(min=1)
-            optimizer.zero_grad()
-            loss.sum().backward()
-            gradients = [g for g in (matrices.grad, vectors.grad) if g is not None]
-            finite &= clip(gradients, recipe.grad_clip).isfinite()
-            optimizer.step()
-            losses.append(loss.detach())
+            trainer.set_learning_rate(learning_rate(recipe, first + i))
+            losses.append(trainer.step_at(tokens[:, i], rows[:, i], targets[:, i]))
         if progress is not None:
             progress(first + n_steps, recipe.steps)
-    weights = {key: view.detach().clone() for key, view in parameters.views().items()}
+    weights = trainer.weights()
     accuracy = _held_out(weights, config, tasks, shard.subjects)
-    finite &= torch.stack([v.flatten(1).isfinite().all(1) for v in weights.values()]).all(0)
+    finite = trainer.finite & torch.stack([v.flatten(1).isfinite().all(1) for v in weights.values()]).all(0)
     return TrainedShard(
-        weights={key: weights[key] for key in weight_shapes(config)},
+        weights=weights,
         tasks=tasks,
         accuracy=accuracy,
         loss=torch.stack(losses[-20:]).mean(0),
