@@ -9,6 +9,7 @@
     n_ctx     position that has an embedding               edge      (source, destination) of a circuit
     channel   kind of relation between two nodes           feature   number that describes a node
     source    component that writes to the residual stream destination  input that reads from it
+    evidence  kind of evidence for an answer
     label     function label                               slice     named part of a task's prompts
     statistic number that describes raw weights            probe     prompt whose answer is asked for
     method    meta-model or baseline                       lineage   unit that is resampled

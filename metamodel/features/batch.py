@@ -24,7 +24,7 @@ class SeenBatch:
     node_mask: Bool[Tensor, "subject node"]
     slices: Int[Tensor, "subject slice"]
     """Index into the reader's vocabulary of slice names, from 1; 0 is unknown."""
-    evidence: Float[Tensor, "subject probe node d_vocab channel"]
+    evidence: Float[Tensor, "subject probe node d_vocab evidence"]
 
     def to(self, device: torch.device | str) -> "SeenBatch":
         return SeenBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})

@@ -85,7 +85,7 @@ class AnswerReadout(nn.Module):
         self,
         x: Float[Tensor, "subject node width"],
         mask: Bool[Tensor, "subject node"],
-        evidence: Float[Tensor, "subject probe node d_vocab channel"],
+        evidence: Float[Tensor, "subject probe node d_vocab evidence"],
     ) -> Float[Tensor, "subject probe d_vocab"]:
         weights = self.weights(x) * mask[..., None]
         return torch.einsum("snc,spnvc->spv", weights, evidence) * self.log_scale.exp()
