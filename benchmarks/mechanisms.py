@@ -2,10 +2,10 @@
 
     python benchmarks/mechanisms.py --family repeated --subjects 4
 
-Trains the first subjects of every cell of a family in a zoo, measures their function labels as a harvest does
-(score, null, causal twin) and patches their edges. Progress goes to stderr; the last line of stdout is one JSON
-object: for each cell and subject its accuracy, for each label the best head's score and its state, and the
-edges whose noising lowers the margin most, as shares of the clean margin.
+Trains the first subjects of every cell of a family in a zoo, measures their function labels as a harvest
+does (score, null, causal twin) and patches their edges. Progress goes to stderr; the last line of stdout is one
+JSON object: for each subject its accuracy, for each label the best head's score and its state, and the edges
+whose noising lowers the margin most, as shares of the clean margin.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 
 from data_gen.config import ZooConfig
 from data_gen.harvest import harvest
+from data_gen.labels.registry import LABELS
 from data_gen.population import ShardSpec, shard_specs
 from data_gen.shard import subject_info
 from data_gen.stacked_training import train
@@ -60,8 +61,6 @@ def best_heads(triple: Triple, labels: tuple[str, ...]) -> dict[str, dict[str, o
 
 def measure(shard: ShardSpec, config: ZooConfig) -> list[dict[str, object]]:
     """One row a subject of a shard, the rejected with their reason."""
-    from data_gen.labels.registry import LABELS
-
     trained = train(shard)
     kept = [i for i, s in enumerate(shard.subjects) if s.id not in trained.rejected]
     triples = harvest(
