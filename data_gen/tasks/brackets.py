@@ -42,7 +42,7 @@ class Parameters:
 VARIANTS = {
     "base": Parameters(length=12),
     "short": Parameters(length=8, cap=3, first_symbol=FIRST_SYMBOL + 16),
-    "two_kinds": Parameters(length=8, kinds=2, cap=3, first_symbol=FIRST_SYMBOL + 32),
+    "two_kinds": Parameters(length=6, kinds=2, cap=2, first_symbol=FIRST_SYMBOL + 32),
 }
 
 
