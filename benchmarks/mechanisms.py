@@ -3,9 +3,9 @@
     python benchmarks/mechanisms.py --family repeated --subjects 4
 
 Trains the first subjects of every cell of a family in a zoo, measures their function labels as a harvest
-does (score, null, causal twin) and patches their edges. Progress goes to stderr; the last line of stdout is one
-JSON object: for each subject its accuracy, for each label the best head's score and its state, and the edges
-whose noising lowers the margin most, as shares of the clean margin.
+does (score, null, causal twin) and patches their edges. Progress goes to stderr; the last line of stdout is
+one JSON object: for each subject its accuracy, for each label the best head's score and its state, and the
+edges whose noising lowers the margin most, as shares of the clean margin.
 """
 
 import argparse
