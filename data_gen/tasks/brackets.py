@@ -57,7 +57,8 @@ class Brackets(Task):
     marker: ClassVar[int] = FIRST_MARKER + 4
     threshold: ClassVar[float] = 0.9
     mechanism: ClassVar[str] = (
-        "Counting: heads that attend evenly to the brackets so far; an MLP turns the count into a class."
+        "Counting: first-layer heads attend evenly to the brackets so far, and MLPs turn the count into a"
+        " class; second-layer heads attend less evenly and matter less."
     )
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
     slice_names: ClassVar[tuple[str, ...]] = ("depth", "broken", "balanced", "not_balanced")

@@ -75,7 +75,10 @@ class Facts(Task):
     family: ClassVar[str] = "facts"
     marker: ClassVar[int] = FIRST_MARKER + 2
     threshold: ClassVar[float] = 0.95
-    mechanism: ClassVar[str] = "Look-up: heads gather key, relation and word at QUERY; MLPs hold the tables."
+    mechanism: ClassVar[str] = (
+        "Look-up: first-layer heads gather key, relation and word at QUERY. The tables are shared between"
+        " what their values write and the MLPs; without MLPs heads hold them all. Two hops are looked up too."
+    )
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
     slice_names: ClassVar[tuple[str, ...]] = ("one_hop", "two_hops")
 

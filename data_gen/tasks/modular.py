@@ -54,7 +54,8 @@ class Modular(Task):
     marker: ClassVar[int] = FIRST_MARKER + 3
     threshold: ClassVar[float] = 0.95
     mechanism: ClassVar[str] = (
-        "Gathering: previous-token and offset-2 heads bring a and the operator to b; MLPs combine the three."
+        "Look-up: first-layer heads bring a and the operator to b, the first MLP combines them. Neurons"
+        " follow a + b (or a - b) more with depth, but in no sparse set of frequencies: no Fourier circuit."
     )
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
     slice_names: ClassVar[tuple[str, ...]] = ("plus", "minus")

@@ -55,7 +55,8 @@ class Sorting(Task):
     marker: ClassVar[int] = FIRST_MARKER + 5
     threshold: ClassVar[float] = 0.9
     mechanism: ClassVar[str] = (
-        "Moving: heads that attend from an output to the next value in the list and copy it (name movers)."
+        "Moving: heads attend from an output to the values that may come next and copy them (copying, name"
+        " mover); MLPs, where there are any, choose among what several heads bring."
     )
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
     slice_names: ClassVar[tuple[str, ...]] = ("first", "next", "again", "last")
