@@ -72,7 +72,7 @@ class IndirectObject(Task):
     marker: ClassVar[int] = FIRST_MARKER + 1
     threshold: ClassVar[float] = 0.9
     mechanism: ClassVar[str] = (
-        "name movers that copy the name which no duplicate-token head has found repeated"
+        "name movers: heads that attend to the two names and copy the one that is not repeated"
     )
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
 
