@@ -6,7 +6,7 @@ from typing import Literal
 from metamodel.config.errors import require
 
 
-def _within(value: float, low: float, high: float, where: str) -> None:
+def _within(value: int | float, low: float, high: float, where: str) -> None:
     require(
         low <= value <= high,
         where,
@@ -16,7 +16,7 @@ def _within(value: float, low: float, high: float, where: str) -> None:
     )
 
 
-def _positive(value: float, where: str) -> None:
+def _positive(value: int | float, where: str) -> None:
     require(value > 0, where, expected="> 0", got=value, do="Set a positive value.")
 
 

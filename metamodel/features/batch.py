@@ -52,7 +52,7 @@ def pad_seen(seen: Sequence[Seen], slice_names: Sequence[str]) -> SeenBatch:
     )
 
 
-def padded(tensors: Sequence[Tensor], value: float = 0) -> Tensor:
+def padded(tensors: Sequence[Tensor], value: int | float = 0) -> Tensor:
     """Tensors of one rank, stacked after padding each axis at its end to the longest."""
     shape = [max(t.shape[axis] for t in tensors) for axis in range(tensors[0].ndim)]
     whole = tensors[0].new_full((len(tensors), *shape), value)

@@ -45,7 +45,7 @@ class View:
     W_O: Float[Tensor, "layer head d_head d_model"]
     b_Q: Float[Tensor, "layer head d_head"]
 
-    def mlp(self, layer: int, read: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
+    def mlp(self, layer: int, read: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
         """What the MLP of a layer writes when it reads `read`, already normalised."""
         weights, block = self.subject.weights, f"blocks.{layer}.mlp"
         pre = read @ weights[f"{block}.W_in"].to(read) + weights[f"{block}.b_in"].to(read)

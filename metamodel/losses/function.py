@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metamodel.features.batch import padded
+from metamodel.features.batch import SeenBatch, padded
 from metamodel.features.examples import Truth
 from metamodel.triples.schema import MASKED, POSITIVE
 
@@ -35,6 +35,21 @@ class FunctionTargets:
         """The same labels, for a few of the probes only."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return FunctionTargets(**(values | {"probe_answer": self.probe_answer[:, chosen]}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FunctionBatch:
+    """What is seen and what is true of a few subjects. Only `seen` ever enters a network."""
+
+    seen: SeenBatch
+    truth: FunctionTargets
+
+    def to(self, device: torch.device | str) -> "FunctionBatch":
+        return FunctionBatch(seen=self.seen.to(device), truth=self.truth.to(device))
+
+    def with_probes(self, chosen: Int[Tensor, " chosen"]) -> "FunctionBatch":
+        """The same subjects, asked a few of the probes only."""
+        return FunctionBatch(seen=self.seen.with_probes(chosen), truth=self.truth.with_probes(chosen))
 
 
 def pad_truth(truth: Sequence[Truth]) -> FunctionTargets:

@@ -1,7 +1,7 @@
 """Objective of the function reader: what every component does, its circuit, the subject's answers."""
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
@@ -11,19 +11,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from metamodel.config.function import FunctionConfig
 from metamodel.config.parser import plain
-from metamodel.features.batch import SeenBatch
-from metamodel.losses.function import FunctionTargets, answer_loss, masked_cross_entropy, masked_regression
+from metamodel.losses.function import (
+    FunctionBatch,
+    FunctionTargets,
+    answer_loss,
+    masked_cross_entropy,
+    masked_regression,
+)
 from metamodel.networks.reader import Reader
 from metamodel.networks.readouts import Answers
-
-
-class Batch(Protocol):
-    """What a data module gives: what is seen and what is true, apart."""
-
-    @property
-    def seen(self) -> SeenBatch: ...
-    @property
-    def truth(self) -> FunctionTargets: ...
 
 
 class FunctionObjective(lightning.LightningModule):
@@ -77,7 +73,7 @@ class FunctionObjective(lightning.LightningModule):
             "behavior": behavior,
         }
 
-    def _total(self, reader: Reader, batch: Batch, split: str) -> Float[Tensor, ""]:
+    def _total(self, reader: Reader, batch: FunctionBatch, split: str) -> Float[Tensor, ""]:
         members = [self.losses(answers, batch.truth) for answers in reader(batch.seen)]
         means = {name: torch.stack([member[name] for member in members]).mean() for name in members[0]}
         t = self.config.training
@@ -94,13 +90,12 @@ class FunctionObjective(lightning.LightningModule):
         )
         return total
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+    def training_step(self, batch: FunctionBatch, batch_idx: int) -> Float[Tensor, ""]:
         n_probes = batch.seen.evidence.shape[1]
         chosen = torch.randperm(n_probes)[: self.config.training.probes].to(batch.seen.nodes.device)
-        asked = _Asked(batch.seen.with_probes(chosen), batch.truth.with_probes(chosen))
-        return self._total(self.reader, asked, "train")
+        return self._total(self.reader, batch.with_probes(chosen), "train")
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: FunctionBatch, batch_idx: int) -> None:
         self._total(self.best.eval(), batch, "validation")
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -127,8 +122,3 @@ class FunctionObjective(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class _Asked:
-    def __init__(self, seen: SeenBatch, truth: FunctionTargets):
-        self.seen, self.truth = seen, truth

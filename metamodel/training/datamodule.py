@@ -1,28 +1,16 @@
 """Batches for the function reader: padded subjects, and their labels in a type of their own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import lightning.pytorch as lightning
 import torch
 from torch.utils.data import DataLoader
 
-from metamodel.features.batch import SeenBatch, pad_seen
-from metamodel.losses.function import FunctionTargets, pad_truth
+from metamodel.features.batch import pad_seen
+from metamodel.losses.function import FunctionBatch, pad_truth
 from metamodel.training.examples import Example, examples_of
 
-__all__ = ["FunctionBatch", "FunctionData", "examples_of"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FunctionBatch:
-    """What is seen and what is true of a few subjects. Only `seen` ever enters a network."""
-
-    seen: SeenBatch
-    truth: FunctionTargets
-
-    def to(self, device: torch.device | str) -> "FunctionBatch":
-        return FunctionBatch(seen=self.seen.to(device), truth=self.truth.to(device))
+__all__ = ["FunctionData", "examples_of"]
 
 
 class FunctionData(lightning.LightningDataModule):
