@@ -1,4 +1,4 @@
-"""Laws of the reader: readings do not depend on the gauge, on order or on company, and do depend on the subject."""
+"""Laws of the reader: no gauge, order or company changes a reading, and every real change of a subject does."""
 
 import inspect
 
@@ -96,7 +96,10 @@ def test_readings_move_with_the_nodes_of_a_random_gauge_and_no_further(reader, s
     order = element.node_order
     torch.testing.assert_close(new.nodes, old.nodes[order], atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(new.edges, old.edges[order][:, order], atol=TOLERANCE, rtol=0)
-    before, after = answers(reader, seen_of(old, subject.config)), answers(reader, seen_of(new, subject.config))
+    before, after = (
+        answers(reader, seen_of(old, subject.config)),
+        answers(reader, seen_of(new, subject.config)),
+    )
     for name in ("function_probability", "function_score", "node_member"):
         was, now = getattr(before, name)[0], getattr(after, name)[0]
         torch.testing.assert_close(now, was[order], atol=TOLERANCE, rtol=0)
@@ -115,7 +118,10 @@ def test_a_real_change_of_any_matrix_moves_features_and_readings(reader, shape, 
     changed = dict(subject.weights) | {name: subject.weights[name].flip(-2)}
     old, new = graph_of(subject, "both"), graph_of(subject.with_weights(changed), "both")
     assert float((old.nodes - new.nodes).abs().max()) > 100 * TOLERANCE
-    before, after = answers(reader, seen_of(old, subject.config)), answers(reader, seen_of(new, subject.config))
+    before, after = (
+        answers(reader, seen_of(old, subject.config)),
+        answers(reader, seen_of(new, subject.config)),
+    )
     moved = (before.function_probability - after.function_probability).abs().max()
     assert float(moved) > 2 * TOLERANCE
 
@@ -143,7 +149,10 @@ def test_permuted_nodes_give_permuted_readings(reader):
         kinds=graph.kinds[order],
         depth=graph.depth[order],
     )
-    was, now = answers(reader, seen_of(graph, subject.config)), answers(reader, seen_of(other, subject.config))
+    was, now = (
+        answers(reader, seen_of(graph, subject.config)),
+        answers(reader, seen_of(other, subject.config)),
+    )
     torch.testing.assert_close(
         now.function_probability[0], was.function_probability[0][order], atol=1e-5, rtol=0
     )
