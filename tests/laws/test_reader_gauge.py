@@ -1,4 +1,4 @@
-"""Laws of the reader: no gauge, order or company changes a reading, and every real change of a subject does."""
+"""Laws of the reader: no gauge, order or company changes a reading, and a real change of a subject does."""
 
 import inspect
 

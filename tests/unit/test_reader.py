@@ -1,4 +1,4 @@
-"""The function reader learns what is planted, is masked where nothing is asked, and resumes where it stopped."""
+"""The function reader learns what is planted, is masked where nothing is asked, and resumes its training."""
 
 import dataclasses
 import math
