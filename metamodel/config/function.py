@@ -70,7 +70,7 @@ class OptimConfig:
     """Share of all steps in which the learning rate rises."""
     grad_clip: float = 1.0
     """Largest norm of the gradient."""
-    ema: float = 0.99
+    ema: float = 0.98
     """Decay a step of the average of weights that is evaluated and saved; 0 keeps the last weights."""
 
     def __post_init__(self):
@@ -85,9 +85,9 @@ class OptimConfig:
 class TrainingConfig:
     """How long, on how much at a time, and what counts."""
 
-    epochs: int = 60
+    epochs: int = 120
     """Passes over the training subjects."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Subjects a step."""
     probes: int = 4
     """Probe prompts of each subject that are asked in a step; all are asked in evaluation."""
