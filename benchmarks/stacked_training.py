@@ -96,7 +96,7 @@ def bridge_loop(tokens: Tensor) -> Step:
 
     c = CONFIG
     bridges = [
-        TransformerBridge.boot_native(
+        TransformerBridge.boot_native(  # pyright: ignore[reportAttributeAccessIssue]
             TransformerBridgeConfig(
                 n_layers=c.n_layers, n_heads=c.n_heads, d_model=c.d_model, d_head=c.d_head, d_mlp=c.d_mlp,
                 d_vocab=c.d_vocab, n_ctx=c.n_ctx, act_fn=c.act_fn, normalization_type="LN", seed=seed,
@@ -141,7 +141,11 @@ def stacked(tokens: Tensor) -> Step:
     )
     targets = tokens.roll(-1, dims=-1)
     targets[..., -1] = -100
-    return lambda: trainer.step(tokens, targets)
+
+    def step() -> None:
+        trainer.step(tokens, targets)
+
+    return step
 
 
 METHODS = {"bridge_loop": bridge_loop, "module_loop": module_loop, "vmap": vmap, "stacked": stacked}

@@ -1,6 +1,6 @@
 """Copies a finished run's checkpoint into `checkpoints/`, from where it is committed.
 
-    python -m metamodel.release function-small [runs/function-small/2026-01-01_12-00-00]
+python -m metamodel.release function-small [runs/function-small/2026-01-01_12-00-00]
 """
 
 import argparse
