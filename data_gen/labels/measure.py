@@ -8,21 +8,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from data_gen.labels.answer import HeadScores, TaskRun, name_mover, offset_at_answer, sink_at_answer, task_run
 from data_gen.labels.batteries import Batteries
 from data_gen.labels.entries import (
     Entries,
-    answer_entries,
     attention_entries,
     offset_entries,
     row_chance,
     visible,
 )
-from data_gen.labels.registry import LABELS, MIN_DEFINED_SHARE, OFFSETS
+from data_gen.labels.registry import LABELS, OFFSETS
 from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, activation, forward, layer_norm
 
-HeadScores = Float[Tensor, "subject layer head"]
 Pattern = Float[Tensor, "subject layer batch head query key"]
 
 
@@ -46,19 +45,28 @@ def pattern_score(pattern: Pattern, entries: Entries, attention_dir: str) -> Hea
     return torch.einsum("slbhqk,bqk->slh", pattern, weight) - chance
 
 
-def best_offset(
-    pattern: Pattern, tokens: Int[Tensor, "batch pos"], attention_dir: str
-) -> tuple[HeadScores, Tensor]:
-    """Score of the best distance in `OFFSETS`, and that distance `[subject, layer, head]`."""
-    scores = [
-        pattern_score(pattern, offset_entries(tokens, k, attention_dir), attention_dir)
-        for k in OFFSETS
-        if k <= tokens.shape[-1] - 2
-    ]
-    if not scores:
-        empty = pattern.new_full((pattern.shape[0], pattern.shape[1], pattern.shape[3]), torch.nan)
-        return empty, torch.full_like(empty, OFFSETS[0]).long()
-    best, index = torch.stack(scores).max(0)
+def either(on_random: HeadScores, at_answer: HeadScores) -> HeadScores:
+    """The larger of two scores, of which one may be undefined.
+
+    A head of a trained subject may look one token back at the answer position of its task only, or on any
+    tokens: both are what the label says, and the causal twin tells whether the subject needs it.
+    """
+    return torch.fmax(on_random, at_answer)
+
+
+def offset_score(
+    pattern: Pattern, tokens: Int[Tensor, "batch pos"], run: TaskRun, k: int, direction: str
+) -> HeadScores:
+    """Attention k tokens back, on random tokens or at the answer; NaN where no prompt is long enough."""
+    score = pattern_score(pattern, offset_entries(tokens, k, direction), direction)
+    return either(score, offset_at_answer(run, k))
+
+
+def best_offset(scores: list[HeadScores]) -> tuple[HeadScores, Int[Tensor, "subject layer head"]]:
+    """The best of the scores of all `OFFSETS`, and its distance; NaN where every one is undefined."""
+    stacked = torch.stack(scores)
+    best, index = stacked.nan_to_num(-torch.inf).max(0)
+    best = best.masked_fill(stacked.isnan().all(0), torch.nan)
     return best, torch.tensor(OFFSETS, device=best.device)[index]
 
 
@@ -115,58 +123,6 @@ def copying(weights: Weights, config: SubjectConfig) -> HeadScores:
     return torch.stack(scores, dim=1)
 
 
-def _stacked_tokens(prompts: tuple[Prompts, ...], n_subjects: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean tokens, positions and answers with a subject axis; one set of prompts is shared by all."""
-    parts = [
-        torch.stack(field) for field in zip(*((p.clean, p.position, p.answer) for p in prompts), strict=True)
-    ]
-    tokens, position, answer = (part.expand(n_subjects, *part.shape[1:]) for part in parts)
-    return tokens, position, answer
-
-
-def name_mover(weights: Weights, config: SubjectConfig, prompts: tuple[Prompts, ...]) -> HeadScores:
-    """Mean over prompts of (A[END, positions of the answer] - chance) · 1[what is moved raises the answer].
-
-    What a head moves from those positions is Σ_k A[END, k] v_k W_O, biases left out of v; it raises the
-    answer where its dot product with the answer's column of W_U, gain folded, centred over tokens, is
-    positive (the scale of the final LayerNorm is positive and does not matter). Prompts without their answer
-    do not count; subjects with too few others have NaN. `prompts`: one for each subject of the stack, or one
-    shared by all.
-    Source: Wang et al. 2022 (IOI), name movers.
-    """
-    n_subjects = weights["embed.W_E"].shape[0]
-    tokens, position, answer = _stacked_tokens(prompts, n_subjects)
-    holds = answer_entries(tokens, position, answer).any(2)  # subject batch key
-    defined = holds.any(-1)
-    chance = row_chance(tokens.shape[-1], config.attention_dir, tokens.device)[position]
-    direction = weights["unembed.W_U"]
-    if config.has_norm:
-        direction = direction * weights["ln_final.w"].unsqueeze(-1)
-        direction = direction - direction.mean(1, keepdim=True)
-    direction = direction - direction.mean(2, keepdim=True)
-    wanted = direction.transpose(1, 2).gather(1, answer.unsqueeze(-1).expand(-1, -1, config.d_model))
-    names = [f"blocks.{i}.attn.hook_{x}" for i in range(config.n_layers) for x in ("pattern", "v")]
-    shared = tokens[0] if len(prompts) == 1 else tokens
-    taps = forward(weights, config, shared, taps=names).taps
-    row = position[:, :, None, None, None].expand(-1, -1, config.n_heads, 1, tokens.shape[-1])
-    scores = []
-    for layer in range(config.n_layers):
-        attn = f"blocks.{layer}.attn"
-        attended = taps[f"{attn}.hook_pattern"].gather(3, row).squeeze(3) * holds.unsqueeze(2)
-        wants = torch.einsum("sbm,shdm->sbhd", wanted, weights[f"{attn}.W_O"])
-        bias = weights[f"{attn}.b_V"]
-        if config.has_norm:
-            folded = torch.einsum("sm,shmd->shd", weights[f"blocks.{layer}.ln1.b"], weights[f"{attn}.W_V"])
-            bias = bias + folded
-        value = taps[f"{attn}.hook_v"] - bias[:, None, None]
-        moved = torch.einsum("sbhk,sbkhd,sbhd->sbh", attended, value, wants)
-        above = attended.sum(-1) - (chance * holds).sum(-1).unsqueeze(-1)
-        counted = torch.where((moved > 0) & defined.unsqueeze(-1), above, 0.0)
-        scores.append(counted.sum(1) / defined.sum(1, keepdim=True).clamp_min(1))
-    enough = defined.float().mean(1) >= MIN_DEFINED_SHARE
-    return torch.stack(scores, dim=1).masked_fill(~enough[:, None, None], torch.nan)
-
-
 def raw_scores(
     weights: Weights, config: SubjectConfig, tests: Batteries, prompts: tuple[Prompts, ...]
 ) -> tuple[Float[Tensor, "subject layer head label"], Int[Tensor, "subject layer head"]]:
@@ -175,18 +131,19 @@ def raw_scores(
     Args:
         prompts: task prompts of each subject of the stack, or one set shared by all.
     """
-    direction = config.attention_dir
-    random = patterns(weights, config, tests.random)
-    best, offset = best_offset(random, tests.random, direction)
+    direction, tokens = config.attention_dir, tests.random
+    random, run = patterns(weights, config, tokens), task_run(weights, config, prompts)
+    sink = pattern_score(random, attention_entries("first_token_sink", tokens, direction), direction)
+    best, offset = best_offset([offset_score(random, tokens, run, k, direction) for k in OFFSETS])
     found: dict[str, HeadScores] = {
+        "previous_token": offset_score(random, tokens, run, 1, direction),
         "offset_k": best,
+        "self": offset_score(random, tokens, run, 0, direction),
+        "first_token_sink": either(sink, sink_at_answer(run)),
         "copying": copying(weights, config),
-        "name_mover": name_mover(weights, config, prompts),
+        "name_mover": name_mover(weights, config, run),
         "positional": positional_share(random, direction),
     }
-    for label in ("previous_token", "self", "first_token_sink"):
-        entries = attention_entries(label, tests.random, direction)
-        found[label] = pattern_score(random, entries, direction)
     repeated = None if tests.repeated is None else patterns(weights, config, tests.repeated)
     for label in ("duplicate_token", "induction"):
         if repeated is None or tests.repeated is None:

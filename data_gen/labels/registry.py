@@ -28,30 +28,34 @@ _CUT = (
 LABELS: tuple[LabelDefinition, ...] = (
     LabelDefinition(
         name="previous_token",
-        description="Mean of A[i, i-1] - chance over random tokens, for keys after BOS.",
-        statistics=("attention_offset_1_mean",),
-        effect_size=0.3,
+        description="Mean of A[i, i-1] - chance, keys after BOS; the larger of all random tokens and the answer"
+        " position of task prompts.",
+        statistics=("attention_offset_1_mean", "answer_attention_offset_1_mean"),
+        effect_size=0.2,
         twin=_CUT.format("A[i, i-1]"),
     ),
     LabelDefinition(
         name="offset_k",
-        description="Largest mean of A[i, i-k] - chance over random tokens, k in 2..4, for keys after BOS.",
-        statistics=tuple(f"attention_offset_{k}_mean" for k in OFFSETS),
-        effect_size=0.3,
+        description="Largest mean of A[i, i-k] - chance, k in 2..4, keys after BOS; the larger of all random"
+        " tokens and the answer position of task prompts.",
+        statistics=tuple(f"{where}attention_offset_{k}_mean" for k in OFFSETS for where in ("", "answer_")),
+        effect_size=0.2,
         twin=_CUT.format("A[i, i-k], k the best one,"),
     ),
     LabelDefinition(
         name="self",
-        description="Mean of A[i, i] - chance over random tokens, i >= 1.",
-        statistics=("attention_offset_0_mean",),
-        effect_size=0.3,
+        description="Mean of A[i, i] - chance, i >= 1; the larger of all random tokens and the answer position of"
+        " task prompts.",
+        statistics=("attention_offset_0_mean", "answer_attention_offset_0_mean"),
+        effect_size=0.1,
         twin=_CUT.format("A[i, i]"),
     ),
     LabelDefinition(
         name="first_token_sink",
-        description="Mean of A[i, 0] - chance over random tokens, i >= 1.",
-        statistics=("attention_first_token_mean",),
-        effect_size=0.3,
+        description="Mean of A[i, 0] - chance, i >= 1; the larger of all random tokens and the answer position of"
+        " task prompts.",
+        statistics=("attention_first_token_mean", "answer_attention_first_token_mean"),
+        effect_size=0.1,
         twin=_CUT.format("A[i, 0]"),
     ),
     LabelDefinition(
@@ -59,7 +63,7 @@ LABELS: tuple[LabelDefinition, ...] = (
         description="Mean over repeated random tokens of the attention to other occurrences of the query's"
         " token - chance.",
         statistics=("attention_duplicate_mean",),
-        effect_size=0.3,
+        effect_size=0.1,
         twin=_CUT.format("attention to other occurrences of the query's token"),
     ),
     LabelDefinition(
@@ -67,7 +71,7 @@ LABELS: tuple[LabelDefinition, ...] = (
         description="Mean over repeated random tokens of the attention to tokens that followed an earlier"
         " occurrence of the query's token - chance.",
         statistics=("attention_induction_mean",),
-        effect_size=0.3,
+        effect_size=0.2,
         twin=_CUT.format("attention to tokens that followed an occurrence of the query's token"),
     ),
     LabelDefinition(

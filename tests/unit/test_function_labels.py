@@ -206,9 +206,12 @@ def test_the_null_repeats_and_its_largest_score_hardly_depends_on_the_seed(null:
     assert torch.equal(again.largest, null.largest)
     other = label_null(reinitialised(config, 20, seed=1), config, battery(32), repeated_prompts(32))
     assert not torch.equal(other.largest, null.largest)
-    attention = [LABEL_INDEX[label] for label in ATTENTION_LABELS]
-    torch.testing.assert_close(other.largest[attention], null.largest[attention], atol=0.1, rtol=0)
-    assert float(null.largest[attention].max()) < 0.2
+    on_many_rows = [LABEL_INDEX[label] for label in ("duplicate_token", "induction")]
+    torch.testing.assert_close(other.largest[on_many_rows], null.largest[on_many_rows], atol=0.1, rtol=0)
+    # Also scored at one row of each prompt, these have heavier tails.
+    at_answer = [LABEL_INDEX[label] for label in ("previous_token", "offset_k", "self", "first_token_sink")]
+    torch.testing.assert_close(other.largest[at_answer], null.largest[at_answer], atol=0.2, rtol=0)
+    assert float(null.largest[on_many_rows].max()) < 0.2
 
 
 def test_every_entry_of_the_registry_is_complete():
