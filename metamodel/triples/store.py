@@ -103,6 +103,11 @@ class Zoo:
         return concatenate_datasets(tables)
 
     @cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        """The rows decoded once: `Dataset` rebuilds its schema at every access, which took most of reading."""
+        return self.rows.data.to_pylist()
+
+    @cached_property
     def _positions(self) -> dict[str, tuple[int, int, int]]:
         """For each id its index, its shard and its row there."""
         places = (
@@ -130,7 +135,7 @@ class Zoo:
     def triple(self, id: str) -> Triple:
         """Raises: InputError if the id is unknown or its shard corrupted."""
         index, shard, place = self._position(id)
-        row: dict[str, Any] = self.rows[index]  # pyright: ignore[reportAssignmentType]
+        row = self._records[index]
         arrays = self._read(shard, place, "")
         parts: dict[str, dict[str, Any]] = {
             part: {name: arrays[f"{part}/{name}"] for name in array_fields(part)} for part in PARTS
@@ -151,7 +156,7 @@ class Zoo:
         Raises: InputError if the id is unknown or its shard corrupted.
         """
         index, shard, place = self._position(id)
-        return _subject(self.rows[index], self._read(shard, place, "weights/"))  # pyright: ignore[reportArgumentType]
+        return _subject(self._records[index], self._read(shard, place, "weights/"))
 
     def _position(self, id: str) -> tuple[int, int, int]:
         if id not in self._positions:
