@@ -73,9 +73,14 @@ def fit(
     )
     trainer = _trainer(config, folder)
     resume = folder / RESUME
-    trainer.fit(objective, datamodule=data, ckpt_path=resume if resume.is_file() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(
+            objective, datamodule=data, ckpt_path=resume if resume.is_file() else None, weights_only=True
+        )
+    except SystemExit:  # Lightning answers Ctrl-C by leaving Python with code 1
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     best = objective.best.cpu()
     calibrate(best, validation, slice_names)
     return best.eval(), slice_names
