@@ -57,7 +57,12 @@ def violations(package: str, room: str | None, imported: set[str]) -> list[str]:
             own, other = layer_of(room or ""), layer_of(target)
             if own is not None and other is not None and other >= own:
                 bad.append(f"imports {module}: an arrow points up or sideways")
-            if own is not None and other is None and target and (ROOT / "metamodel" / f"{target}.py").exists():
+            if (
+                own is not None
+                and other is None
+                and target
+                and (ROOT / "metamodel" / f"{target}.py").exists()
+            ):
                 bad.append(f"imports {module}: a command")
     return bad
 

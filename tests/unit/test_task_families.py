@@ -142,7 +142,9 @@ def test_brackets_show_every_depth_and_balance_is_not_told_by_counts(variant):
 def test_two_kinds_of_brackets_have_depths_of_their_own():
     task = make_task("brackets", "two_kinds", seed=0)
     first = task.parameters.first_symbol
-    string = [first, first + 2, first + 1, first + 3] + [first, first + 1] * ((task.parameters.length - 4) // 2)
+    string = [first, first + 2, first + 1, first + 3] + [first, first + 1] * (
+        (task.parameters.length - 4) // 2
+    )
     tokens = torch.tensor([[0, task.marker, *string, QUERY]])
     depths = [task.answer(tokens, torch.tensor([2 + i])).item() - task.first_depth for i in range(4)]
     assert depths == [1, 1, 0, 0]
