@@ -7,6 +7,7 @@ Builds the zoo if it is missing, trains, scores held-out subjects, and leaves a 
 imported only after the arguments are understood.
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -33,11 +34,14 @@ def main(arguments: list[str]) -> None:
     parser = command_parser(prog="metamodel.train", description=__doc__ or "")
     default = DEFAULT if Path(DEFAULT).is_file() else None
     config, _ = parse_config(parser, FunctionConfig, arguments, default_file=default)
-    train(config)
+    train(config, command=shlex.join(["python", "-m", "metamodel.train", *arguments]))
 
 
-def train(config: FunctionConfig) -> Path:
+def train(config: FunctionConfig, *, command: str) -> Path:
     """The main job. Returns the folder of the checkpoint.
+
+    Args:
+        command: what the card says to run to do it again.
 
     Raises:
         InputError: on a zoo that cannot be used.
@@ -70,7 +74,7 @@ def train(config: FunctionConfig) -> Path:
         training=plain(config),
     )
     save(checkpoint, folder / CHECKPOINT)
-    _report(config, checkpoint, examples, folder)
+    _report(config, checkpoint, examples, folder, command)
     return folder / CHECKPOINT
 
 
@@ -157,6 +161,7 @@ def _report(
     checkpoint: "FunctionCheckpoint",
     examples: "dict[str, list[Example]]",
     folder: Path,
+    command: str,
 ) -> None:
     """Scores all methods, writes metrics, card and figure beside the network, and prints table and paths."""
     from metamodel.evaluation import report as reports
@@ -172,7 +177,7 @@ def _report(
         tests=tests,
         labels=[label.name for label in checkpoint.labels],
         determined=checkpoint.determined,
-        command=f"python -m metamodel.train, configuration {config.name}",
+        command=command,
         zoo=f"{checkpoint.zoo['name']} {checkpoint.zoo['fingerprint']}",
         seed=config.bootstrap_seed,
         progress=_said(config.trainer.progress),

@@ -28,8 +28,8 @@ _CUT = (
 LABELS: tuple[LabelDefinition, ...] = (
     LabelDefinition(
         name="previous_token",
-        description="Mean of A[i, i-1] - chance, keys after BOS; the larger of all random tokens and the answer"
-        " position of task prompts.",
+        description="Mean of A[i, i-1] - chance, keys after BOS; the larger of all random tokens and the"
+        " answer position of task prompts.",
         statistics=("attention_offset_1_mean", "answer_attention_offset_1_mean"),
         effect_size=0.2,
         twin=_CUT.format("A[i, i-1]"),
@@ -44,16 +44,16 @@ LABELS: tuple[LabelDefinition, ...] = (
     ),
     LabelDefinition(
         name="self",
-        description="Mean of A[i, i] - chance, i >= 1; the larger of all random tokens and the answer position of"
-        " task prompts.",
+        description="Mean of A[i, i] - chance, i >= 1; the larger of all random tokens and the answer"
+        " position of task prompts.",
         statistics=("attention_offset_0_mean", "answer_attention_offset_0_mean"),
         effect_size=0.1,
         twin=_CUT.format("A[i, i]"),
     ),
     LabelDefinition(
         name="first_token_sink",
-        description="Mean of A[i, 0] - chance, i >= 1; the larger of all random tokens and the answer position of"
-        " task prompts.",
+        description="Mean of A[i, 0] - chance, i >= 1; the larger of all random tokens and the answer"
+        " position of task prompts.",
         statistics=("attention_first_token_mean", "answer_attention_first_token_mean"),
         effect_size=0.1,
         twin=_CUT.format("A[i, 0]"),

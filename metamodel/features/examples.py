@@ -26,15 +26,16 @@ class ComponentGraph:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BaselineInputs:
-    """What only two opponents look at: statistics of raw weights, and closed forms without training.
+    """What only two opponents look at: statistics of raw weights, and closed forms on every track.
 
-    Neither is gauge-invariant, so they stand apart from the graph that a meta-model sees.
+    The statistics are not gauge-invariant, and the track `activations` shows no closed form of weights: so
+    both stand apart from the graph that a meta-model sees.
     """
 
     weight_statistics: Float[Tensor, "node statistic"]
     """`metamodel.features.statistics.weight_statistics(subject)`."""
     token_space_scores: Float[Tensor, "node label"]
-    """`metamodel.features.token_space.token_space_scores(subject, labels)`; NaN without a closed form."""
+    """`metamodel.features.token_space.token_space_scores`; NaN without a closed form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -73,9 +73,15 @@ def _head_weights() -> list[str]:
         "position_softmax_entropy",
         "position_softmax_first",
         *(f"position_softmax_offset_{k}" for k in OFFSETS),
+        "first_order_softmax_first",
+        *(f"first_order_softmax_offset_{k}" for k in OFFSETS),
+        "first_order_softmax_offset_far",
+        "k_composed_match",
+        "qk_token_softmax_own",
+        "ov_token_softmax_own",
         "qk_cross_token_position",
         "qk_cross_position_token",
-        "qk_token_over_position",
+        "qk_position_over_token",
         "ov_token_over_position",
         "ov_token_rows",
         "ov_eigenvalue_positivity",
@@ -126,6 +132,22 @@ def _made() -> tuple[Feature, ...]:
 
 FEATURES = _made()
 """Every feature, in the order of the columns of the track `both`, but for `activations_seen` at the end."""
+CLOSED_FORMS = {
+    "previous_token": "head.first_order_softmax_offset_1",
+    "offset_k": "head.first_order_softmax_offset_far",
+    "self": "head.first_order_softmax_offset_0",
+    "first_token_sink": "head.first_order_softmax_first",
+    "duplicate_token": "head.qk_token_softmax_own",
+    "induction": "head.k_composed_match",
+    "copying": "head.ov_token_eigenvalue_positivity",
+    "name_mover": "head.ov_token_softmax_own",
+    "positional": "head.qk_position_over_token",
+}
+"""For each label that has one, the feature that one would compute to name a head without learning.
+
+In the spirit of MAPS (Elhelo & Geva 2025, "Inferring functionality of attention heads from parameters").
+The baseline `token_space` answers with it, the reader starts from it.
+"""
 ACTIVATIONS_SEEN = "activations_seen"
 """Column that says whether the subject was run: 0 for one that can only be read from its weights."""
 
@@ -138,6 +160,12 @@ def features_of(track: Track) -> tuple[Feature, ...]:
 def feature_names(track: Track) -> tuple[str, ...]:
     """Column names of a graph of this track."""
     return (*(feature.name for feature in features_of(track)), ACTIVATIONS_SEEN)
+
+
+def closed_form_columns(track: Track, labels: Sequence[str]) -> tuple[int, ...]:
+    """For each label the column of its closed form in graphs of this track, -1 where it has none."""
+    column = {name: i for i, name in enumerate(feature_names(track))}
+    return tuple(column.get(CLOSED_FORMS.get(label, ""), -1) for label in labels)
 
 
 def check_no_label_statistic(

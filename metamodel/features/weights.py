@@ -11,9 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.features.view import View, diagonal_scores, double_centred, log_size
+from metamodel.features.view import View, diagonal_scores, double_centred, log_size, normalised
 
 OFFSETS = (0, 1, 2, 3, 4)
+FAR_OFFSETS = (2, 3, 4)
+FIRST = 0
+"""Of the sample of tokens: the one that starts a prompt."""
 _QUANTILES = (0.5, 0.8, 0.95)
 _SPECTRUM = (0.25, 0.5, 0.75, 1.0)
 Columns = dict[str, Tensor]
@@ -109,6 +112,36 @@ def _position_circuit(scores: Float[Tensor, "*rest query key"], *, causal: bool)
     return columns
 
 
+def _first_order_softmax(
+    scores: Float[Tensor, "*rest query key"],
+    own: Float[Tensor, "*rest"],
+    first: Float[Tensor, "*rest query"],
+    *,
+    causal: bool,
+) -> Columns:
+    """Attention on random tokens if no earlier component had written: where QK alone would look.
+
+    Args:
+        scores: by position alone. own: what a token adds on itself. first: what the first token adds.
+    """
+    n = scores.shape[-1]
+    scores = scores + own[..., None, None] * torch.eye(n, dtype=scores.dtype, device=scores.device)
+    scores = torch.cat([scores[..., :1] + first[..., None], scores[..., 1:]], dim=-1)
+    if causal:
+        future = torch.ones(n, n, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, -torch.inf)
+    soft = scores.softmax(-1)
+    rows = slice(min(1, n - 1), None)
+    columns = {"first_order_softmax_first": soft[..., rows, 0].mean(-1)}
+    for k in OFFSETS:
+        # keys after the first token, which has a column of its own
+        band = soft[..., 1 + k :, 1 : max(n - k, 1)].diagonal(dim1=-2, dim2=-1) if 1 + k < n else None
+        columns[f"first_order_softmax_offset_{k}"] = (
+            band.mean(-1) if band is not None else torch.zeros_like(own)
+        )
+    return columns
+
+
 def head_features(v: View) -> Columns:
     """Features `[layer, head]` of every head."""
     E, P, U = v.E, v.P, v.U
@@ -131,7 +164,19 @@ def head_features(v: View) -> Columns:
     columns |= square_circuit("qk_token", token) | square_circuit("ov_token", out)
     columns |= square_circuit("ov_embedding", back)
     columns |= _key_side("token_salience", token_salience) | _key_side("position_salience", position_salience)
-    columns |= _position_circuit(by_position, causal=v.config.attention_dir == "causal")
+    causal = v.config.attention_dir == "causal"
+    columns |= _position_circuit(by_position, causal=causal)
+    from_first = torch.einsum("lhqd,lhd->lhq", with_bias, (E[FIRST] - E.mean(0)) @ v.W_K) / scale
+    columns |= _first_order_softmax(
+        by_position, token.diagonal(dim1=-2, dim2=-1).mean(-1), from_first, causal=causal
+    )
+    offsets = [columns[f"first_order_softmax_offset_{k}"] for k in FAR_OFFSETS]
+    columns["first_order_softmax_offset_far"] = torch.stack(offsets).amax(0)
+    columns["k_composed_match"] = _k_composed_match(
+        v, queries / scale, columns["first_order_softmax_offset_1"]
+    )
+    columns["qk_token_softmax_own"] = _softmax_own(queries @ keys.transpose(-1, -2) / scale)
+    columns["ov_token_softmax_own"] = _softmax_own(values @ U)
     token_scale, position_scale = columns["qk_token_log_scale"], columns["qk_position_log_scale"]
     centred_E = E - E.mean(0)
     position_values = (P - P.mean(0)) @ v.W_V
@@ -139,7 +184,7 @@ def head_features(v: View) -> Columns:
     columns |= {
         "qk_cross_token_position": log_size(to_position, (-1, -2)),
         "qk_cross_position_token": log_size(from_position, (-1, -2)),
-        "qk_token_over_position": (token_scale - position_scale).clamp(-9, 9),
+        "qk_position_over_token": (position_scale - token_scale).clamp(-9, 9),
         "ov_token_over_position": log_size(token_values @ v.W_O, (-1, -2))
         - log_size(position_values @ v.W_O, (-1, -2)),
         "ov_token_rows": _row_spread(out),
@@ -149,6 +194,30 @@ def head_features(v: View) -> Columns:
         "query_bias": log_size(v.b_Q[..., None, :] @ keys.transpose(-1, -2) / scale, (-1, -2)),
     }
     return columns
+
+
+def _k_composed_match(
+    v: View, queries: Float[Tensor, "layer head token d_head"], previous: Float[Tensor, "layer head"]
+) -> Float[Tensor, "layer head"]:
+    """Best K-composition that finds the token after an earlier occurrence, over all earlier heads.
+
+    What an earlier head attends to one token back, times the share of the same token in the softmax of the
+    match through its OV circuit (Elhage et al. 2021, "K-composition").
+    """
+    found = [torch.zeros_like(previous[0])]
+    for layer in range(1, v.config.n_layers):
+        moved = normalised(v.E @ v.W_V[:layer] @ v.W_O[:layer], v.config).flatten(0, 1)
+        keys = torch.einsum("stm,hmd->hstd", moved, v.W_K[layer])
+        match = torch.einsum("hqd,hskd->hsqk", queries[layer], keys).softmax(-1)
+        share = match.diagonal(dim1=-2, dim2=-1).mean(-1) * previous[:layer].flatten()
+        found.append(share.amax(-1))
+    return torch.stack(found)
+
+
+def _softmax_own(scores: Float[Tensor, "*rest token same"]) -> Tensor:
+    """Log of the mean share of the same token, over its chance."""
+    own = scores.softmax(-1).diagonal(dim1=-2, dim2=-1).mean(-1)
+    return (own * scores.shape[-1]).clamp_min(1e-4).log()
 
 
 def _row_spread(out: Float[Tensor, "*rest token answer"]) -> Tensor:

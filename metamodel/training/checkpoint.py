@@ -17,7 +17,7 @@ from metamodel.features.batch import pad_seen
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.examples import Prediction, Seen
-from metamodel.features.registry import FEATURE_VERSION, TRACKS, Track, feature_names
+from metamodel.features.registry import FEATURE_VERSION, TRACKS, Track, closed_form_columns, feature_names
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.triples.schema import LabelDefinition
 from metamodel.triples.splits import Splits
@@ -119,10 +119,11 @@ def load_checkpoint(folder: Path) -> FunctionCheckpoint:
         "n_evidence": len(EVIDENCE),
         "n_labels": len(labels),
         "n_slices": len(config["slice_names"]),
+        "closed_forms": closed_form_columns(track, [label.name for label in labels]),
     }
     for key, value in given.items():
         got = getattr(sizes, key)
-        require(got == value, f"{path}: sizes.{key}", expected=str(value), got=got, do=_RETRAIN)
+        require(got == value, f"{path}: sizes.{key}", expected=str(value), got=str(got), do=_RETRAIN)
     reader = Reader(sizes)
     _load_tensors(reader, folder / MODEL)
     return FunctionCheckpoint(

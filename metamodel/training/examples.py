@@ -49,7 +49,7 @@ def seen_of(triple: Triple, track: Track, baseline_labels: Sequence[str] | None 
     if baseline_labels is not None:
         inputs = BaselineInputs(
             weight_statistics=weight_statistics(triple.subject),
-            token_space_scores=token_space_scores(triple.subject, baseline_labels),
+            token_space_scores=token_space_scores(v, baseline_labels),
         )
     return Seen(
         id=triple.info.id,

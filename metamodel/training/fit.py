@@ -13,7 +13,7 @@ from torch import Tensor
 from metamodel.config.function import FunctionConfig
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
-from metamodel.features.registry import check_no_label_statistic, feature_names
+from metamodel.features.registry import check_no_label_statistic, closed_form_columns, feature_names
 from metamodel.losses.function import pad_truth, positive_weights
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.objectives.function import FunctionObjective
@@ -59,7 +59,7 @@ def fit(
     _quiet()
     lightning.seed_everything(config.seed, verbose=False)
     slice_names = tuple(sorted({name for seen, _ in train for name in seen.slice_names}))
-    reader = Reader(_sizes(config, len(labels), len(slice_names)))
+    reader = Reader(_sizes(config, [label.name for label in labels], len(slice_names)))
     fit_normaliser(reader.normaliser, [seen for seen, _ in train], config.track)
     fit_range(reader, [seen for seen, _ in train], [truth for _, truth in train])
     label_weight, circuit_weight = _balance(train, config.training.balance)
@@ -86,13 +86,13 @@ def fit(
     return best.eval(), slice_names
 
 
-def _sizes(config: FunctionConfig, n_labels: int, n_slices: int) -> ReaderSizes:
+def _sizes(config: FunctionConfig, labels: Sequence[str], n_slices: int) -> ReaderSizes:
     t = config.trunk
     return ReaderSizes(
         n_features=len(feature_names(config.track)),
         n_channels=len(CHANNELS),
         n_evidence=len(EVIDENCE),
-        n_labels=n_labels,
+        n_labels=len(labels),
         n_slices=n_slices,
         width=t.width,
         n_layers=t.n_layers,
@@ -103,6 +103,7 @@ def _sizes(config: FunctionConfig, n_labels: int, n_slices: int) -> ReaderSizes:
         input_dropout=t.input_dropout,
         feature_noise=t.feature_noise,
         track_dropout=t.track_dropout if config.track == "both" else 0.0,
+        closed_forms=closed_form_columns(config.track, labels),
     )
 
 

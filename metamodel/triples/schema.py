@@ -1,4 +1,4 @@
-"""What a zoo holds: one triple (activation, circuit, behavior) with function labels for each subject and task.
+"""What a zoo holds: one triple (activation, circuit, behavior) with labels for each subject and task.
 
 Every array with a `node` axis follows `metamodel.subjects.components`, every array with an `edge` axis
 `metamodel.circuits.graph.component_edges`, of the subject's shape.

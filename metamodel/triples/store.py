@@ -104,7 +104,7 @@ class Zoo:
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
-        """The rows decoded once: `Dataset` rebuilds its schema at every access, which took most of reading."""
+        """The rows, decoded once: `Dataset` rebuilds its schema at every access, which takes long."""
         return self.rows.data.to_pylist()
 
     @cached_property

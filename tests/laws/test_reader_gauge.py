@@ -10,7 +10,7 @@ from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.examples import ComponentGraph, Seen
 from metamodel.features.graph import graph_of
-from metamodel.features.registry import feature_names
+from metamodel.features.registry import closed_form_columns, feature_names
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.subjects.gauge import gauge_element
@@ -70,6 +70,7 @@ def reader() -> Reader:
         n_evidence=len(EVIDENCE),
         n_labels=4,
         n_slices=1,
+        closed_forms=closed_form_columns("both", ("previous_token", "induction", "positional", "other")),
         width=16,
         n_layers=2,
         n_heads=2,

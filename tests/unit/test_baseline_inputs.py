@@ -5,6 +5,7 @@ import torch
 
 from metamodel.features.statistics import N_STATISTICS, weight_statistics
 from metamodel.features.token_space import token_space_scores
+from metamodel.features.view import view
 from metamodel.subjects.config import SubjectConfig, components
 from metamodel.subjects.subject import Subject, initial_weights, unstack
 
@@ -67,7 +68,7 @@ def test_closed_forms_name_the_heads_of_a_planted_induction_circuit():
         "name_mover",
         "unheard_of",
     )
-    found = token_space_scores(planted_induction(), labels)[2:6]
+    found = token_space_scores(view(planted_induction()), labels)[2:6]
     names = ("L0H0", "L0H1", "L1H0", "L1H1")
     best = {label: names[int(found[:, i].argmax())] for i, label in enumerate(labels[:-1])}
     assert best["previous_token"] == "L0H0"
@@ -86,14 +87,14 @@ def test_induction_needs_a_previous_token_head_to_compose_with():
     weights = {key: value.clone() for key, value in whole.weights.items()}
     weights["blocks.0.attn.W_Q"][0] = 0
     blind = whole.with_weights(weights)
-    before, after = (token_space_scores(x, ("induction",))[4, 0] for x in (whole, blind))
+    before, after = (token_space_scores(view(x), ("induction",))[4, 0] for x in (whole, blind))
     assert before > 0.8
     assert after < 0.5
 
 
 def test_closed_forms_are_undefined_for_whatever_is_not_a_head():
     plain = subject(n_layers=1, normalization="LN")
-    found = token_space_scores(plain, ("previous_token", "copying"))
+    found = token_space_scores(view(plain), ("previous_token", "copying"))
     heads = torch.tensor([node.kind == "head" for node in components(plain.config)])
     assert found[~heads].isnan().all()
     assert found[heads].isfinite().all()

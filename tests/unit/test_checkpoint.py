@@ -11,7 +11,7 @@ import metamodel
 from metamodel.config import InputError
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
-from metamodel.features.registry import feature_names
+from metamodel.features.registry import closed_form_columns, feature_names
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.training.checkpoint import CONFIG, MODEL, SPLITS, FunctionCheckpoint, save
@@ -36,6 +36,7 @@ def made() -> FunctionCheckpoint:
         n_evidence=len(EVIDENCE),
         n_labels=2,
         n_slices=1,
+        closed_forms=closed_form_columns("both", ("self", "copying")),
         width=8,
         n_layers=1,
         n_heads=2,
@@ -139,7 +140,7 @@ def change(folder: Path, key: str, value) -> None:
         (
             "feature_names",
             ["x"],
-            "feature_names: expected the 192 of this version, got without head.qk_stable_rank",
+            f"expected the {len(feature_names('both'))} of this version, got without head.qk_stable_rank",
         ),
         ("slice_names", ["a", "b"], "sizes.n_slices: expected 2, got 1"),
     ],

@@ -16,7 +16,7 @@ from metamodel.config.evaluate import TEST_SPLITS, EvaluateOptions
 from metamodel.evaluation.held_out import held_out
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
-from metamodel.features.registry import feature_names
+from metamodel.features.registry import closed_form_columns, feature_names
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.subjects import SubjectConfig, components
 from metamodel.training.checkpoint import FunctionCheckpoint, load_checkpoint, save
@@ -64,6 +64,7 @@ def checkpoint_of(zoo: Zoo, splits: Splits) -> FunctionCheckpoint:
         n_evidence=len(EVIDENCE),
         n_labels=len(LABELS),
         n_slices=2,
+        closed_forms=closed_form_columns("weights", [label.name for label in LABELS]),
         width=8,
         n_layers=1,
         n_heads=2,
