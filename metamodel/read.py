@@ -1,6 +1,6 @@
 """Reads a subject: what each of its components does, by a trained function reader.
 
-    python -m metamodel.read checkpoints/function-small SUBJECT [--json]
+    python -m metamodel.read checkpoints/function-small SUBJECT [--label NAME] [--json]
 
 SUBJECT is a folder in transformers' format, a name on the hub, or ZOO#ID.
 """
@@ -25,15 +25,21 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("checkpoint", type=str, help="folder of a function reader, or its name on the hub")
     parser.add_argument("subject", type=str, help="folder in transformers' format, hub name, or ZOO#ID")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--label", type=str, help="rank the components by this function label only")
     options = parse_options(parser, arguments)
     from metamodel.reading import FunctionReader
 
     reader = FunctionReader.from_pretrained(options.checkpoint)
     reading = reader.read(subject_of(options.subject))
-    if options.json:
+    if options.label is not None:
+        ranked = reading.ranked(options.label)
+        sys.stdout.write((ranked.to_json(orient="index") if options.json else ranked.to_string()) + "\n")
+    elif options.json:
         sys.stdout.write(reading.to_json() + "\n")
     else:
         show(reading)
+    if not options.json:
+        show_notes(reading)
 
 
 def subject_of(text: str) -> "Subject":
@@ -64,8 +70,11 @@ def show(reading: "Reading") -> None:
         cells = [_cell(value) for value in reading.probabilities[i].tolist()]
         table.add_row(node.name, _cell(float(reading.in_circuit[i])), *cells)
     console.print(table)
-    for note in reading.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def show_notes(reading: "Reading") -> None:
+    """Prints what a user must know before believing the numbers."""
+    sys.stdout.write("".join(f"note: {note}\n" for note in reading.notes))
 
 
 def _cell(value: float) -> str:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.config.errors import InputError, require
+from metamodel.config.errors import InputError, require, suggestion
 from metamodel.features.batch import pad_seen
 from metamodel.features.examples import Prediction, Seen
 from metamodel.features.graph import graph_of
@@ -57,6 +57,22 @@ class Reading:
                 row[f"{label}_score"] = float(self.scores[i, j])
             rows.append(row)
         return pandas.DataFrame(rows).set_index("component")
+
+    def ranked(self, label: str) -> pandas.DataFrame:
+        """The components that a label applies to, most probable first: kind, probability and score.
+
+        Raises: InputError if the reader does not know the label.
+        """
+        require(
+            label in self.labels,
+            "label",
+            expected=f"one of {', '.join(self.labels)}",
+            got=repr(label),
+            do=f"Name one of them.{suggestion(label, self.labels)}",
+        )
+        found = self.to_pandas()[["kind", label, f"{label}_score"]].dropna()
+        found.columns = ["kind", "probability", "score"]
+        return found.sort_values("probability", ascending=False, kind="stable")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; null where a label does not apply."""

@@ -55,3 +55,26 @@ def test_an_unsupported_architecture_is_refused(checkpoint, tmp_path, refused):
         json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
     )
     assert "llama" in refused("metamodel.read", checkpoint, tmp_path)
+
+
+def test_an_unknown_label_is_refused(job, checkpoint, refused):
+    subject = json.loads((checkpoint / "splits.json").read_text())["size"][0]
+    said = refused("metamodel.read", checkpoint, f"{job[0] / 'data/tiny'}#{subject}", "--label", "inducton")
+    assert "Did you mean 'induction'?" in said
+
+
+def test_an_empty_split_is_refused(job, broken, refused):
+    splits = json.loads((broken / "splits.json").read_text())
+    (broken / "splits.json").write_text(json.dumps(splits | {"variant": []}))
+    said = refused("metamodel.evaluate", broken, "--zoo", job[0] / "data/tiny", "--split", "variant")
+    assert said.startswith("split variant: expected at least one subject, got none.")
+
+
+def test_weights_that_are_not_finite_are_refused(checkpoint, tmp_path, refused):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    small = GPT2Config(n_layer=1, n_head=2, n_embd=8, n_positions=8, vocab_size=20)
+    network = GPT2LMHeadModel(small)
+    network.transformer.h[0].mlp.c_fc.weight.data[0, 0] = float("nan")
+    network.save_pretrained(tmp_path)
+    assert "blocks.0.mlp.W_in: expected finite weights" in refused("metamodel.read", checkpoint, tmp_path)
