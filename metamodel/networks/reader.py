@@ -5,19 +5,21 @@ Features are normalised inside, with constants that belong to the network and ar
 takes a `SeenBatch`: no label, family, variant, seed or identity can enter.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from metamodel.features.batch import SeenBatch
+from metamodel.features.batch import UNKNOWN_SLICE, SeenBatch
 from metamodel.networks.readouts import AnswerReadout, Answers, EdgeReadout, NodeReadout, SliceReadout
 from metamodel.networks.trunk import Trunk
 from metamodel.subjects.config import KINDS
 
 SOFT_LIMIT = 3.0
 """Normalised features are squashed smoothly beyond this many deviations, so that no outlier rules."""
+SLICE_DROPOUT = 0.25
+"""Share of slice names that are unknown in training, or those of another task would find nothing learned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +191,8 @@ class Reader(nn.Module):
         if not self.training:
             features = soft_limited(z)
             return [member(features, relations, batch) for member in self.members]
+        forgotten = torch.rand(batch.slices.shape, device=z.device) < SLICE_DROPOUT
+        batch = replace(batch, slices=batch.slices.masked_fill(forgotten, UNKNOWN_SLICE))
         return [member(self._noisy(z, batch), relations, batch) for member in self.members]
 
     def distance(self, batch: SeenBatch) -> Float[Tensor, " subject"]:

@@ -1,5 +1,6 @@
 """The function reader learns what is planted, is masked where nothing is asked, and resumes its training."""
 
+import copy
 import dataclasses
 import math
 import subprocess
@@ -10,6 +11,7 @@ import torch
 
 from metamodel.config import InputError
 from metamodel.config.function import FunctionConfig, OptimConfig, TrainerConfig, TrainingConfig, TrunkConfig
+from metamodel.features.batch import UNKNOWN_SLICE, pad_seen
 from metamodel.features.evidence import evidence
 from metamodel.features.examples import Seen, Truth
 from metamodel.features.graph import graph_of_view
@@ -97,8 +99,6 @@ def fitted(examples, tmp_path_factory):
 
 
 def test_a_planted_label_is_learned_and_read_from_new_subjects(fitted, examples):
-    from metamodel.features.batch import pad_seen
-
     reader, slices, _ = fitted
     fresh = [example(seed) for seed in range(100, 112)]
     said = reader.answers(pad_seen([seen for seen, _ in fresh], slices))
@@ -190,3 +190,15 @@ def test_importing_the_package_is_quick_and_pulls_in_nothing_heavy():
     code = "import sys, metamodel; print([m for m in ('torch', 'lightning', 'wandb') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_names_of_slices_are_sometimes_forgotten_in_training_and_never_in_use(fitted, examples):
+    reader = copy.deepcopy(fitted[0])
+    batch = pad_seen([seen for seen, _ in examples[:8]], fitted[1])
+    assert not bool((batch.slices == UNKNOWN_SLICE).any())
+    for training in (True, False):
+        reader.train(training).zero_grad()
+        torch.manual_seed(0)
+        torch.stack([answers.slice_logits.sum() for answers in reader(batch)]).sum().backward()
+        gradient = reader.members[0].slice.query.weight.grad[UNKNOWN_SLICE]
+        assert bool((gradient != 0).any()) is training
