@@ -6,6 +6,7 @@ Baselines are fitted again on the checkpoint's own training subjects, so that ev
 opponents; with the checkpoint's own zoo the numbers of its metrics.json come out again.
 """
 
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,9 @@ def main(arguments: list[str]) -> None:
     from metamodel.evaluation import report as reports
     from metamodel.reading import FunctionReader
 
-    report = evaluated(FunctionReader.from_pretrained(options.checkpoint).checkpoint, options).report
+    checkpoint = FunctionReader.from_pretrained(options.checkpoint).checkpoint
+    command = shlex.join(["python", "-m", "metamodel.evaluate", *arguments])
+    report = evaluated(checkpoint, options, command=command).report
     if options.json:
         import json
 
@@ -32,8 +35,11 @@ def main(arguments: list[str]) -> None:
         reports.show(report, reports.report_console())
 
 
-def evaluated(checkpoint: "FunctionCheckpoint", options: EvaluateOptions) -> "Evaluation":
+def evaluated(checkpoint: "FunctionCheckpoint", options: EvaluateOptions, *, command: str) -> "Evaluation":
     """Opens the zoo, fits the opponents and scores all methods.
+
+    Args:
+        command: what the report says was run.
 
     Raises: InputError on a zoo or split that cannot be used.
     """
@@ -55,7 +61,7 @@ def evaluated(checkpoint: "FunctionCheckpoint", options: EvaluateOptions) -> "Ev
         tests={name: examples_of(found.away, ids, track) for name, ids in found.tests.items()},
         labels=[label.name for label in checkpoint.labels],
         determined=checkpoint.determined,
-        command=f"python -m metamodel.evaluate {options.checkpoint}",
+        command=command,
         zoo=f"{found.away.name} {found.away.fingerprint}",
         seed=int(checkpoint.training.get("bootstrap_seed", 0)),
         progress=_say,

@@ -27,15 +27,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--label", type=str, help="rank the components by this function label only")
     options = parse_options(parser, arguments)
-    from metamodel.reading import FunctionReader
+    from metamodel.reading import FunctionReader, check_label
 
     reader = FunctionReader.from_pretrained(options.checkpoint)
+    if options.label is not None:  # before the reading, which may take a minute
+        check_label(options.label, [label.name for label in reader.labels])
     reading = reader.read(subject_of(options.subject))
     if options.label is not None:
-        ranked = reading.ranked(options.label)
-        sys.stdout.write((ranked.to_json(orient="index") if options.json else ranked.to_string()) + "\n")
-    elif options.json:
+        reading = reading.only(options.label)
+    if options.json:
         sys.stdout.write(reading.to_json() + "\n")
+    elif options.label is not None:
+        sys.stdout.write(reading.ranked(options.label).to_string() + "\n")
     else:
         show(reading)
     if not options.json:

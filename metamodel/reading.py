@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor
 from metamodel.config.errors import InputError, require, suggestion
 from metamodel.features.batch import pad_seen
 from metamodel.features.examples import Prediction, Seen
-from metamodel.features.graph import graph_of
+from metamodel.features.graph import graph_of_view
 from metamodel.features.registry import Track
+from metamodel.features.view import view
 from metamodel.subjects.config import Component, components
 from metamodel.subjects.subject import Subject
 from metamodel.training.checkpoint import CONFIG, FunctionCheckpoint, load_checkpoint, save
@@ -58,21 +59,27 @@ class Reading:
             rows.append(row)
         return pandas.DataFrame(rows).set_index("component")
 
+    def only(self, label: str) -> "Reading":
+        """The same reading of one label.
+
+        Raises: InputError if the reader does not know it.
+        """
+        check_label(label, self.labels)
+        at = [self.labels.index(label)]
+        return replace(
+            self, labels=(label,), probabilities=self.probabilities[:, at], scores=self.scores[:, at]
+        )
+
     def ranked(self, label: str) -> pandas.DataFrame:
         """The components that a label applies to, most probable first: kind, probability and score.
 
         Raises: InputError if the reader does not know the label.
         """
-        require(
-            label in self.labels,
-            "label",
-            expected=f"one of {', '.join(self.labels)}",
-            got=repr(label),
-            do=f"Name one of them.{suggestion(label, self.labels)}",
-        )
-        found = self.to_pandas()[["kind", label, f"{label}_score"]].dropna()
-        found.columns = ["kind", "probability", "score"]
-        return found.sort_values("probability", ascending=False, kind="stable")
+        check_label(label, self.labels)
+        whole = self.to_pandas()
+        columns = {name: whole[key] for name, key in (("kind", "kind"), ("probability", label))}
+        found = pandas.DataFrame(columns | {"score": whole[f"{label}_score"]}).dropna()
+        return found.sort_values(by="probability", ascending=False, kind="stable")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; null where a label does not apply."""
@@ -99,6 +106,17 @@ class Reading:
     def to_json(self) -> str:
         """`to_dict` as text."""
         return json.dumps(self.to_dict(), indent=1)
+
+
+def check_label(label: str, labels: Sequence[str]) -> None:
+    """Raises: InputError unless `label` is one of `labels`."""
+    require(
+        label in labels,
+        "label",
+        expected=f"one of {', '.join(labels)}",
+        got=repr(label),
+        do=f"Name one of them.{suggestion(label, labels)}",
+    )
 
 
 class FunctionReader:
@@ -151,18 +169,12 @@ class FunctionReader:
 
     @torch.no_grad()
     def read(self, subject: Subject) -> Reading:
-        """What every component of a subject does. Any size; post-norm encoders from their weights."""
-        return self.read_all([subject])[0]
+        """What every component of a subject does. Any size; post-norm encoders from their weights.
 
-    @torch.no_grad()
-    def read_all(self, subjects: Sequence[Subject]) -> list[Reading]:
-        """Readings of several subjects, each as it would be read alone."""
-        reader = self.checkpoint.reader.eval()
+        Raises: InputError for a post-norm encoder and a reader of activations.
+        """
+        reader, config = self.checkpoint.reader.eval(), subject.config
         device = next(reader.parameters()).device
-        return [self._read(subject, device) for subject in subjects]
-
-    def _read(self, subject: Subject, device: torch.device) -> Reading:
-        reader, config = self.checkpoint.reader, subject.config
         require(
             self.track != "activations" or config.norm_position == "pre",
             subject.name,
@@ -170,7 +182,8 @@ class FunctionReader:
             got="a post-norm one",
             do="Load a checkpoint of the track 'weights' or 'both'.",
         )
-        graph = graph_of(subject, self.track)
+        v = view(subject)
+        graph = graph_of_view(v, self.track)
         nothing = torch.zeros(1, 1, dtype=torch.long)
         seen = Seen(
             id=subject.name,
@@ -198,7 +211,7 @@ class FunctionReader:
             scores=torch.where(applies, said.function_score[0], nan).cpu(),
             in_circuit=said.node_member[0].cpu(),
             edge_in_circuit=edges.cpu(),
-            notes=_notes(subject, far=far, unseen=self.track == "both" and config.norm_position == "post"),
+            notes=_notes(v.subject, far=far, unseen=self.track == "both" and config.norm_position == "post"),
         )
 
 

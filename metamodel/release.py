@@ -3,13 +3,13 @@
 python -m metamodel.release function-small [runs/function-small/2026-01-01_12-00-00]
 """
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from metamodel.config.errors import InputError, require
+from metamodel.config.parser import command_parser, parse_options
 
 FILES = ("config.json", "model.safetensors", "metrics.json", "splits.json", "README.md")
 """What a released checkpoint must hold. Pictures of the card are copied along."""
@@ -42,6 +42,13 @@ def release(name: str, run: Path, checkpoints: Path) -> Path:
 
     Raises: InputError if a file is missing or the checkpoint is too large to commit.
     """
+    require(
+        Path(name).name == name and name not in ("", ".", ".."),
+        "name",
+        expected="the name of a checkpoint, such as function-small",
+        got=repr(name),
+        do="Leave out folders.",
+    )
     source = run / "checkpoint"
     for file in FILES:
         require(
@@ -59,19 +66,21 @@ def release(name: str, run: Path, checkpoints: Path) -> Path:
         got=size,
         do="Train a smaller network.",
     )
-    target = checkpoints / name
+    target, partial = checkpoints / name, checkpoints / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
     if target.exists():
         shutil.rmtree(target)
-    shutil.copytree(source, target)
+    partial.rename(target)
     return target
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="metamodel.release", description=__doc__)
-    parser.add_argument("name", help="name of the run's configuration, such as function-small")
-    parser.add_argument("run", nargs="?", type=Path, help="folder of one run; by default the newest finished")
-    given = parser.parse_args(arguments)
-    run = given.run or newest_run(given.name, Path("runs"))
+    parser = command_parser(prog="metamodel.release", description=__doc__ or "")
+    parser.add_argument("name", type=str, help="name of the run's configuration, such as function-small")
+    parser.add_argument("run", nargs="?", type=str, help="folder of one run; by default the newest finished")
+    given = parse_options(parser, arguments)
+    run = Path(given.run) if given.run else newest_run(given.name, Path("runs"))
     sys.stdout.write(f"{run} -> {release(given.name, run, Path('checkpoints'))}\n")
 
 

@@ -10,12 +10,11 @@ imported only after the arguments are understood.
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metamodel.config.command import run_command
-from metamodel.config.errors import InputError, require
+from metamodel.config.errors import require
 from metamodel.config.function import FunctionConfig
 from metamodel.config.parser import command_parser, parse_config, plain
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from metamodel.triples.store import Zoo
 
 DEFAULT = "configs/function/small.yaml"
-RESOLVED, CHECKPOINT = "config.yaml", "checkpoint"
 
 
 def main(arguments: list[str]) -> None:
@@ -50,6 +48,7 @@ def train(config: FunctionConfig, *, command: str) -> Path:
     zoo = zoo_of(config)
     from metamodel.training.checkpoint import FunctionCheckpoint, save
     from metamodel.training.fit import fit
+    from metamodel.training.run_folder import CHECKPOINT, claim_folder
     from metamodel.triples.splits import make_splits
 
     s = config.splits
@@ -59,7 +58,7 @@ def train(config: FunctionConfig, *, command: str) -> Path:
         validation_fraction=s.validation_fraction,
         test_fraction=s.test_fraction,
     )
-    folder = run_folder(config)
+    folder, _held = claim_folder(config, zoo.fingerprint)
     examples = _examples(zoo, splits, config)
     reader, slice_names = fit(
         config, examples["train"], examples["validation"], labels=zoo.labels, folder=folder
@@ -74,7 +73,7 @@ def train(config: FunctionConfig, *, command: str) -> Path:
         training=plain(config),
     )
     save(checkpoint, folder / CHECKPOINT)
-    _report(config, checkpoint, examples, folder, command)
+    _report(config, checkpoint, examples, folder / CHECKPOINT, command)
     return folder / CHECKPOINT
 
 
@@ -108,35 +107,6 @@ def zoo_of(config: FunctionConfig) -> "Zoo":
     return Zoo.open(folder)
 
 
-def run_folder(config: FunctionConfig, *, now: datetime | None = None) -> Path:
-    """The folder of this run: an unfinished one of the same configuration, or a new one.
-
-    Raises: InputError if none can be made.
-    """
-    import yaml
-
-    runs = Path(config.out) / config.name
-    resolved = yaml.safe_dump(plain(config), sort_keys=False)
-    for run in sorted(runs.glob("*"), reverse=True):
-        same = (run / RESOLVED).is_file() and (run / RESOLVED).read_text() == resolved
-        if same and not (run / CHECKPOINT / "README.md").is_file():
-            return run
-    stamp = (now or datetime.now()).strftime("%Y-%m-%d_%H-%M-%S")
-    for attempt in range(100):
-        run = runs / (stamp if attempt == 0 else f"{stamp}-{attempt}")
-        try:
-            run.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise InputError(
-                "out", expected="a folder that can be written", got=str(error), do="Choose another --out."
-            ) from error
-        (run / RESOLVED).write_text(resolved)
-        return run
-    raise AssertionError(f"a hundred runs in one second below {runs}")
-
-
 def _examples(zoo: "Zoo", splits: "Splits", config: FunctionConfig) -> "dict[str, list[Example]]":
     """Examples of every split, with a progress bar."""
     from rich.console import Console
@@ -160,7 +130,7 @@ def _report(
     config: FunctionConfig,
     checkpoint: "FunctionCheckpoint",
     examples: "dict[str, list[Example]]",
-    folder: Path,
+    where: Path,
     command: str,
 ) -> None:
     """Scores all methods, writes metrics, card and figure beside the network, and prints table and paths."""
@@ -182,7 +152,6 @@ def _report(
         seed=config.bootstrap_seed,
         progress=_said(config.trainer.progress),
     )
-    where = folder / CHECKPOINT
     reports.save(evaluation.report, where)
     draw(evaluation.report, evaluation.reliability, where / FIGURE)
     facts = CardFacts(
@@ -196,7 +165,7 @@ def _report(
     write_card(where, evaluation.report, facts, figure=FIGURE)
     reports.show(evaluation.report, reports.report_console())
     _print_paths(
-        [("checkpoint", where), ("card", where / "README.md"), ("curves", folder), ("zoo", config.zoo)]
+        [("checkpoint", where), ("card", where / "README.md"), ("curves", where.parent), ("zoo", config.zoo)]
     )
 
 

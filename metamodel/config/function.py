@@ -6,7 +6,7 @@ from typing import Literal
 from metamodel.config.errors import require
 
 
-def _within(value: int | float, low: float, high: float, where: str) -> None:
+def _within(value: int | float, low: int | float, high: int | float, where: str) -> None:
     require(
         low <= value <= high,
         where,
@@ -33,12 +33,12 @@ class TrunkConfig:
     edge_width: int = 16
     """Width of the embedding of a relation between two components."""
     members: int = 4
-    """Networks whose probabilities are averaged."""
-    dropout: float = 0.1
+    """Networks whose logits are averaged."""
+    dropout: float = 0.2
     """Share of hidden entries dropped in training."""
-    input_dropout: float = 0.1
+    input_dropout: float = 0.6
     """Share of feature entries dropped in training."""
-    feature_noise: float = 0.1
+    feature_noise: float = 0.2
     """Noise on normalised features in training, in standard deviations."""
     track_dropout: float = 0.1
     """On the track 'both': share of subjects that are read without their activations in training."""
@@ -116,13 +116,8 @@ class TrainerConfig:
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """Where to train."""
-    devices: int = 1
-    """How many devices."""
     progress: bool = True
     """Whether to show a progress bar with time left."""
-
-    def __post_init__(self):
-        _positive(self.devices, "trainer.devices")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +130,12 @@ class SplitsConfig:
     """Share of lineages for calibration and for tuning of baselines."""
     test_fraction: float = 0.2
     """Share of lineages for the test split 'seed'."""
+
+    def __post_init__(self):
+        for name in ("validation_fraction", "test_fraction"):
+            _within(getattr(self, name), 0.01, 0.9, f"splits.{name}")
+        total = self.validation_fraction + self.test_fraction
+        _within(total, 0.02, 0.95, "splits.validation_fraction + test_fraction")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,3 +163,14 @@ class FunctionConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     splits: SplitsConfig = field(default_factory=SplitsConfig)
+
+    def __post_init__(self):
+        for name in ("seed", "bootstrap_seed"):
+            _within(getattr(self, name), 0, 2**32 - 1, name)
+        require(
+            bool(self.name) and not set(self.name) & set("/\\") and self.name not in (".", ".."),
+            "name",
+            expected="the name of a folder",
+            got=repr(self.name),
+            do="Leave out slashes.",
+        )

@@ -24,6 +24,8 @@ METRICS, DIFFERENCES = "metrics.json", "differences.json"
 REFERENCES = frozenset({"right_answer"})
 """Methods that know what no reader knows: shown, never counted as the best baseline."""
 LOWER_IS_BETTER = frozenset({"calibration_error", "slice_accuracy_error"})
+FEWEST = 4
+"""Lineages below which a bootstrap interval is no ground for a verdict."""
 WIDE = frozenset({"meta-model", "statistics"})
 WIDTH = 128
 """Columns of the printed table where the terminal does not say its own."""
@@ -53,7 +55,7 @@ class Gap:
     difference: Interval
     """Meta-model minus baseline, in the metric's own direction."""
     verdict: str
-    """`win` or `lose` if the interval leaves out 0, `even` otherwise."""
+    """`win` or `lose` if the interval leaves out 0 and rests on `FEWEST` lineages, `even` otherwise."""
 
 
 def gap_to_best(report: Report, split: str, metric: str) -> Gap | None:
@@ -72,7 +74,8 @@ def gap_to_best(report: Report, split: str, metric: str) -> Gap | None:
     best = max(found, key=lambda name: found[name])
     difference = report.differences[split][metric][best]
     low, high = sorted((sign * difference.low, sign * difference.high))
-    verdict = "win" if low > 0 else "lose" if high < 0 else "even"
+    few = difference.n_lineages < FEWEST
+    verdict = "even" if few else "win" if low > 0 else "lose" if high < 0 else "even"
     return Gap(baseline=best, difference=difference, verdict=verdict)
 
 

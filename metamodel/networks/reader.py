@@ -1,6 +1,6 @@
 """The function reader: what every component of a subject does, from gauge-invariant features alone.
 
-An ensemble of small relational transformers, each with readouts of its own, whose probabilities are averaged.
+An ensemble of small relational transformers, each with readouts of its own, whose logits are averaged.
 Features are normalised inside, with constants that belong to the network and are saved with it. Its `forward`
 takes a `SeenBatch`: no label, family, variant, seed or identity can enter.
 """
@@ -18,6 +18,8 @@ from metamodel.subjects.config import KINDS
 
 SOFT_LIMIT = 3.0
 """Normalised features are squashed smoothly beyond this many deviations, so that no outlier rules."""
+TRUST = (2.0, 0.0)
+"""Initial trust in closed forms, before softplus, of logits and of scores."""
 SLICE_DROPOUT = 0.25
 """Share of slice names that are unknown in training, or those of another task would find nothing learned."""
 
@@ -100,7 +102,7 @@ class ClosedForms(nn.Module):
     def __init__(self, columns: tuple[int, ...]):
         super().__init__()
         self.register_buffer("column", torch.tensor(columns, dtype=torch.long), persistent=False)
-        self.trust = nn.Parameter(torch.zeros(2, len(columns)))
+        self.trust = nn.Parameter(torch.tensor(TRUST)[:, None].repeat(1, len(columns)))
 
     def forward(
         self, features: Float[Tensor, "subject node feature"]

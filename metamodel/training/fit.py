@@ -133,7 +133,7 @@ def _trainer(config: FunctionConfig, folder: Path) -> lightning.Trainer:
     return lightning.Trainer(
         max_epochs=config.training.epochs,
         accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
+        devices=1,
         logger=make_logger(config.logger, folder, config.name),
         callbacks=callbacks,
         gradient_clip_val=config.optim.grad_clip,

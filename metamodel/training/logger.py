@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 def make_logger(kind: Literal["csv", "wandb"], folder: Path, name: str) -> Logger:
     """Writes below `folder`: metrics.csv, or a wandb run, offline where no key is configured."""
     if kind == "csv":
+        keep(folder / "metrics.csv")
         return CSVLogger(save_dir=folder, name="", version="")
     import wandb
     from lightning.pytorch.loggers import WandbLogger
@@ -23,3 +24,10 @@ def make_logger(kind: Literal["csv", "wandb"], folder: Path, name: str) -> Logge
             f"wandb: no key configured, logging offline. Later: wandb sync {folder}/wandb/*run-*\n"
         )
     return WandbLogger(name=name, save_dir=folder, project="metamodel", offline=offline)
+
+
+def keep(curves: Path) -> None:
+    """Moves curves of an interrupted attempt to `metrics-1.csv` and so on: the logger would delete them."""
+    if curves.is_file():
+        attempt = 1 + len(list(curves.parent.glob("metrics-*.csv")))
+        curves.rename(curves.with_name(f"metrics-{attempt}.csv"))

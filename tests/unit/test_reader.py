@@ -139,6 +139,8 @@ def test_an_interrupted_training_goes_on_where_it_stopped(examples, tmp_path, ca
     state = torch.load(tmp_path / RESUME, weights_only=True)
     assert state["epoch"] == 9
     assert state["global_step"] == 10 * 3
+    # the curves of the first attempt are kept beside those of the second
+    assert {path.name for path in tmp_path.glob("metrics*.csv")} == {"metrics.csv", "metrics-1.csv"}
     said = capfd.readouterr()
     assert said.out == "", "adverts"
     assert said.err == ""

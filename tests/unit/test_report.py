@@ -210,8 +210,8 @@ def test_the_same_seed_gives_the_same_intervals(planted_examples):
     assert repr(one) != repr(other)
 
 
-def interval(value: float, low: float, high: float) -> Interval:
-    return Interval(value=value, low=low, high=high, n_lineages=5)
+def interval(value: float, low: float, high: float, n_lineages: int = 5) -> Interval:
+    return Interval(value=value, low=low, high=high, n_lineages=n_lineages)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +219,7 @@ def interval(value: float, low: float, high: float) -> Interval:
     [
         ("average_precision", 0.9, (0.1, 0.02, 0.2), "b", "win"),
         ("average_precision", 0.9, (0.1, -0.02, 0.2), "b", "even"),
+        ("average_precision", 0.9, (0.1, 0.1, 0.1, 1), "b", "even"),
         ("average_precision", 0.5, (-0.3, -0.4, -0.2), "b", "lose"),
         ("calibration_error", 0.1, (-0.6, -0.7, -0.5), "a", "win"),
         ("calibration_error", 0.9, (0.2, 0.1, 0.3), "a", "lose"),
