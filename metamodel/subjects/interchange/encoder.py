@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from metamodel.subjects.config import SubjectConfig
-from metamodel.subjects.interchange.setting import ACTIVATIONS, owned, require_setting
+from metamodel.subjects.interchange.setting import ACTIVATIONS, head_width, owned, require_setting
 from metamodel.subjects.subject import Subject
 
 NOTES = (
@@ -41,7 +41,7 @@ def encoder_config(config: BertConfig, name: str) -> SubjectConfig:
         n_layers=config.num_hidden_layers,
         n_heads=config.num_attention_heads,
         d_model=config.hidden_size,
-        d_head=config.hidden_size // config.num_attention_heads,
+        d_head=head_width(f"{name}.num_attention_heads", config.hidden_size, config.num_attention_heads),
         d_mlp=config.intermediate_size,
         d_vocab=config.vocab_size,
         n_ctx=config.max_position_embeddings,

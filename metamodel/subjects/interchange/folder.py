@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -27,8 +28,12 @@ from metamodel.subjects.subject import Subject
 
 _SAVE_AGAIN = "Save the network again with save_pretrained."
 Loaded = TypeVar("Loaded")
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
-"""What transformers raises for files that are absent, broken or of the wrong shape."""
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
+    *(RuntimeError, SafetensorError, StrictDataclassError),
+)
+"""What transformers raises for files that are absent, broken or of the wrong shape: it uses a setting of the
+wrong type as if it were right, so that almost anything may come."""
 
 
 def from_transformers(module: nn.Module, *, name: str) -> Subject:
@@ -54,9 +59,7 @@ def from_pretrained(name_or_folder: str | Path) -> Subject:
     )
     _require_present(text)
     with quiet():
-        kind = _loaded(
-            text, "config.json", lambda: PretrainedConfig.get_config_dict(text)[0].get("model_type")
-        )
+        kind = _loaded(text, "config.json", lambda: _model_type(text))
         require_setting(f"{text}: architecture", kind, ("gpt2", "bert"))
         config = _loaded(text, "config.json", lambda: AutoConfig.from_pretrained(text))
     if isinstance(config, GPT2Config):
@@ -68,6 +71,14 @@ def from_pretrained(name_or_folder: str | Path) -> Subject:
         module = _module(text, config, AutoModel, {"add_pooling_layer": False})
     name = "/".join(Path(text).resolve().parts[-2:]) if Path(text).is_dir() else text
     return from_transformers(module, name=name)
+
+
+def _model_type(text: str) -> object:
+    """What config.json says of the architecture; None where it says nothing."""
+    config: object = PretrainedConfig.get_config_dict(text)[0]
+    if not isinstance(config, dict):
+        raise TypeError(f"a {type(config).__name__} in place of an object")
+    return config.get("model_type")
 
 
 def _require_present(text: str) -> None:
@@ -121,11 +132,17 @@ def _loaded(text: str, what: str, load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
     except _UNREADABLE as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         here = Path(text).is_dir()
         raise InputError(
             f"{text}: {what}",
             expected="a readable checkpoint" if here else "a folder, or a hub name that can be reached",
-            got=reason.rstrip("."),
+            got=_first_line(error),
             do=_SAVE_AGAIN if here else "Check the name and the network.",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, in one line; a line that ends with a colon is a heading of the next."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    heading = lines[0].endswith(":") and len(lines) > 1
+    return " ".join(lines[:2] if heading else lines[:1]).rstrip(".")

@@ -24,7 +24,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import SubjectConfig, weight_shapes
 from metamodel.subjects.interchange.quiet import quiet
-from metamodel.subjects.interchange.setting import ACTIVATIONS, owned, require_setting
+from metamodel.subjects.interchange.setting import ACTIVATIONS, head_width, owned, require_setting
 from metamodel.subjects.subject import Subject
 
 ABSORPTION_TOLERANCE = 1e-5
@@ -44,7 +44,7 @@ def gpt2_config(config: GPT2Config, name: str) -> SubjectConfig:
         n_layers=config.n_layer,
         n_heads=config.n_head,
         d_model=config.n_embd,
-        d_head=config.n_embd // config.n_head,
+        d_head=head_width(f"{name}.n_head", config.n_embd, config.n_head),
         d_mlp=d_mlp,
         d_vocab=config.vocab_size,
         n_ctx=config.n_positions,
