@@ -7,7 +7,7 @@ from typing import Any
 
 from metamodel.config.errors import require
 from metamodel.training.checkpoint import FunctionCheckpoint
-from metamodel.triples.splits import TEST_SPLITS, refuse_trained
+from metamodel.triples.splits import TEST_SPLITS, Splits, refuse_trained
 from metamodel.triples.store import Zoo
 
 
@@ -36,7 +36,7 @@ def held_out(checkpoint: FunctionCheckpoint, *, zoo: Path | None, split: str | N
     """
     home_folder = Path(checkpoint.zoo["folder"])
     away = Zoo.open(home_folder if zoo is None else zoo)
-    at_home = away.name == checkpoint.zoo["name"]
+    at_home = away.name == checkpoint.zoo["name"] and _was_trained_on(checkpoint.splits, away)
     home = away if at_home else Zoo.open(home_folder)
     for one in (home, away):
         _same_labels(checkpoint, one)
@@ -63,6 +63,13 @@ def held_out(checkpoint: FunctionCheckpoint, *, zoo: Path | None, split: str | N
     lineage = dict(zip(away.rows["id"], away.rows["lineage"], strict=True))
     refuse_trained(splits, [lineage[id] for ids in tests.values() for id in ids])
     return HeldOut(home=home, train=train, validation=validation, away=away, tests=tests, notes=tuple(notes))
+
+
+def _was_trained_on(splits: Splits, zoo: Zoo) -> bool:
+    """Whether the subjects of training are in this zoo, by lineage: two zoos may share a name and ids."""
+    lineage = dict(zip(zoo.rows["id"], zoo.rows["lineage"], strict=True))
+    found = {lineage.get(id) for id in (*splits.train, *splits.validation)}
+    return found == set(splits.trained_lineages)
 
 
 def _by_departure(rows: Any) -> dict[str, tuple[str, ...]]:

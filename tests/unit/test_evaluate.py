@@ -89,6 +89,7 @@ def folder(tmp_path_factory):
         folder = tmp_path_factory.mktemp("evaluate")
         home = Zoo.open(store_zoo(folder / "home", name="home"))
         store_zoo(folder / "away", name="away", first=1000)
+        store_zoo(folder / "namesake", name="home", first=1000)
         store_zoo(folder / "copy", name="copy")
     splits = make_splits(home.rows, seed=1, validation_fraction=0.2, test_fraction=0.25)
     save(checkpoint_of(home, splits), folder / "checkpoint")
@@ -127,6 +128,13 @@ def test_another_zoo_is_scored_whole_by_departure_and_baselines_stay_at_home(fol
     assert found.away.name == "away"
     assert found.train == checkpoint.splits.train
     assert {name: len(ids) for name, ids in found.tests.items()} == {"seed": 16, "variant": 4, "task": 4}
+
+
+def test_a_zoo_of_the_same_name_and_other_lineages_is_not_taken_for_the_one_trained_on(folder, checkpoint):
+    found = held_out(checkpoint, zoo=folder / "namesake", split=None)
+    assert found.home.folder == folder / "home"
+    assert found.away.folder == folder / "namesake"
+    assert len(found.tests["seed"]) == 16
 
 
 def test_subjects_that_were_trained_on_are_refused_in_one_line(folder, checkpoint):
