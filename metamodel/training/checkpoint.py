@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from metamodel.config.errors import InputError, require, suggestion
+from metamodel.config.record import record_from_json
 from metamodel.features.batch import pad_seen
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
@@ -110,9 +111,10 @@ def load_checkpoint(folder: Path) -> FunctionCheckpoint:
     for key, expected in known.items():
         _same_names(path, key, expected, config[key])
     labels = tuple(
-        _dataclass(LabelDefinition, label, f"{path}: labels[{i}]") for i, label in enumerate(config["labels"])
+        record_from_json(LabelDefinition, label, f"{path}: labels[{i}]", do=_RETRAIN)
+        for i, label in enumerate(config["labels"])
     )
-    sizes = _dataclass(ReaderSizes, config["sizes"], f"{path}: sizes")
+    sizes = record_from_json(ReaderSizes, config["sizes"], f"{path}: sizes", do=_RETRAIN)
     given = {
         "n_features": len(known["feature_names"]),
         "n_channels": len(CHANNELS),
@@ -124,6 +126,7 @@ def load_checkpoint(folder: Path) -> FunctionCheckpoint:
     for key, value in given.items():
         got = getattr(sizes, key)
         require(got == value, f"{path}: sizes.{key}", expected=str(value), got=str(got), do=_RETRAIN)
+    _check_sizes(sizes, f"{path}: sizes")
     reader = Reader(sizes)
     _load_tensors(reader, folder / MODEL)
     return FunctionCheckpoint(
@@ -151,6 +154,8 @@ _TYPES: dict[str, type] = {
     "sizes": dict,
     "training": dict,
 }
+_ZOO = ("name", "folder", "fingerprint")
+"""Keys of `zoo`, each text: where the subjects of training are looked for, and known again."""
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -173,6 +178,9 @@ def _config(path: Path) -> dict[str, Any]:
         require(
             isinstance(config[key], kind_of_value), f"{path}: {key}", expected=expected, got=got, do=_RETRAIN
         )
+    for key in _ZOO:
+        where, got = f"{path}: zoo.{key}", config["zoo"].get(key)
+        require(isinstance(got, str), where, expected="text", got=repr(got), do=_RETRAIN)
     got = config["feature_version"]
     where = f"{path}: feature_version"
     require(got == FEATURE_VERSION, where, expected=str(FEATURE_VERSION), got=got, do=_RETRAIN)
@@ -192,16 +200,17 @@ def _same_names(path: Path, key: str, expected: Sequence[str], got: Sequence[str
     )
 
 
-def _dataclass(cls: type, values: Any, where: str) -> Any:
-    """A frozen record from JSON, nothing missing and nothing unknown."""
-    require(isinstance(values, dict), where, expected="an object", got=type(values).__name__, do=_RETRAIN)
-    fields = {field.name for field in dataclasses.fields(cls)}
-    for key in values:
-        require(key in fields, f"{where}.{key}", expected="a known key", got="an unknown one", do=_RETRAIN)
-    for key in fields:
-        require(key in values, f"{where}.{key}", expected="a value", got="no such key", do=_RETRAIN)
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return cls(**plain)
+def _check_sizes(sizes: ReaderSizes, where: str) -> None:
+    """What a network needs of its sizes, before torch asserts it in words of its own."""
+    for key in ("width", "n_layers", "n_heads", "edge_width", "members"):
+        value = getattr(sizes, key)
+        require(value >= 1, f"{where}.{key}", expected="at least 1", got=value, do=_RETRAIN)
+    for key in ("dropout", "input_dropout", "track_dropout"):
+        value = getattr(sizes, key)
+        require(0 <= value <= 1, f"{where}.{key}", expected="0 to 1", got=value, do=_RETRAIN)
+    width, n_heads = sizes.width, sizes.n_heads
+    expected = f"a multiple of n_heads = {n_heads}"
+    require(width % n_heads == 0, f"{where}.width", expected=expected, got=width, do=_RETRAIN)
 
 
 def _load_tensors(reader: Reader, path: Path) -> None:

@@ -16,11 +16,14 @@ from typing import Any, get_args
 from datasets import Dataset
 
 from metamodel.config.errors import InputError, require, suggestion
+from metamodel.config.record import record_values
 from metamodel.triples.manifest import write_atomically
 from metamodel.triples.schema import SCHEMA_VERSION, Departure
 
 TEST_SPLITS = ("seed", "variant", "size", "task")
 """Tests, each named for the one axis along which it departs from training."""
+SPLITS = ("train", "validation", *TEST_SPLITS)
+_COPY = "Copy the whole checkpoint again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,21 +41,20 @@ class Splits:
     """Lineages of `train` and `validation`: no evaluation may contain them."""
 
     def __post_init__(self):
-        ids = [id for name in ("train", "validation", *TEST_SPLITS) for id in getattr(self, name)]
-        assert len(ids) == len(set(ids)), "a subject is in two splits"
+        twice = _first_repeated(id for name in SPLITS for id in getattr(self, name))
+        assert twice is None, f"a subject is in two splits: {twice}"
 
     def of(self, name: str) -> tuple[str, ...]:
         """Ids of one split.
 
         Raises: InputError if there is no such split or it is empty.
         """
-        known = ("train", "validation", *TEST_SPLITS)
         require(
-            name in known,
+            name in SPLITS,
             "split",
-            expected=f"one of {', '.join(known)}",
+            expected=f"one of {', '.join(SPLITS)}",
             got=repr(name),
-            do=f"Name one of them.{suggestion(name, known)}",
+            do=f"Name one of them.{suggestion(name, SPLITS)}",
         )
         ids: tuple[str, ...] = getattr(self, name)
         do = "Add subjects to the zoo, or name another split."
@@ -76,18 +78,33 @@ class Splits:
         try:
             values = json.loads(path.read_text())
             version = values.pop("schema_version")
-            require(
-                version == SCHEMA_VERSION,
-                str(path),
-                expected=f"schema version {SCHEMA_VERSION}",
-                got=version,
-                do="Train again with this version of the package.",
-            )
-            return cls(**{key: tuple(value) for key, value in values.items()})
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
                 str(path), expected="saved splits", got="something else", do="Check the checkpoint."
             ) from error
+        require(
+            version == SCHEMA_VERSION,
+            str(path),
+            expected=f"schema version {SCHEMA_VERSION}",
+            got=version,
+            do="Train again with this version of the package.",
+        )
+        found = record_values(cls, values, str(path), do=_COPY)
+        twice = _first_repeated(id for name in SPLITS for id in found[name])
+        require(
+            twice is None, str(path), expected="each subject in one split", got=f"{twice!r} twice", do=_COPY
+        )
+        return cls(**found)
+
+
+def _first_repeated(ids: Iterable[str]) -> str | None:
+    """The first id that comes a second time."""
+    met: set[str] = set()
+    for id in ids:
+        if id in met:
+            return id
+        met.add(id)
+    return None
 
 
 def position(lineage: str, seed: int) -> float:
@@ -108,7 +125,8 @@ def make_splits(
     Args:
         rows: one for each subject.
         seed: of the split.
-        validation_fraction: expected share of lineages without departure that select the checkpoint.
+        validation_fraction: expected share of lineages without departure that calibrate the reader and
+            tune the opponents.
         test_fraction: expected share of those that make the `seed` test.
 
     Raises: InputError if train, validation or seed test is empty, a fraction out of range or a lineage has
@@ -124,7 +142,7 @@ def make_splits(
         got=total,
         do="Leave subjects to train on.",
     )
-    found: dict[str, list[str]] = {name: [] for name in ("train", "validation", *TEST_SPLITS)}
+    found: dict[str, list[str]] = {name: [] for name in SPLITS}
     split_of: dict[str, str] = {}
     plain = rows.select_columns(["id", "lineage", "departs"]).to_list() if isinstance(rows, Dataset) else rows
     for row in plain:

@@ -136,11 +136,14 @@ def change(folder: Path, key: str, value) -> None:
             "slice_name: expected a known key, got an unknown one. Remove it. Did you mean 'slice_names'?",
         ),
         ("zoo", None, "zoo: expected a value, got no such key"),
+        ("zoo", {}, "zoo.name: expected text, got None"),
+        ("zoo", {"name": "z", "folder": "data/z", "fingerprint": 3}, "zoo.fingerprint: expected text, got 3"),
         ("labels", {}, "labels: expected list, got dict"),
         (
             "feature_names",
             ["x"],
-            f"expected the {len(feature_names('both'))} of this version, got without head.qk_stable_rank",
+            f"feature_names: expected the {len(feature_names('both'))} of this version, "
+            "got without head.qk_stable_rank",
         ),
         ("slice_names", ["a", "b"], "sizes.n_slices: expected 2, got 1"),
     ],
@@ -151,6 +154,42 @@ def test_a_wrong_configuration_is_one_line(folder, key, value, message):
         metamodel.load(folder)
     assert f"{folder / CONFIG}: {message}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("width", 9, "width: expected a multiple of n_heads = 2, got 9"),
+        ("width", "8", "width: expected a whole number, got '8'"),
+        ("width", 0, "width: expected at least 1, got 0"),
+        ("members", True, "members: expected a whole number, got True"),
+        ("dropout", 2.0, "dropout: expected 0 to 1, got 2.0"),
+        ("dropout", float("nan"), "dropout: expected 0 to 1, got nan"),
+        ("dropout", "0.1", "dropout: expected a number, got '0.1'"),
+        ("closed_forms", [1.5, 2], "closed_forms: expected a list, each a whole number, got [1.5, 2]"),
+        ("widths", 8, "widths: expected a known key, got an unknown one"),
+        ("width", None, "width: expected a value, got no such key"),
+    ],
+)
+def test_sizes_of_which_no_network_can_be_built_are_one_line(folder, made, key, value, message):
+    sizes = json.loads((folder / CONFIG).read_text())["sizes"] | {key: value}
+    change(folder, "sizes", {k: v for k, v in sizes.items() if v is not None})
+    with pytest.raises(InputError) as caught:
+        metamodel.load(folder)
+    assert str(caught.value).startswith(f"{folder / CONFIG}: sizes.{message}. ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_label_is_one_line(folder):
+    labels = json.loads((folder / CONFIG).read_text())["labels"]
+    labels[1]["determined_by"] = ["weights", "colours"]
+    change(folder, "labels", labels)
+    with pytest.raises(InputError) as caught:
+        metamodel.load(folder)
+    assert str(caught.value).startswith(
+        f"{folder / CONFIG}: labels[1].determined_by: expected a list, each one of "
+        "'weights', 'activations', 'both', got ['weights', 'colours']. "
+    )
 
 
 def retensor(folder: Path, edit) -> None:

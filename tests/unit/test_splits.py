@@ -1,5 +1,6 @@
 """Splits hold lineages apart, and nobody moves when others come or go."""
 
+import json
 import random
 
 import pytest
@@ -156,7 +157,7 @@ def test_what_was_trained_on_is_not_evaluated():
         )
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema_version": 1, "train": []}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"train": []}'])
 def test_a_file_that_holds_no_splits_is_refused(tmp_path, text):
     path = tmp_path / "splits.json"
     with pytest.raises(InputError, match="expected saved splits, got no file"):
@@ -164,3 +165,26 @@ def test_a_file_that_holds_no_splits_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(InputError, match="expected saved splits, got something else"):
         Splits.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"validation": ["s0-0"]}, ": expected each subject in one split, got 's0-0' twice"),
+        ({"size": None}, ".size: expected a list, each text, got None"),
+        ({"size": [3]}, ".size: expected a list, each text, got [3]"),
+        ({"sise": []}, ".sise: expected a known key, got an unknown one"),
+        ({"schema_version": 2}, ": expected schema version 1, got 2"),
+    ],
+)
+def test_damaged_splits_are_one_line(tmp_path, changes, said):
+    path = tmp_path / "splits.json"
+    names = ("train", "validation", *TEST_SPLITS, "trained_lineages")
+    whole = {"schema_version": 1, **{name: [] for name in names}, "train": ["s0-0"]}
+    path.write_text(json.dumps(whole))
+    assert Splits.load(path).train == ("s0-0",)
+    path.write_text(json.dumps(whole | changes))
+    with pytest.raises(InputError) as error:
+        Splits.load(path)
+    assert str(error.value).startswith(f"{path}{said}.")
+    assert "\n" not in str(error.value)
