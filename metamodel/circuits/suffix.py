@@ -18,7 +18,7 @@ from torch import Tensor
 from metamodel.circuits.prompts import Prompts
 from metamodel.config.errors import require
 from metamodel.subjects.config import SubjectConfig
-from metamodel.subjects.forward import Weights, activation
+from metamodel.subjects.forward import Weights, activation, check_tokens
 from metamodel.subjects.subject import Subject
 
 
@@ -35,14 +35,8 @@ def check_prompts(subject: Subject, prompts: Prompts) -> None:
         got=n_pos,
         do="Shorten the prompts.",
     )
-    largest = int(torch.stack([prompts.clean.max(), prompts.corrupt.max(), prompts.answer.max()]).max())
-    require(
-        largest < config.d_vocab,
-        "prompts",
-        expected=f"tokens below {config.d_vocab}, those {subject.name} knows",
-        got=largest,
-        do="Choose the task's vocabulary to fit the subject.",
-    )
+    for name in ("clean", "corrupt", "answer", "corrupt_answer"):
+        check_tokens(config, getattr(prompts, name), where=f"prompts.{name}", who=subject.name)
     require(
         bool(((prompts.position >= 0) & (prompts.position < n_pos)).all()),
         "prompts.position",

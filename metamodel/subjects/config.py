@@ -1,8 +1,9 @@
 """The shape of a subject, in TransformerLens's words, and the index of its components."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from metamodel.config.errors import InputError, require, suggestion
 
@@ -41,18 +42,12 @@ class SubjectConfig:
 
     def __post_init__(self):
         for name in ("n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx"):
-            value = getattr(self, name)
-            require(
-                value >= 1,
-                f"subject.{name}",
-                expected="at least 1",
-                got=value,
-                do="Set a positive size.",
-            )
-        require(
-            self.d_mlp >= 0, "subject.d_mlp", expected="at least 0", got=self.d_mlp, do="Set 0 for no MLP."
-        )
-        require(self.eps > 0, "subject.eps", expected="> 0", got=self.eps, do="TransformerLens uses 1e-5.")
+            _check_size(name, getattr(self, name), at_least=1, do="Set a positive size.")
+        _check_size("d_mlp", self.d_mlp, at_least=0, do="Set 0 for no MLP.")
+        for name in ("act_fn", "normalization_type", "norm_position", "attention_dir"):
+            _check_word(name, getattr(self, name))
+        ok = type(self.eps) in (int, float) and 0 < self.eps < math.inf
+        require(ok, "subject.eps", expected="> 0", got=repr(self.eps), do="TransformerLens uses 1e-5.")
 
     @property
     def has_mlp(self) -> bool:
@@ -83,6 +78,25 @@ class SubjectConfig:
             not missing, "subject", expected=f"keys {missing}", got="none of them", do="Give each of them."
         )
         return cls(**values)
+
+
+_HINTS = get_type_hints(SubjectConfig)
+
+
+def _check_size(name: str, value: object, *, at_least: int, do: str) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    require(whole, f"subject.{name}", expected="a whole number", got=repr(value), do="Set an int.")
+    assert isinstance(value, int)
+    require(value >= at_least, f"subject.{name}", expected=f"at least {at_least}", got=value, do=do)
+
+
+def _check_word(name: str, value: object) -> None:
+    """A word that the forward does not know would run as something else, without a word about it."""
+    known: tuple[str, ...] = get_args(_HINTS[name])
+    if value not in known:
+        expected = " or ".join(map(repr, known))
+        do = f"Choose one of them.{suggestion(str(value), known)}"
+        raise InputError(f"subject.{name}", expected=expected, got=repr(value), do=do)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

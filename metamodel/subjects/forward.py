@@ -165,8 +165,34 @@ def _check_names(config: SubjectConfig, where: str, given: Collection[str], know
             )
 
 
+def check_tokens(config: SubjectConfig, tokens: Tensor, *, where: str, who: str) -> None:
+    """Raises: InputError unless all tokens are among the `d_vocab` that the subject embeds.
+
+    `forward` does not look at tokens, which would cost training a pass over them: in a stack, a token out of
+    range silently reads a row of another subject's embedding.
+    """
+    if tokens.numel() == 0:
+        return
+    low, high = int(tokens.min()), int(tokens.max())
+    require(
+        low >= 0 and high < config.d_vocab,
+        where,
+        expected=f"tokens from 0 to {config.d_vocab - 1}, those {who} knows",
+        got=low if low < 0 else high,
+        do="Choose tokens that fit the subject's vocabulary.",
+    )
+
+
 def _embed(weights: Weights, config: SubjectConfig, tokens: Tensor, site: Sites) -> Tensor:
     """The residual stream before the first block, `[subject, batch, pos, d_model]`."""
+    n_pos = tokens.shape[-1]
+    require(
+        n_pos <= config.n_ctx,
+        "tokens",
+        expected=f"at most {config.n_ctx} positions, those the subject embeds",
+        got=n_pos,
+        do="Shorten the prompts.",
+    )
     embedding = weights["embed.W_E"]
     if tokens.ndim == 2:
         embedded = embedding[:, tokens]
@@ -174,7 +200,7 @@ def _embed(weights: Weights, config: SubjectConfig, tokens: Tensor, site: Sites)
         # One lookup in the stacked table: its backward is several times cheaper than advanced indexing's.
         first_row = torch.arange(embedding.shape[0], device=tokens.device)[:, None, None] * config.d_vocab
         embedded = F.embedding(tokens + first_row, embedding.flatten(0, 1))
-    position = weights["pos_embed.W_pos"][:, None, : tokens.shape[-1]].expand_as(embedded)
+    position = weights["pos_embed.W_pos"][:, None, :n_pos].expand_as(embedded)
     return site("hook_embed", embedded) + site("hook_pos_embed", position)
 
 
@@ -194,7 +220,7 @@ def forward(
         addends: destination name -> what is added to the residual stream that it alone reads.
         replace: site name -> function from the site's value to the value that is used in its place.
 
-    Raises: InputError for an unknown name, or a post-norm subject.
+    Raises: InputError for an unknown name, a post-norm subject, or more than `n_ctx` positions.
     """
     _check_names(config, "taps", taps, sites(config))
     _check_names(config, "replace", replace, sites(config))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import SubjectConfig, weight_shapes
-from metamodel.subjects.forward import Run, Weights, forward
+from metamodel.subjects.forward import Run, Weights, check_tokens, forward
 
 if TYPE_CHECKING:
     import transformer_lens.model_bridge
@@ -62,7 +62,12 @@ class Subject:
         return {key: value.unsqueeze(0) for key, value in self.weights.items()}
 
     def run(self, tokens: Int[Tensor, "batch pos"], taps: Collection[str] = ()) -> Run:
-        """Logits and taps, each with a leading `subject` axis of length one."""
+        """Logits and taps, each with a leading `subject` axis of length one.
+
+        Raises: InputError for tokens or positions that the subject does not embed, an unknown tap, or a
+        post-norm subject.
+        """
+        check_tokens(self.config, tokens, where="tokens", who=self.name)
         return forward(self.stacked, self.config, tokens, taps=taps)
 
     def with_weights(self, weights: Weights, *, config: SubjectConfig | None = None) -> "Subject":

@@ -257,8 +257,13 @@ def test_a_single_prompt_has_no_standard_error():
         ),
         (
             {"answer": torch.tensor([0, 1, 2, 3, 9])},
-            "prompts: expected tokens below 9, those subject knows, got 9. "
-            "Choose the task's vocabulary to fit the subject.",
+            "prompts.answer: expected tokens from 0 to 8, those subject knows, got 9. "
+            "Choose tokens that fit the subject's vocabulary.",
+        ),
+        (
+            {"corrupt": torch.full((5, 6), -1)},
+            "prompts.corrupt: expected tokens from 0 to 8, those subject knows, got -1. "
+            "Choose tokens that fit the subject's vocabulary.",
         ),
         (
             {"clean": torch.zeros(5, 8, dtype=torch.int64), "corrupt": torch.zeros(5, 8, dtype=torch.int64)},
