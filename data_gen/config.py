@@ -208,6 +208,36 @@ class ZooConfig:
                     do="Raise n_subjects of the first one.",
                 )
                 seen.add(key)
+        for i, cell in enumerate(self.cells):
+            self._check_departure(f"zoo.cells[{i}]", cell)
+
+    def _check_departure(self, where: str, cell: CellConfig) -> None:
+        """A test split departs along one axis; along all others it is like some cell of training."""
+        known = [c for c in self.cells if c.departs == "none"]
+        if cell.departs == "none" or not known:
+            return
+        alike = [c for c in known if c.family == cell.family and c.recipe == cell.recipe]
+        sizes = {size for c in known for size in c.sizes}
+        match cell.departs:
+            case "variant":
+                new = cell.variant not in {c.variant for c in known if c.family == cell.family}
+                there = {size for c in alike for size in c.sizes}
+                like = "family, recipe and size of a cell that departs in nothing, and a variant of none"
+                fits = new and set(cell.sizes) <= there
+            case "size":
+                like = "family, variant and recipe of a cell that departs in nothing, and a size of none"
+                fits = cell.variant in {c.variant for c in alike} and not set(cell.sizes) & sizes
+            case "task":
+                new = cell.family not in {c.family for c in known}
+                like = "recipe and sizes of cells that depart in nothing, and a family of none"
+                fits = new and set(cell.sizes) <= sizes and cell.recipe in {c.recipe for c in known}
+        require(
+            fits,
+            f"{where}.departs",
+            expected=like,
+            got=f"'{cell.departs}' for {cell.family}-{cell.variant}, {', '.join(cell.sizes)}, {cell.recipe}",
+            do="Change the cell, or add one that departs in nothing.",
+        )
 
     def _check_names(self, where: str, cell: CellConfig) -> None:
         for size in cell.sizes:

@@ -1,8 +1,8 @@
 """From trained subjects to triples: what flows, which edges matter, what is answered, what each head does.
 
 One call harvests one shard: subjects of one shape and task family. They share the batteries of random tokens
-and the null, which cost as much as several subjects; everything else is a subject's own. Seeds derive from
-names, so the same seed gives the same bytes.
+and the null, which cost as much as several subjects and depend on shape, family and variant only; everything
+else is a subject's own. Seeds derive from names, so a subject's triple is the same bytes in any shard.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from metamodel.circuits.metrics import correct, margin
 from metamodel.circuits.prompts import Prompts
 from metamodel.config import require
 from metamodel.subjects.canonical import canonical
-from metamodel.subjects.config import components
+from metamodel.subjects.config import SubjectConfig, components
 from metamodel.subjects.subject import Subject
 from metamodel.triples.schema import Activation, Behavior, CircuitScores, SubjectInfo, Triple
 
@@ -65,14 +65,13 @@ def harvest(
     assert len(subjects) == len(tasks) == len(infos)
     assert all(s.config == subjects[0].config for s in subjects)
     assert all(t.n_pos == tasks[0].n_pos for t in tasks)
-    prompts = [
-        task_prompts(task, generator_for(seed, info.id, "circuit prompts"), config.n_prompts)
-        for task, info in zip(tasks, infos, strict=True)
-    ]
-    null = shard_null(subjects[0], prompts, config, seed)
+    family, variant = infos[0].family, infos[0].variant
+    assert all((info.family, info.variant) == (family, variant) for info in infos)
+    any_task = type(tasks[0]).make(variant, seed)
+    null = shard_null(subjects[0].config, any_task, f"{family}-{variant}", config, seed)
     return tuple(
-        harvest_one(subject, task, info, own, null, config, seed)
-        for subject, task, info, own in zip(subjects, tasks, infos, prompts, strict=True)
+        harvest_one(subject, task, info, null, config, seed)
+        for subject, task, info in zip(subjects, tasks, infos, strict=True)
     )
 
 
@@ -80,14 +79,14 @@ def harvest_one(
     subject: Subject,
     task: Task,
     info: SubjectInfo,
-    prompts: Prompts,
     null: ShardNull,
     config: HarvestConfig,
     seed: int,
 ) -> Triple:
-    """The triple of one subject, given its circuit prompts and what its shard shares."""
+    """The triple of one subject, given what its shard shares."""
+    prompts = task_prompts(task, generator_for(seed, info.id, "circuit prompts"), config.n_prompts)
     fresh = task_prompts(task, generator_for(seed, info.id, "behavior prompts"), config.n_behavior_prompts)
-    probes = probe_prompts(task, generator_for(seed, info.id, "probes"), config.n_probes)
+    probes = task_prompts(task, generator_for(seed, info.id, "probes"), config.n_probes)
     return Triple(
         info=info,
         subject=subject,
@@ -98,18 +97,31 @@ def harvest_one(
     )
 
 
-def shard_null(subject: Subject, prompts: Sequence[Prompts], config: HarvestConfig, seed: int) -> ShardNull:
-    """Batteries over the symbols that the shard's prompts use, and null scores on the first one's prompts."""
-    clean = torch.cat([p.clean for p in prompts])
-    symbols = clean[clean >= FIRST_SYMBOL].unique()
+def shard_null(subject: SubjectConfig, task: Task, kind: str, config: HarvestConfig, seed: int) -> ShardNull:
+    """Batteries over the symbols that a kind of task uses, and what untrained copies score on them.
+
+    Nothing here depends on which subjects share the shard, or one subject's labels would change with its
+    neighbours.
+
+    Args:
+        subject: shape of the shard's subjects.
+        task: any task of this kind: its private truth, if it has one, means nothing to untrained copies.
+        kind: name of family and variant, from which the seeds derive.
+    """
+    prompts = task_prompts(task, generator_for(seed, kind, "null prompts"), config.n_prompts)
+    many = task.prompts(generator_for(seed, kind, "symbols"), config.n_behavior_prompts).clean
     tests = batteries(
-        generator_for(seed, "batteries"), n=config.n_random, n_pos=clean.shape[1], bos=BOS, symbols=symbols
+        generator_for(seed, kind, "batteries"),
+        n=config.n_random,
+        n_pos=task.n_pos,
+        bos=BOS,
+        symbols=many[many >= FIRST_SYMBOL].unique(),
     )
-    copies = reinitialised(subject.config, config.n_null_copies, seed)
+    copies = reinitialised(subject, config.n_null_copies, seed)
     return ShardNull(
         tests=tests,
-        labels=label_null(copies, subject.config, tests, prompts[0]),
-        edge_threshold=edge_null_threshold(copies, subject.config, prompts[0]),
+        labels=label_null(copies, subject, tests, prompts),
+        edge_threshold=edge_null_threshold(copies, subject, prompts),
     )
 
 
@@ -137,24 +149,6 @@ def task_prompts(task: Task, generator: torch.Generator, n: int) -> Prompts:
         answer=drawn.answer[keep],
         corrupt_answer=drawn.corrupt_answer[keep],
         slice=drawn.slice[keep],
-        slice_names=drawn.slice_names,
-    )
-
-
-def probe_prompts(task: Task, generator: torch.Generator, n: int) -> Prompts:
-    """`n` fresh prompts, clean and corrupt in turn, each with the answer that is right for it."""
-    drawn = task_prompts(task, generator, (n + 1) // 2)
-
-    def in_turn(clean: Tensor, corrupt: Tensor) -> Tensor:
-        return torch.stack([clean, corrupt], dim=1).flatten(0, 1)[:n]
-
-    return Prompts(
-        clean=in_turn(drawn.clean, drawn.corrupt),
-        corrupt=in_turn(drawn.corrupt, drawn.clean),
-        position=in_turn(drawn.position, drawn.position),
-        answer=in_turn(drawn.answer, drawn.corrupt_answer),
-        corrupt_answer=in_turn(drawn.corrupt_answer, drawn.answer),
-        slice=in_turn(drawn.slice, drawn.slice),
         slice_names=drawn.slice_names,
     )
 

@@ -62,7 +62,8 @@ def shard_specs(config: ZooConfig) -> tuple[ShardSpec, ...]:
     """
     shards: list[ShardSpec] = []
     for i, cell in enumerate(config.cells):
-        n_pos = make_task(cell.family, cell.variant, seed=0).n_pos
+        task = make_task(cell.family, cell.variant, seed=0)
+        n_pos = task.n_pos
         require(
             n_pos <= config.n_ctx,
             f"zoo.cells[{i}]",
@@ -73,6 +74,13 @@ def shard_specs(config: ZooConfig) -> tuple[ShardSpec, ...]:
         recipe = config.recipes[cell.recipe]
         for size_name in cell.sizes:
             shape = subject_config(config.sizes[size_name], n_ctx=config.n_ctx)
+            require(
+                shape.attention_dir == "causal" or not task.causal_only,
+                f"zoo.cells[{i}]",
+                expected=f"causal subjects, for prompts of {cell.family} hold their answers",
+                got=f"bidirectional ones of size {size_name}",
+                do="Choose another size or family.",
+            )
             subjects = []
             for number in range(cell.n_subjects):
                 digest = fingerprint(

@@ -9,8 +9,9 @@ OFFSETS = (2, 3, 4)
 """Distances among which `offset_k` takes the best."""
 MIN_PERIOD = 3
 """Shortest period of the repeated battery: at period 2, induction would be attention one token back."""
-MIN_DEFINED_SHARE = 0.5
-"""Share of task prompts that must hold their answer for `name_mover` to be defined."""
+MIN_DEFINED_SHARE = 0.9
+"""Share of task prompts that must hold their answer for `name_mover` to be defined: by chance, half of them
+hold it in some families."""
 TWIN_EFFECT = 0.02
 """Smallest effect of a causal twin, as a share of the subject's mean margin on its task prompts."""
 TWIN_ERRORS = 2.0

@@ -46,6 +46,8 @@ class Task(ABC):
     """Accuracy on fresh prompts that a subject must reach to be accepted."""
     mechanism: ClassVar[str]
     """What the family is named for, and the function labels that are expected to grow."""
+    causal_only: ClassVar[bool] = False
+    """Whether prompts hold the answers behind the positions that ask, for a bidirectional subject to see."""
     variants: ClassVar[tuple[str, ...]]
     """Names of the parameter sets that `make` knows, `base` first."""
 

@@ -74,6 +74,7 @@ class IndirectObject(Task):
     mechanism: ClassVar[str] = (
         "name movers: heads that attend to the two names and copy the one that is not repeated"
     )
+    causal_only: ClassVar[bool] = True
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
 
     parameters: Parameters

@@ -45,6 +45,7 @@ class Repeated(Task):
     mechanism: ClassVar[str] = (
         "induction: a previous-token head, then an induction head that matches and copies"
     )
+    causal_only: ClassVar[bool] = True
     variants: ClassVar[tuple[str, ...]] = ("base", "long", "few_symbols")
 
     length: int = 16
@@ -63,7 +64,7 @@ class Repeated(Task):
         """The rule is the same for every subject, so `seed` draws nothing: the data differ instead."""
         match variant:
             case "long":
-                return cls(shortest_period=6, longest_period=7, most_filler=1, most_gap=0)
+                return cls(shortest_period=5, longest_period=7, most_filler=1, most_gap=2)
             case "few_symbols":
                 return cls(n_symbols=24, shortest_period=4, longest_period=6, most_filler=1, most_gap=1)
         return cls()

@@ -58,6 +58,7 @@ class Sorting(Task):
         "Moving: heads attend from an output to the values that may come next and copy them (copying, name"
         " mover); MLPs, where there are any, choose among what several heads bring."
     )
+    causal_only: ClassVar[bool] = True
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
     slice_names: ClassVar[tuple[str, ...]] = ("first", "next", "again", "last")
 

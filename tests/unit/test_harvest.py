@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.config import HarvestConfig
-from data_gen.harvest import ACTIVATION_PROBES, circuit_of, harvest, probe_prompts, task_prompts
+from data_gen.harvest import ACTIVATION_PROBES, circuit_of, harvest, task_prompts
 from data_gen.labels.registry import LABELS, MIN_EDGE_EFFECT
 from data_gen.null import edge_null_threshold, reinitialised
 from data_gen.seeds import derived_seed, generator_for
@@ -128,6 +128,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(triples: t
     assert not torch.equal(tensors(triples[0])["circuit.noising_margin"], other["circuit.noising_margin"])
 
 
+def test_a_subjects_triple_does_not_depend_on_who_shares_its_shard(triples: tuple[Triple, ...]):
+    (alone,) = harvest([subject(2)], [FirstSymbol()], [info("b")], SETTINGS, 0)
+    found = tensors(alone)
+    for name, value in tensors(triples[1]).items():
+        assert value.numpy().tobytes() == found[name].numpy().tobytes(), name
+
+
 def test_seeds_depend_on_what_they_are_for():
     assert derived_seed(0, "a", "prompts") == derived_seed(0, "a", "prompts")
     assert len({derived_seed(0, "a", "p"), derived_seed(1, "a", "p"), derived_seed(0, "b", "p")}) == 3
@@ -204,14 +211,6 @@ def test_behavior_is_what_the_subject_answers(triples: tuple[Triple, ...]):
     assert torch.equal(behavior.probe_answer, logits.argmax(-1))
     right = FirstSymbol().answer(behavior.probe_tokens, behavior.probe_position)
     assert torch.equal(behavior.probe_right_answer, right)
-
-
-def test_probes_are_clean_and_corrupt_in_turn():
-    probes = probe_prompts(FirstSymbol(), generator_for(0), 5)
-    assert len(probes) == 5
-    assert torch.equal(probes.clean[1], probes.corrupt[0])
-    assert torch.equal(probes.answer[::2][:2], probes.corrupt_answer[1::2])
-    assert torch.equal(probes.answer, probes.clean[:, 2])
 
 
 def test_prompts_whose_corruption_keeps_the_answer_are_left_out():

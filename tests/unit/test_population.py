@@ -1,6 +1,7 @@
 """Specs of subjects depend on what they say, not on where they stand."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,15 +17,15 @@ CELLS = (
 
 
 def zoo(cells: tuple[CellConfig, ...] = CELLS, **changes) -> ZooConfig:
-    config = ZooConfig(
-        name="zoo",
-        n_ctx=16,
-        sizes={"s": SMALL, "m": replace(SMALL, d_mlp=16)},
-        recipes={"r": RecipeConfig(steps=100)},
-        cells=cells,
-        subjects_per_shard=2,
-    )
-    return replace(config, **changes)
+    fields: dict[str, Any] = {
+        "name": "zoo",
+        "n_ctx": 16,
+        "sizes": {"s": SMALL, "m": replace(SMALL, d_mlp=16)},
+        "recipes": {"r": RecipeConfig(steps=100)},
+        "cells": cells,
+        "subjects_per_shard": 2,
+    }
+    return ZooConfig(**(fields | changes))
 
 
 def seeds(config: ZooConfig) -> dict[str, int]:
@@ -85,3 +86,44 @@ def test_what_is_out_of_range_or_unknown_is_answered_in_one_line(make, message):
     with pytest.raises(InputError, match=message) as caught:
         shard_specs(make())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({"variant": "long", "departs": "variant"}, True),
+        ({"variant": "long", "departs": "variant", "recipe": "other"}, False),
+        ({"variant": "long", "departs": "variant", "sizes": ("l",)}, False),
+        ({"departs": "variant", "recipe": "other"}, False),
+        ({"departs": "size", "sizes": ("l",)}, True),
+        ({"departs": "size", "sizes": ("l",), "recipe": "other"}, False),
+        ({"departs": "size", "sizes": ("l",), "variant": "long"}, False),
+        ({"departs": "size", "sizes": ("s",), "variant": "long"}, False),
+        ({"departs": "task", "family": "modular"}, True),
+        ({"departs": "task", "family": "modular", "recipe": "other"}, False),
+        ({"departs": "task", "family": "modular", "sizes": ("l",)}, False),
+        ({"departs": "task", "variant": "long"}, False),
+    ],
+)
+def test_what_departs_departs_along_one_axis_only(changes, fits):
+    base = CellConfig(family="repeated", sizes=("s",), recipe="r", n_subjects=2)
+    cells = (base, replace(base, **changes))
+    sizes = {"s": SMALL, "l": replace(SMALL, d_model=16)}
+    recipes = {"r": RecipeConfig(steps=100), "other": RecipeConfig(steps=200)}
+    if fits:
+        zoo(cells, sizes=sizes, recipes=recipes)
+        return
+    with pytest.raises(
+        InputError, match=rf"zoo\.cells\[1\]\.departs: expected .* got '{changes['departs']}' for"
+    ):
+        zoo(cells, sizes=sizes, recipes=recipes)
+
+
+def test_prompts_that_hold_their_answers_are_not_for_bidirectional_subjects():
+    cell = CellConfig(family="repeated", sizes=("s",), recipe="r", n_subjects=2)
+    both = {"s": replace(SMALL, attention_dir="bidirectional")}
+    with pytest.raises(
+        InputError, match="expected causal subjects, for prompts of repeated hold their answers"
+    ):
+        shard_specs(zoo((cell,), sizes=both))
+    assert shard_specs(zoo((replace(cell, family="brackets"),), sizes=both))
