@@ -135,7 +135,7 @@ def _report(
 ) -> None:
     """Scores all methods, writes metrics, card and figure beside the network, and prints table and paths."""
     from metamodel.evaluation import report as reports
-    from metamodel.evaluation.card import CardFacts, write_card
+    from metamodel.evaluation.card import CardFacts, counts, write_card
     from metamodel.evaluation.evaluate import evaluate
     from metamodel.evaluation.figure import FIGURE, draw
 
@@ -159,8 +159,7 @@ def _report(
         track=config.track,
         labels=checkpoint.labels,
         config=checkpoint.training,
-        n_train=len(examples["train"]),
-        n_validation=len(examples["validation"]),
+        counts={name: counts([truth for _, truth in of]) for name, of in examples.items()},
     )
     write_card(where, evaluation.report, facts, figure=FIGURE)
     reports.show(evaluation.report, reports.report_console())

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from metamodel.baselines.base import META_MODEL
 from metamodel.evaluation.bootstrap import Interval
 from metamodel.evaluation.report import REFERENCES, Gap, Report, gap_to_best
-from metamodel.triples.schema import LabelDefinition, Track
+from metamodel.features.examples import Truth
+from metamodel.triples.schema import MASKED, POSITIVE, LabelDefinition, Track
 
 CARD = "README.md"
 HEADLINES = (
@@ -52,9 +55,29 @@ class CardFacts:
     labels: tuple[LabelDefinition, ...]
     config: Mapping[str, Any]
     """Resolved configuration of the run, as plain values."""
-    n_train: int
-    """Subjects trained on."""
-    n_validation: int
+    counts: Mapping[str, "Counts"]
+    """Of `train`, `validation` and every test split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How much one split holds: what its numbers rest on."""
+
+    n_subjects: int
+    positive: tuple[int, ...]
+    """Components that are positive, label by label."""
+    asked: tuple[int, ...]
+    """Components for which the label is defined."""
+
+
+def counts(truths: Sequence[Truth]) -> Counts:
+    """Counts of the subjects of one split."""
+    state = torch.cat([truth.function_state for truth in truths])
+    return Counts(
+        n_subjects=len(truths),
+        positive=tuple((state == POSITIVE).sum(0).tolist()),
+        asked=tuple((state != MASKED).sum(0).tolist()),
+    )
 
 
 def write_card(folder: Path, report: Report, facts: CardFacts, *, figure: str | None = None) -> None:
@@ -71,7 +94,8 @@ def card(report: Report, facts: CardFacts, *, figure: str | None = None) -> str:
         "A meta-model that reads transformers: for every attention head it says which functions it performs "
         "and how strongly, for every component and pair whether it is in the circuit, and for the whole what "
         f"it answers. It sees the track `{facts.track}` of a subject and no labels.",
-        f"Trained on {facts.n_train} subjects, tuned on {facts.n_validation}, of the zoo `{report.zoo}`. "
+        f"Trained on {facts.counts['train'].n_subjects} subjects, tuned on "
+        f"{facts.counts['validation'].n_subjects}, of the zoo `{report.zoo}`. "
         "Scored on subjects of other lineages: "
         + "; ".join(f"**{s}**: {DEPARTURES.get(s, 'held out')}" for s in splits)
         + ".",
@@ -86,6 +110,11 @@ def card(report: Report, facts: CardFacts, *, figure: str | None = None) -> str:
         parts += [f"### {split}", _table(report, split, [m for m in HEADLINES if m in report.scores[split]])]
     parts.append("## Function labels")
     parts += [f"- `{label.name}`: {label.description}" for label in facts.labels]
+    parts += [
+        "Positive components of those for which the label is defined. A label without positives in training "
+        "cannot be learned, one without positives in a test is n/a there:",
+        _counts_table(facts),
+    ]
     if determined:
         names = ", ".join(f"`{name}`" for name in determined)
         parts.append(f"Determined by the inputs of this track, so outside the macro average: {names}.")
@@ -110,6 +139,14 @@ def _table(report: Report, split: str, metrics: Sequence[str]) -> str:
         for reference in sorted(REFERENCES & report.scores[split][metric].keys()):
             words = interval_words(report.scores[split][metric][reference])
             lines += ["", f"Reference `{reference}` for `{metric}`: {words}."]
+    return "\n".join(lines)
+
+
+def _counts_table(facts: CardFacts) -> str:
+    lines = [_row(["label", *facts.counts]), _row(["---"] * (1 + len(facts.counts)))]
+    for i, label in enumerate(facts.labels):
+        cells = [f"{of.positive[i]} of {of.asked[i]}" for of in facts.counts.values()]
+        lines.append(_row([label.name, *cells]))
     return "\n".join(lines)
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,25 +14,13 @@ from metamodel.baselines.prior import Prior
 from metamodel.baselines.single_feature import best_single_feature
 from metamodel.config import InputError
 from metamodel.evaluation.bootstrap import Interval
-from metamodel.evaluation.card import CardFacts, card, write_card
 from metamodel.evaluation.evaluate import evaluate
 from metamodel.evaluation.figure import draw
 from metamodel.evaluation.report import DIFFERENCES, METRICS, Report, gap_to_best, load, save, show
 from metamodel.features.examples import Prediction
-from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE, LabelDefinition
+from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE
 
 LABELS = ("previous_token", "copying", "induction")
-DEFINITIONS = tuple(
-    LabelDefinition(
-        name=name,
-        description=f"Definition of {name}.",
-        statistics=(),
-        effect_size=0.1,
-        twin="none",
-        determined_by=("weights",) if name == "copying" else (),
-    )
-    for name in LABELS
-)
 METHODS = [
     "meta-model",
     "prior",
@@ -241,61 +228,6 @@ def test_the_best_baseline_and_the_verdict_follow_the_metrics_direction(metric, 
     found = gap_to_best(report, "seed", metric)
     assert found is not None
     assert (found.baseline, found.verdict) == (baseline, verdict)
-
-
-def numbers(values: object) -> set[str]:
-    """Every value, low and high of a report's JSON, as the card writes it."""
-    if isinstance(values, dict):
-        return set().union(*(numbers(v) for v in values.values())) if values else set()
-    return {f"{values:.3f}", f"{values:+.3f}"} if isinstance(values, float) else set()
-
-
-FACTS = CardFacts(
-    name="function-test",
-    track="weights",
-    labels=DEFINITIONS,
-    config={"optim": {"lr": 0.002}},
-    n_train=14,
-    n_validation=4,
-)
-
-
-def test_the_numbers_of_the_card_are_those_of_metrics_json(report, tmp_path):
-    save(report, tmp_path)
-    write_card(tmp_path, load(tmp_path), FACTS)
-    tables = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| `")]
-    written = set(re.findall(r"[+-]?\d+\.\d{3}", "\n".join(tables)))
-    metrics, differences = (json.loads((tmp_path / name).read_text()) for name in (METRICS, DIFFERENCES))
-    assert len(tables) == 2 * (8 + len(LABELS))
-    assert written <= numbers(metrics["splits"]) | numbers(differences["splits"])
-    values = {
-        f"{score['value']:.3f}"
-        for split in metrics["splits"].values()
-        for methods in split.values()
-        for name, score in methods.items()
-        if score["value"] is not None and name != "right_answer"
-    }
-    assert values <= written
-
-
-def test_a_changed_number_changes_the_card(report):
-    scores = {
-        split: {
-            metric: {m: replace(s, value=s.value / 2) for m, s in methods.items()}
-            for metric, methods in metrics.items()
-        }
-        for split, metrics in report.scores.items()
-    }
-    assert card(replace(report, scores=scores), FACTS) != card(report, FACTS)
-
-
-def test_the_card_says_what_is_determined_and_how_to_load(report):
-    text = card(report, FACTS)
-    assert "outside the macro average: `copying`" in text
-    assert 'metamodel.load("checkpoints/function-test")' in text
-    assert "n/a" in text
-    assert "python -m metamodel.evaluate checkpoints/function-test" in text
-    assert "determined" not in card(report, replace(FACTS, track="activations")).lower()
 
 
 def test_the_table_shows_every_metric_and_method(report):
