@@ -6,7 +6,8 @@
     shards/shard-00000.arrow         one row a triple
 
 Nothing here depends on time, machine or order of work, so one configuration gives one set of bytes. Every
-file is written under another name and renamed, so that a killed build leaves no half-written one.
+file is written under another name and renamed, so that a killed build leaves no half-written one. The
+manifest comes first: whoever finds `shards/` finds it too, also among jobs that begin one zoo at once.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ MANIFEST = "manifest.json"
 SHARDS = "shards"
 PARTIAL = ".part"
 """Ending of files that are being written."""
+ATTEMPTS = 3
+"""How often a file is written that another job sweeps away as left over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +101,18 @@ def shard_name(index: int) -> str:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a file beside `path`, forces it to disk and only then gives it its name."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    write(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    # drawn, since jobs of one array on many machines may have the same process number
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+    for attempt in range(ATTEMPTS):
+        write(partial)
+        try:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+            break
+        except FileNotFoundError:  # swept away by a job that finished the zoo meanwhile
+            if attempt == ATTEMPTS - 1:
+                raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -119,7 +130,10 @@ def begin(
 ) -> Manifest:
     """Opens a folder for building: writes an unfinished manifest, or accepts the one of the same zoo.
 
-    Raises: InputError if the folder holds a zoo of another configuration, or another thing.
+    Several jobs may begin one zoo at once: all of them write the same manifest.
+
+    Raises: InputError if the folder holds a zoo of another configuration, or another thing, or if it cannot
+        be written.
     """
     wanted = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -132,6 +146,20 @@ def begin(
         finished=False,
         shards=(),
     )
+    try:
+        return _begun(folder, wanted)
+    except OSError as error:
+        raise InputError(
+            str(folder),
+            expected="a folder that can be written",
+            got=error.strerror or str(error),
+            do="Choose another folder with --out.",
+        ) from error
+
+
+def _begun(folder: Path, wanted: Manifest) -> Manifest:
+    # in this order: another job may write the manifest and then its shards between the two looks
+    others = _foreign(folder)
     if (folder / MANIFEST).exists():
         found = read_manifest(folder)
         differing = [
@@ -147,7 +175,6 @@ def begin(
             do="Choose another folder with --out, or remove this one.",
         )
         return found
-    others = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     require(
         not others,
         str(folder),
@@ -155,9 +182,21 @@ def begin(
         got=f"{others[0] if others else ''} and no {MANIFEST}",
         do="Choose another folder with --out.",
     )
-    (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MANIFEST, plain_values(wanted))
+    (folder / SHARDS).mkdir(exist_ok=True)
     return wanted
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names of what lies in a folder, except for what a build that was killed while it began left there."""
+    if not folder.is_dir():
+        return []
+    shards = folder / SHARDS
+    empty = shards.is_dir() and all(p.name.endswith(PARTIAL) for p in shards.iterdir())
+    return sorted(
+        p.name for p in folder.iterdir() if not (p.match(f"{MANIFEST}.*{PARTIAL}") or (p == shards and empty))
+    )
 
 
 def differing_keys(first: Any, second: Any, prefix: str = "") -> list[str]:
@@ -194,8 +233,9 @@ def finish(folder: Path) -> Manifest | None:
     whole = tuple(record for record in records if record is not None)
     if len(whole) < begun.n_shards:
         return None
-    for partial in (folder / SHARDS).glob(f"*{PARTIAL}"):
-        partial.unlink()
+    # missing_ok: the last jobs of an array finish the zoo, and sweep, at the same time
+    for partial in (*folder.glob(f"{MANIFEST}.*{PARTIAL}"), *(folder / SHARDS).glob(f"*{PARTIAL}")):
+        partial.unlink(missing_ok=True)
     finished = dataclasses.replace(begun, finished=True, shards=whole)
     write_json(folder / MANIFEST, plain_values(finished))
     return finished
@@ -228,16 +268,29 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def shard_record(values: dict[str, Any]) -> ShardRecord:
-    files = {name: FileRecord(**file) for name, file in values["files"].items()}
+def shard_record(values: object) -> ShardRecord:
+    """Raises: KeyError or TypeError if the values are no record."""
+    held = _object(values, "shards")
+    files = {
+        name: FileRecord(**_object(file, f"shards.files.{name}"))
+        for name, file in _object(held["files"], "shards.files").items()
+    }
     return ShardRecord(
-        index=values["index"],
+        index=held["index"],
         files=files,
-        accepted=tuple(values["accepted"]),
-        rejected=values["rejected"],
+        accepted=tuple(held["accepted"]),
+        rejected=_object(held["rejected"], "shards.rejected"),
     )
 
 
-def label_definition(values: dict[str, Any]) -> LabelDefinition:
-    lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-    return LabelDefinition(**{**values, **lists})
+def label_definition(values: object) -> LabelDefinition:
+    """Raises: TypeError if the values are no definition."""
+    held = _object(values, "labels")
+    lists: dict[str, Any] = {key: tuple(value) for key, value in held.items() if isinstance(value, list)}
+    return LabelDefinition(**{**held, **lists})
+
+
+def _object(values: object, where: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise TypeError(f"{where}, a {type(values).__name__} in place of an object")
+    return values
