@@ -25,6 +25,8 @@ class SeenBatch:
     slices: Int[Tensor, "subject slice"]
     """Index into the reader's vocabulary of slice names, from 1; 0 is unknown."""
     evidence: Float[Tensor, "subject probe node d_vocab evidence"]
+    n_tokens: Int[Tensor, " subject"]
+    """Size of each subject's own vocabulary: later tokens are padding, and no answer."""
 
     def to(self, device: torch.device | str) -> "SeenBatch":
         return SeenBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -49,6 +51,8 @@ def pad_seen(seen: Sequence[Seen], slice_names: Sequence[str]) -> SeenBatch:
         node_mask=padded([torch.ones_like(g.kinds, dtype=torch.bool) for g in graphs]),
         slices=padded([s.to(device) for s in slices]),
         evidence=padded([s.evidence for s in seen]),
+        # not d_vocab: who asks for no answers gives evidence for a single token
+        n_tokens=torch.tensor([s.evidence.shape[2] for s in seen], device=device),
     )
 
 

@@ -92,7 +92,7 @@ def answer_loss(
 ) -> Float[Tensor, ""]:
     """Cross entropy of the answers that are asked for; zero where there is none."""
     if not bool((answer != NO_ANSWER).any()):
-        return logits.sum() * 0.0
+        return logits.new_zeros(())  # not a product with logits, which are infinite where tokens are padding
     return F.cross_entropy(logits.flatten(0, 1), answer.flatten(), ignore_index=NO_ANSWER)
 
 

@@ -151,7 +151,7 @@ class Member(nn.Module):
             node_member=self.node(x).squeeze(-1),
             edge_member=self.edge(x, relation),
             slice_logits=self.slice(x, batch.node_mask, batch.slices),
-            answer_logits=self.answer(x, batch.node_mask, batch.evidence),
+            answer_logits=self.answer(x, batch.node_mask, batch.evidence, batch.n_tokens),
         )
 
 

@@ -18,6 +18,7 @@ class Answers:
     edge_member: Float[Tensor, "subject node node"]
     slice_logits: Float[Tensor, "subject slice"]
     answer_logits: Float[Tensor, "subject probe d_vocab"]
+    """Minus infinity for tokens that a subject does not have."""
 
 
 class NodeReadout(nn.Module):
@@ -86,6 +87,9 @@ class AnswerReadout(nn.Module):
         x: Float[Tensor, "subject node width"],
         mask: Bool[Tensor, "subject node"],
         evidence: Float[Tensor, "subject probe node d_vocab evidence"],
+        n_tokens: Int[Tensor, " subject"],
     ) -> Float[Tensor, "subject probe d_vocab"]:
         weights = self.weights(x) * mask[..., None]
-        return torch.einsum("snc,spnvc->spv", weights, evidence) * self.log_scale.exp()
+        logits = torch.einsum("snc,spnvc->spv", weights, evidence) * self.log_scale.exp()
+        padding = torch.arange(logits.shape[2], device=logits.device) >= n_tokens[:, None, None]
+        return logits.masked_fill(padding, -torch.inf)

@@ -183,4 +183,4 @@ def test_no_label_can_reach_the_forward_of_the_reader():
     taken = inspect.signature(Reader.forward).parameters
     assert {name: p.annotation for name, p in taken.items() if name != "self"} == {"batch": SeenBatch}
     held = set(SeenBatch.__dataclass_fields__)
-    assert held == {"nodes", "edges", "kinds", "depth", "node_mask", "slices", "evidence"}
+    assert held == {"nodes", "edges", "kinds", "depth", "node_mask", "slices", "evidence", "n_tokens"}

@@ -114,6 +114,31 @@ def test_a_planted_label_is_learned_and_read_from_new_subjects(fitted, examples)
     assert not reader.asked[3].any()
 
 
+def test_answers_are_the_same_beside_a_subject_of_a_larger_vocabulary(fitted, examples):
+    reader, slices, _ = fitted
+    (small, _), (other, _) = examples[:2]
+    n_probe, n_node, n_token, n_channel = other.evidence.shape
+    generator = torch.Generator().manual_seed(0)
+    more = torch.randn(n_probe, n_node, 8, n_channel, generator=generator)
+    large = dataclasses.replace(other, evidence=torch.cat([other.evidence, more], dim=2))
+    alone = reader.answers(pad_seen([small], slices)).answer[0]
+    beside = reader.answers(pad_seen([small, large], slices)).answer
+    torch.testing.assert_close(beside[0, :, :n_token], alone)
+    assert (beside[0, :, n_token:] == 0).all()
+    assert (beside[1, :, n_token:] > 0).all()
+
+
+def test_subjects_of_two_vocabularies_train_together(fitted, examples):
+    reader = copy.deepcopy(fitted[0]).train()
+    (small, _), (other, truth) = examples[:2]
+    large = dataclasses.replace(other, evidence=other.evidence.repeat(1, 1, 2, 1))
+    for answers in reader(pad_seen([small, large], ("easy", "hard"))):
+        answer_loss(answers.answer_logits, truth.probe_answer.expand(2, -1)).backward()
+    gradients = [p.grad for p in reader.parameters() if p.grad is not None]
+    assert any(bool(g.any()) for g in gradients)
+    assert all(bool(g.isfinite().all()) for g in gradients)
+
+
 def test_the_normaliser_knows_training_subjects_only(fitted, examples):
     reader, _, _ = fitted
     column = feature_names("both").index("head.ov_log_norm")
@@ -176,7 +201,8 @@ def test_what_is_not_asked_costs_nothing_and_gives_no_gradient():
     assert masked_regression(logits, nothing).item() == 0
     assert masked_regression(logits, torch.tensor([0.3, nan, 2.5])).item() == pytest.approx(0.0625)
     unasked = torch.full((1, 2), NO_ANSWER)
-    assert float(answer_loss(torch.randn(1, 2, 5), unasked)) == 0
+    padded_logits = torch.randn(1, 2, 5).masked_fill(torch.arange(5) > 3, -torch.inf)
+    assert float(answer_loss(padded_logits, unasked)) == 0
 
 
 def test_rare_positives_weigh_more_up_to_a_limit():
