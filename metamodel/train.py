@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metamodel.config.command import run_command
-from metamodel.config.errors import require
+from metamodel.config.errors import InputError, require
 from metamodel.config.function import FunctionConfig
 from metamodel.config.parser import command_parser, parse_config, plain
 
 if TYPE_CHECKING:
+    from data_gen.config import ZooConfig
     from metamodel.training.checkpoint import FunctionCheckpoint
     from metamodel.training.examples import Example
+    from metamodel.triples.manifest import Manifest
     from metamodel.triples.splits import Splits
     from metamodel.triples.store import Zoo
 
@@ -80,14 +82,19 @@ def train(config: FunctionConfig, *, command: str) -> Path:
 def zoo_of(config: FunctionConfig) -> "Zoo":
     """The zoo, built first where it is missing or unfinished and a configuration for it is given.
 
+    A finished zoo of another configuration is used, with a note: it may be a user's own.
+
     Raises: InputError if it cannot be opened or built.
     """
     from metamodel.triples.manifest import MANIFEST, read_manifest
     from metamodel.triples.store import Zoo
 
     folder = Path(config.zoo)
-    finished = (folder / MANIFEST).is_file() and read_manifest(folder).finished
-    if not finished:
+    manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None
+    if manifest is not None and manifest.finished:
+        if note := _departure(folder, manifest, config.zoo_config):
+            sys.stderr.write(f"note: {note}\n")
+    else:
         require(
             bool(config.zoo_config),
             str(folder),
@@ -97,14 +104,34 @@ def zoo_of(config: FunctionConfig) -> "Zoo":
         )
         # the one place where the library calls the workshop, and only for a zoo that is not there yet
         from data_gen.build import build
-        from data_gen.config import ZooConfig
 
-        arguments = ["--config", config.zoo_config]
-        zoo_config, _ = parse_config(
-            command_parser(prog="data_gen.build", description=""), ZooConfig, arguments
-        )
-        build(zoo_config, folder, progress=config.trainer.progress)
+        build(_zoo_config(config.zoo_config), folder, progress=config.trainer.progress)
     return Zoo.open(folder)
+
+
+def _zoo_config(file: str) -> "ZooConfig":
+    from data_gen.config import ZooConfig
+
+    parser = command_parser(prog="data_gen.build", description="")
+    return parse_config(parser, ZooConfig, ["--config", file])[0]
+
+
+def _departure(folder: Path, manifest: "Manifest", zoo_config: str) -> str:
+    """What to say of a finished zoo that is not the one which `zoo_config` describes; empty if it is."""
+    from metamodel.triples.manifest import differing_keys
+
+    if not Path(zoo_config).is_file():  # empty, or the default, away from this project's folder
+        return ""
+    try:
+        keys = differing_keys(manifest.config, plain(_zoo_config(zoo_config)))
+    except InputError as error:  # the zoo is there, so that nothing needs this file
+        return f"{folder} is used as it is, without comparing it with {zoo_config}. {error}"
+    if not keys:
+        return ""
+    return (
+        f"{folder} was built from another configuration than {zoo_config} ({', '.join(keys)} differ) "
+        "and is used as it is. To build that one, name another folder with --zoo."
+    )
 
 
 def _examples(zoo: "Zoo", splits: "Splits", config: FunctionConfig) -> "dict[str, list[Example]]":
