@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
@@ -48,20 +48,27 @@ def candidate_columns(seen: Seen) -> Candidates:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Probes:
-    """All probes of several subjects of one vocabulary."""
+    """All probes of several subjects, their vocabularies padded to the largest."""
 
     x: Candidates
+    known: Bool[ndarray, "probe d_vocab"]
+    """False for tokens that a probe's subject does not have: never an answer, right or wrong."""
     answer: Int[ndarray, " probe"]
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> "_Probes":
+        each = [candidate_columns(seen) for seen, _ in examples]
+        n_tokens = np.concatenate([np.full(len(x), x.shape[1]) for x in each])
+        most = int(n_tokens.max())
         return cls(
-            x=np.concatenate([candidate_columns(seen) for seen, _ in examples]),
+            x=np.concatenate([np.pad(x, ((0, 0), (0, most - x.shape[1]), (0, 0))) for x in each]),
+            known=np.arange(most) < n_tokens[:, None],
             answer=np.concatenate([truth.probe_answer.cpu().numpy() for _, truth in examples]),
         )
 
     def accuracy(self, score: Callable[[Candidates], ndarray]) -> float:
-        return float((score(self.x).argmax(1) == self.answer).mean())
+        picked = np.where(self.known, score(self.x), -np.inf).argmax(1)
+        return float((picked == self.answer).mean())
 
 
 def single_channel(examples: Sequence[Example], validation: Sequence[Example]) -> AnswerProbes | None:
@@ -84,21 +91,25 @@ def conditional_logit(examples: Sequence[Example], validation: Sequence[Example]
     if not train.x.any():
         return None
     tuning = _Probes.of(validation) if validation else train
-    spread = train.x.std((0, 1))
+    spread = train.x[train.known].std(0)
     scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6)
-    weights = [scale * _logit_weights(train.x * scale, train.answer, penalty) for penalty in PENALTIES]
+    weights = [scale * _logit_weights(train, scale, penalty) for penalty in PENALTIES]
     best = max(weights, key=lambda w: tuning.accuracy(lambda x: x @ w))
     return _picking(lambda x: x @ best)
 
 
-def _logit_weights(x: Candidates, answer: ndarray, penalty: float) -> Float[ndarray, " column"]:
-    rows, right = torch.from_numpy(x), torch.from_numpy(answer)
-    w = torch.zeros(x.shape[2], requires_grad=True)
+def _logit_weights(
+    train: _Probes, scale: Float[ndarray, " column"], penalty: float
+) -> Float[ndarray, " column"]:
+    rows, right = torch.from_numpy(train.x * scale), torch.from_numpy(train.answer)
+    unknown = torch.from_numpy(~train.known)
+    w = torch.zeros(len(scale), requires_grad=True)
     optimiser = torch.optim.LBFGS([w], max_iter=60, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = torch.nn.functional.cross_entropy(rows @ w, right) + penalty * w.square().sum()
+        logits = (rows @ w).masked_fill(unknown, -torch.inf)
+        value = torch.nn.functional.cross_entropy(logits, right) + penalty * w.square().sum()
         value.backward()
         return value
 
@@ -113,8 +124,9 @@ def boosted_candidates(examples: Sequence[Example], validation: Sequence[Example
     if not train.x.any():
         return None
     tuning = _Probes.of(validation) if validation else train
-    n, d_vocab, _ = train.x.shape
-    wrong = np.random.default_rng(0).integers(0, d_vocab, (n, N_WRONG))
+    n = len(train.x)
+    n_tokens = train.known.sum(1, keepdims=True)
+    wrong = np.random.default_rng(0).integers(0, n_tokens, (n, N_WRONG))
     shown = np.concatenate([train.answer[:, None], wrong], axis=1)
     rows = np.take_along_axis(train.x, shown[:, :, None], axis=1).reshape(n * (N_WRONG + 1), -1)
     right = (shown == train.answer[:, None]).reshape(-1)

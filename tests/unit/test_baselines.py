@@ -8,7 +8,14 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from metamodel.baselines import MetaModel, Predictor, opponents
-from metamodel.baselines.answers import boosted_candidates, conditional_logit, single_channel
+from metamodel.baselines.answers import (
+    _logit_weights,
+    _Probes,
+    boosted_candidates,
+    candidate_columns,
+    conditional_logit,
+    single_channel,
+)
 from metamodel.baselines.boosted_trees import boosted_trees
 from metamodel.baselines.logistic import logistic
 from metamodel.baselines.nearest import nearest
@@ -222,6 +229,49 @@ def test_answers_are_found_in_evidence_and_not_in_noise(planted_examples, learn)
         accuracy[tell] = np.mean(hits)
     assert accuracy[True] > 0.5
     assert accuracy[False] < 0.2
+
+
+def of_two_vocabularies(examples, seed: int):
+    """Every other subject has ten tokens, the rest sixteen; answers are where the evidence tells."""
+    cut = [
+        (replace(seen, evidence=seen.evidence[:, :, : 10 if i % 2 else None]), truth)
+        for i, (seen, truth) in enumerate(examples)
+    ]
+    return with_evidence(cut, seed, tell=True)
+
+
+@pytest.mark.parametrize("learn", [single_channel, conditional_logit, boosted_candidates])
+def test_subjects_of_two_vocabularies_are_answered_together(planted_examples, learn):
+    train, validation, test = (
+        of_two_vocabularies(planted_examples(n, seed=s), s) for n, s in ((20, 0), (6, 1), (16, 2))
+    )
+    answer = learn(train, validation)
+    assert answer is not None
+    hits = [(answer(seen) == truth.probe_answer).float().mean().item() for seen, truth in test]
+    assert np.mean(hits[::2]) > 0.5
+    assert np.mean(hits[1::2]) > 0.5
+
+
+def test_tokens_that_a_subject_lacks_are_never_picked_and_weigh_nothing(planted_examples):
+    examples = of_two_vocabularies(planted_examples(6, seed=0), 0)
+
+    def near_zero(x):  # where padding, which is zero, would win
+        return -np.square(x).sum(2)
+
+    hits = [
+        near_zero(candidate_columns(seen)).argmax(1) == truth.probe_answer.numpy() for seen, truth in examples
+    ]
+    assert _Probes.of(examples).accuracy(near_zero) == pytest.approx(np.mean(hits))
+    small = _Probes.of(examples[1::2])
+    wide = replace(
+        small,
+        x=np.pad(small.x, ((0, 0), (0, 6), (0, 0))),
+        known=np.pad(small.known, ((0, 0), (0, 6))),
+    )
+    one = np.ones(small.x.shape[2], dtype=np.float32)
+    weights = _logit_weights(small, one, 1e-2)
+    assert weights.any()
+    np.testing.assert_allclose(_logit_weights(wide, one, 1e-2), weights, atol=1e-4)
 
 
 def test_empty_evidence_leaves_answers_to_the_prior(planted_examples):
