@@ -123,13 +123,13 @@ def _written(out: Float[Tensor, "batch pos *unit d_model"], groups: dict[str, Te
     centred = flat - flat.mean(0)
     square = centred.pow(2).sum(-1)
     columns["varying_share"] = square.mean(0) / flat.pow(2).sum(-1).mean(0).clamp_min(1e-15)
-    last = groups["position"].flatten() > 0
+    first = groups["position"].flatten() == 0
     columns["first_position_size"] = (
-        square[~last].mean(0).clamp_min(1e-12) / square.mean(0).clamp_min(1e-12)
+        square[first].mean(0).clamp_min(1e-12) / square.mean(0).clamp_min(1e-12)
     ).log()
     half = out.shape[1] // 2
     n = out.shape[0] // 4
-    by_half = centred.view(out.shape)[..., :].pow(2).sum(-1)
+    by_half = square.unflatten(0, out.shape[:2])
     said_twice = by_half[-n:, half : 2 * half].mean((0, 1)) if half else by_half.mean((0, 1))
     otherwise = by_half[:-n, half : 2 * half].mean((0, 1)) if half else by_half.mean((0, 1))
     columns["repetition_response"] = (said_twice.clamp_min(1e-12) / otherwise.clamp_min(1e-12)).log()

@@ -35,8 +35,11 @@ CHANNELS = (
 _AT = {name: i for i, name in enumerate(CHANNELS)}
 
 
-def edges(v: View) -> Float[Tensor, "node node channel"]:
-    """Relations of every source (first axis) with every reader (second axis) that computes after it."""
+def structure(v: View) -> Float[Tensor, "node node channel"]:
+    """Which source (first axis) computes before which reader (second axis), and how far apart.
+
+    All that the track `activations` sees; channels that need weights are zero.
+    """
     nodes = components(v.config)
     found = v.E.new_zeros(len(nodes), len(nodes), len(CHANNELS))
     graph = component_edges(v.config)
@@ -44,11 +47,17 @@ def edges(v: View) -> Float[Tensor, "node node channel"]:
     found[source, reader, _AT["exists"]] = 1.0
     layers = torch.tensor([_place(node, v.config.n_layers) for node in nodes], dtype=found.dtype)
     found[source, reader, _AT["depth_step"]] = (layers[reader] - layers[source]).to(found) / v.config.n_layers
+    return found
+
+
+def edges(v: View) -> Float[Tensor, "node node channel"]:
+    """Structure, and how strongly every reader reads what every source before it writes."""
+    nodes, found = components(v.config), structure(v)
     blocks = _blocks(nodes)
     writers = [(rows, *_writer(v, nodes[rows[0]])) for rows in blocks[:-1]]
     for columns in blocks:
         for rows, factor, followed in writers:
-            if found[rows[0], columns[0], 0] > 0:
+            if found[rows[0], columns[0], _AT["exists"]] > 0:
                 block = _relations(v, factor, followed, nodes[columns[0]])
                 for name, value in block.items():
                     found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, _AT[name]] = value

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metamodel.features.activations import activation_features
-from metamodel.features.composition import CHANNELS, edges
+from metamodel.features.composition import edges, structure
 from metamodel.features.examples import ComponentGraph
 from metamodel.features.registry import ACTIVATIONS_SEEN, FEATURES, Track, feature_names
 from metamodel.features.view import View, view
@@ -44,7 +44,7 @@ def graph_of_view(v: View, track: Track, *, seed: int = 0) -> ComponentGraph:
     columns[ACTIVATIONS_SEEN] = v.E.new_full((len(nodes),), float(runs))
     blank = v.E.new_zeros(len(nodes))
     matrix = torch.stack([columns.get(name, blank) for name in feature_names(track)], dim=1)
-    relations = edges(v) if track != "activations" else _order_only(v)
+    relations = edges(v) if track != "activations" else structure(v)
     assert bool(torch.isfinite(matrix).all()), "a feature is not finite"
     assert bool(torch.isfinite(relations).all()), "an edge feature is not finite"
     device = v.E.device
@@ -65,10 +65,3 @@ def _placed(v: View, kind: str, found: dict[str, Tensor]) -> dict[str, Float[Ten
         column[at] = value.to(v.E).reshape(-1)
         placed[f"{kind}.{name}"] = column
     return placed
-
-
-def _order_only(v: View) -> Float[Tensor, "node node channel"]:
-    """Edges of the activation track: which component computes before which, and how far apart."""
-    whole = edges(v)
-    known = torch.tensor([name in ("exists", "depth_step") for name in CHANNELS], device=whole.device)
-    return torch.where(known, whole, torch.zeros_like(whole))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from metamodel.config import InputError
-from metamodel.features.activations import _explained
+from metamodel.features import composition
+from metamodel.features.activations import _explained, _written
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.evidence import evidence
@@ -135,6 +136,19 @@ def test_explained_variance_of_planted_groups_is_one_and_of_random_ones_about_ze
     assert float(_explained(means[group] + 0 * noise, torch.full_like(group, -1))) == 0.0
 
 
+def test_the_size_of_what_is_written_at_first_and_on_repetition_by_hand():
+    signs = torch.tensor([1.0, -1.0]).repeat(4)[:, None, None]  # eight prompts whose mean is zero
+    groups = {"position": torch.arange(4).expand(8, 4)}
+    first = torch.zeros(8, 4, 1)
+    first[:, 0] = 3.0
+    assert float(_written(first * signs, groups)["first_position_size"]) == pytest.approx(math.log(4))
+    again = torch.ones(8, 4, 1)
+    again[-2:, 2:] = 2.0  # the second half of the last quarter, which says the first half once more
+    found = _written(again * signs, groups)
+    assert float(found["repetition_response"]) == pytest.approx(math.log(4))
+    assert float(found["first_position_size"]) == pytest.approx(-math.log(44 / 32))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -180,10 +194,14 @@ def test_a_post_norm_subject_is_described_by_its_weights_and_says_so():
     assert (column(graph_of(random_subject(), "both"), "activations_seen") == 1).all()
 
 
-def test_the_activation_track_sees_no_composition():
+def test_the_activation_track_sees_no_composition_and_computes_none(monkeypatch):
+    whole = graph_of(random_subject(), "weights").edges
+    monkeypatch.setattr(composition, "_relations", lambda *_: pytest.fail("composition was computed"))
     graph = graph_of(random_subject(), "activations")
-    known = [name in ("exists", "depth_step") for name in CHANNELS]
-    assert (graph.edges[..., ~torch.tensor(known)] == 0).all()
+    known = torch.tensor([name in ("exists", "depth_step") for name in CHANNELS])
+    assert (graph.edges[..., ~known] == 0).all()
+    assert torch.equal(graph.edges[..., known], whole[..., known])
+    assert (whole[..., ~known] != 0).any()
     assert (graph.edges[..., 0] == 1).any()
 
 
