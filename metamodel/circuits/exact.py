@@ -43,7 +43,6 @@ class EdgeScores:
     """Standard error of that mean over prompts; NaN for a single prompt."""
     kl: Float[Tensor, " edge"]
     """KL(clean ‖ patched) of the answer distribution in nats, mean over prompts."""
-    kl_se: Float[Tensor, " edge"]
     clean_margin: Float[Tensor, ""]
     """Mean margin of the clean run."""
 
@@ -125,12 +124,11 @@ def edge_scores(subject: Subject, prompts: Prompts, intervention: Intervention) 
     made.append(_with_silent(patch.logits(), active, n_before))
     effect = torch.cat(made, dim=1)
     assert effect.shape[1] == len(edges)
-    mean, se = effect.mean(-1), standard_error(effect)
+    mean = effect.mean(-1)
     return EdgeScores(
         margin=mean[0],
-        margin_se=se[0],
+        margin_se=standard_error(effect[0]),
         kl=mean[1],
-        kl_se=se[1],
         clean_margin=margin(clean.logits, prompts.answer).mean(),
     )
 

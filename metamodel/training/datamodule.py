@@ -8,9 +8,7 @@ from torch.utils.data import DataLoader
 
 from metamodel.features.batch import pad_seen
 from metamodel.losses.function import FunctionBatch, pad_truth
-from metamodel.training.examples import Example, examples_of
-
-__all__ = ["FunctionData", "examples_of"]
+from metamodel.training.examples import Example
 
 
 class FunctionData(lightning.LightningDataModule):
