@@ -50,7 +50,7 @@ def build_shards(
     with Progress(
         name=began.name,
         n_subjects=sum(job.n_subjects for job in jobs.values()),
-        cost=sum(jobs[index].cost for index in todo),
+        cost=sum((jobs[index].cost for index in todo), start=0.0),
         show=progress,
     ) as shown:
         for record in there:

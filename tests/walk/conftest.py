@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from metamodel.config.command import run_command
+
 ROOT = Path(__file__).parents[2]
 PROGRESS = ("describing subjects",)
 
@@ -27,8 +29,11 @@ def _run(*arguments: object, code: int = 0, folder: Path = ROOT, **environment: 
 
 def _refused(*arguments: object, **environment: str) -> str:
     """The one line with which a command refuses bad input, below what it said of its progress."""
-    lines = _run(*arguments, code=2, **environment).stderr.strip().splitlines()
-    (line,) = (line for line in lines if line not in PROGRESS)
+    return _only_line(_run(*arguments, code=2, **environment).stderr)
+
+
+def _only_line(errors: str) -> str:
+    (line,) = (line for line in errors.strip().splitlines() if line not in PROGRESS)
     return line
 
 
@@ -40,6 +45,34 @@ def run():
 @pytest.fixture(scope="session")
 def refused():
     return _refused
+
+
+@pytest.fixture
+def called(capsys, monkeypatch):
+    """`run` inside this process, which spares the seconds that a new one takes to import torch.
+
+    Takes the `main` of a command, and returns what it wrote as `out` and `err`.
+    """
+    monkeypatch.chdir(ROOT)
+
+    def call(main, *arguments: object, code: int = 0):
+        capsys.readouterr()
+        ended: object = 0
+        try:
+            run_command(main, [str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            ended = stopped.code
+        said = capsys.readouterr()
+        assert ended == code, said.out + said.err
+        return said
+
+    return call
+
+
+@pytest.fixture
+def refused_here(called):
+    """`refused` inside this process."""
+    return lambda main, *arguments: _only_line(called(main, *arguments, code=2).err)
 
 
 @pytest.fixture(scope="session")

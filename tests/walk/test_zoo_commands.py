@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from data_gen import build, verify
+
 CONFIG = """\
 name: hurried
-n_ctx: 24
+n_ctx: 16
 sizes:
-  s: {n_layers: 2, n_heads: 2, d_model: 16, d_head: 8}
+  s: {n_layers: 2, n_heads: 4, d_model: 32, d_head: 8, d_mlp: 64}
 recipes:
-  hurried: {steps: 120, batch_size: 16, warmup_steps: 10}
+  hurried: {steps: 200, batch_size: 32, learning_rate: 0.015, warmup_steps: 30}
 cells:
-  - {family: repeated, sizes: [s], recipe: hurried, n_subjects: 3}
-  - {family: modular, sizes: [s], recipe: hurried, n_subjects: 1, departs: task}
-subjects_per_shard: 1
+  - {family: sorting, variant: short, sizes: [s], recipe: hurried, n_subjects: 3}
+subjects_per_shard: 2
 harvest: {n_prompts: 8, n_behavior_prompts: 32, n_probes: 4, n_random: 16}
 """
-"""Far too few steps for any subject to be accepted, so building it is quick."""
+"""As few steps as subjects need to be accepted, so that weights and all that is harvested are compared."""
 
 
 @pytest.fixture
@@ -33,20 +34,12 @@ def config(tmp_path):
     return path
 
 
-def run(command: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", command, *map(str, arguments)]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == code, ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
-    return ended
-
-
 def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_build_that_is_stopped_goes_on_to_the_same_bytes_as_arrays_and_pools(config, tmp_path):
-    stopped, shared = tmp_path / "stopped", tmp_path / "shared"
+def test_a_build_that_is_stopped_goes_on_to_the_same_bytes_as_arrays_and_pools(config, tmp_path, called):
+    stopped, pooled = tmp_path / "stopped", tmp_path / "pooled"
     words = [sys.executable, "-m", "data_gen.build", "--config", str(config), "--workers", "1"]
     building = subprocess.Popen(
         [*words, "--out", str(stopped)],
@@ -63,22 +56,23 @@ def test_a_build_that_is_stopped_goes_on_to_the_same_bytes_as_arrays_and_pools(c
     assert building.returncode == 130, errors
     assert "Interrupted. What is finished is kept: run the same command again to go on." in errors
     assert "Traceback" not in errors
-    kept = {p.name for p in stopped.glob("shards/*.json")}
-    assert 1 <= len(kept) < 4
+    assert {p.name for p in stopped.glob("shards/*.json")} == {"shard-00000.json"}
     assert json.loads((stopped / "manifest.json").read_text())["finished"] is False
-    assert run("data_gen.verify", stopped, code=2).stdout.startswith(f"{stopped}: unfinished;")
+    assert called(verify.main, stopped, code=2).out.startswith(f"{stopped}: unfinished;")
 
-    again = run("data_gen.build", "--config", config, "--workers", 1, "--out", stopped)
-    assert "repeated-base at size s: only 0 of 3 subjects were accepted." in again.stdout
-    first = run("data_gen.build", "--config", config, "--out", shared, "--shard", "0/2", "--workers", 2)
-    assert f"{shared}: 2 of 4 shards are there" in first.stdout
-    run("data_gen.build", "--config", config, "--out", shared, "--shard", "1/2", "--workers", 2)
-    assert bytes_of(stopped) == bytes_of(shared)
+    kept = (stopped / "shards/shard-00000.safetensors").stat().st_mtime_ns
+    array = called(build.main, "--config", config, "--out", stopped, "--shard", "1/2", "--workers", 1)
+    assert f"{stopped} holds 3 subjects." in array.out
+    assert (stopped / "shards/shard-00000.safetensors").stat().st_mtime_ns == kept
+    called(build.main, "--config", config, "--out", pooled, "--workers", 2)
+    assert len(list(pooled.glob("shards/*.safetensors"))) == len(list(pooled.glob("shards/*.arrow"))) == 2
+    assert bytes_of(stopped) == bytes_of(pooled)
+    assert called(verify.main, pooled).out.startswith(f"{pooled}: ok, 2 shards, 3 subjects (0 rejected), ")
 
 
-def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
-    shown = run("data_gen.build", "--config", config, "--out", tmp_path / "zoo", "--dry-run")
-    assert "4 subjects in 4 shards, 168 edges" in shown.stdout
+def test_a_dry_run_counts_and_writes_nothing(config, tmp_path, called):
+    shown = called(build.main, "--config", config, "--out", tmp_path / "zoo", "--dry-run")
+    assert "3 subjects in 2 shards, 411 edges" in shown.out
     assert not (tmp_path / "zoo").exists()
 
 
@@ -96,34 +90,43 @@ def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
         (["--executor=slurm"], "--executor: expected one of local, got 'slurm'. Correct it."),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(config, arguments, message):
-    assert run("data_gen.build", "--config", config, *arguments, code=2).stderr == f"{message}\n"
+def test_a_mistake_is_one_line_and_code_2(config, arguments, message, called):
+    assert called(build.main, "--config", config, *arguments, code=2).err == f"{message}\n"
 
 
-def test_the_debug_variable_shows_where_a_mistake_was_noticed(config, monkeypatch):
+def test_the_debug_variable_shows_where_a_mistake_was_noticed(config, monkeypatch, called):
     monkeypatch.setenv("METAMODEL_DEBUG", "1")
-    words = [sys.executable, "-m", "data_gen.build", "--config", str(config), "--seed=-1"]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 2
-    assert "Traceback" in ended.stderr
-    assert ended.stderr.endswith("zoo.seed: expected at least 0, got -1. Set 0 or more.\n")
+    said = called(build.main, "--config", config, "--seed=-1", code=2).err
+    assert said.startswith("Traceback")
+    assert said.endswith("zoo.seed: expected at least 0, got -1. Set 0 or more.\n")
 
 
-def test_the_zoo_of_another_configuration_is_not_touched(config, tmp_path):
+def test_the_zoo_of_another_configuration_is_not_touched(config, tmp_path, called):
     out = tmp_path / "zoo"
-    run("data_gen.build", "--config", config, "--out", out, "--shard", "3/4")
+    begun = called(build.main, "--config", config, "--out", out, "--shard", "3/4")  # a share without a shard
+    assert begun.out == f"{out}: 0 of 2 shards are there; the last build completes the zoo.\n"
     before = bytes_of(out)
-    refused = run(
-        "data_gen.build", "--config", config, "--out", out, "--harvest.n_prompts=9", "--seed=4", code=2
+    assert set(before) == {"manifest.json"}
+    refused = called(
+        build.main, "--config", config, "--out", out, "--harvest.n_prompts=9", "--seed=4", code=2
     )
-    assert refused.stderr == (
+    assert refused.err == (
         f"{out}: expected the zoo of this configuration, got another one: harvest.n_prompts, seed differ. "
         "Choose another folder with --out, or remove this one.\n"
     )
     assert bytes_of(out) == before
 
 
-def test_verifying_what_is_no_zoo_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_line(config, tmp_path, called):
+    (tmp_path / "file").write_text("mine")
+    refused = called(build.main, "--config", config, "--out", tmp_path / "file", code=2)
+    assert refused.err == (
+        f"{tmp_path}/file: expected a folder that can be written, got File exists. "
+        "Choose another folder with --out.\n"
+    )
+
+
+def test_verifying_what_is_no_zoo_is_one_line(tmp_path, run):
     assert run("data_gen.verify", tmp_path / "small", code=2).stderr == (
         f"{tmp_path}/small: expected a zoo, got no manifest.json. "
         "Build it: python -m data_gen.build --config configs/zoo/small.yaml\n"
