@@ -1,21 +1,76 @@
-"""The one legend of axis words, used by annotations and einsum alike.
+"""The one legend of the words that name axes in shape annotations; `tests/unit/test_axes.py` keeps it whole.
 
-    subject   one of the subjects that are run stacked     layer     transformer block
-    batch     prompt                                       head      attention head of one block
-    pos       position of a token in a prompt              d_model   residual stream
-    query     position that attends                        d_head    inside of a head
-    key       position that is attended to                 d_mlp     neuron of an MLP
-    d_vocab   token                                        node      component of a subject
-    n_ctx     position that has an embedding               edge      (source, destination) of a circuit
-    channel   kind of relation between two nodes           feature   number that describes a node
-    source    component that writes to the residual stream destination  input that reads from it
-    evidence  kind of evidence for an answer
-    label     function label                               slice     named part of a task's prompts
-    statistic number that describes raw weights            probe     prompt whose answer is asked for
-    method    meta-model or baseline                       lineage   unit that is resampled
-    resample  bootstrap draw                               item      thing that a metric averages over
-    place     bracket or value of a task's prompt          relation  table of facts
-    hop       how often a table of facts is followed
+Subjects, with the names that TransformerLens gives to sizes, weights and hooks:
 
-Sizes, weights and hooks carry TransformerLens's names.
+    subject      one of the subjects that are run stacked, or read in one batch
+    stack        axes of a stack: subjects, or steps and subjects
+    step         step of a subject's training
+    layer        transformer block
+    head         attention head of one block
+    d_model      residual stream
+    d_head       inside of a head
+    d_mlp        neuron of an MLP
+    d_vocab      token, as what is read or answered
+    n_ctx        position that has an embedding
+    unit         head of a layer, or no axis where a layer has one MLP
+
+Prompts:
+
+    batch        prompt
+    pos          position of a token in a prompt
+    batch_pos    position in any prompt of a batch, flattened
+    sample       position in any probe prompt of an alphabet, flattened
+    query        position that attends
+    key          position that is attended to; key of a table of facts
+    alphabet     small set of tokens from which probe prompts are drawn
+    token        token of the sample that describes a vocabulary
+    answer       token of that sample, as an answer
+    symbol       token that a task uses as content
+    episode      story of a prompt with its own names
+    role         part that a word plays in a story
+    place        bracket or value of a task's prompt
+    relation     table of facts
+    hop          how often a table of facts is followed
+
+Circuits:
+
+    node         component of a subject
+    edge         (source, destination) of a circuit
+    source       component that writes to the residual stream
+    destination  input that reads from it
+    reader       component that reads from it
+    channel      kind of relation between two nodes, or of input of a head: q, k, v
+    patch        patched run of a subject
+    active       source that an intervention changes at all
+    metric       effect of a patch: margin, KL divergence
+    case         head with a pattern that it is made to attend by
+
+What meta-models see, answer and are measured by:
+
+    feature      number that describes a node
+    statistic    number that describes raw weights
+    rank         singular value of a matrix
+    evidence     kind of evidence for an answer
+    probe        prompt whose answer is asked for
+    chosen       probe that is asked in one step of training
+    label        function label
+    kind         kind of component
+    slice        named part of a task's prompts
+    width        inside of an embedding of a node
+    edge_width   inside of an embedding of a relation
+    out          number that a readout gives
+    row          row of a matrix, a table or a list
+    column       column of a matrix or a table
+    tuning       row of a table that tunes and is not fitted
+    lineage      unit that is resampled
+    resample     bootstrap draw
+    item         thing that a metric averages over
+    bin          interval of probabilities
+
+Any:
+
+    same         second axis of a square matrix, of the word before it
+    rest         leading axes that go through unchanged
+    more         leading axes of a second array
+    all          what `rest` and `more` broadcast to
 """

@@ -69,7 +69,7 @@ class Suffix:
     def is_last(self, layer: int) -> bool:
         return layer == self.config.n_layers - 1
 
-    def at_answer(self, x: Float[Tensor, "*patch batch pos d"]) -> Float[Tensor, "*patch batch d"]:
+    def at_answer(self, x: Float[Tensor, "*patch batch pos column"]) -> Float[Tensor, "*patch batch column"]:
         """The row of each prompt's answer position."""
         rows = torch.arange(len(self.position), device=x.device)
         return x[..., rows, self.position, :]
@@ -100,9 +100,9 @@ class Suffix:
 
     def attend(
         self,
-        q: Float[Tensor, "*q query d_head"],
-        k: Float[Tensor, "*k key d_head"],
-    ) -> Float[Tensor, "*qk query key"]:
+        q: Float[Tensor, "*rest query d_head"],
+        k: Float[Tensor, "*more key d_head"],
+    ) -> Float[Tensor, "*all query key"]:
         """Attention patterns of full sequences."""
         scores = (q / math.sqrt(self.config.d_head)) @ k.transpose(-1, -2)
         return scores.masked_fill(~self.visible, -torch.inf).softmax(-1)

@@ -82,7 +82,7 @@ def _blocks(nodes: tuple[Component, ...]) -> list[list[int]]:
     return blocks
 
 
-def _root(moment: Float[Tensor, "*rest n same"]) -> Float[Tensor, "*rest n same"]:
+def _root(moment: Float[Tensor, "*rest row same"]) -> Float[Tensor, "*rest row same"]:
     """`R` with `Rᵀ R` the moment, for moments that may be singular."""
     values, basis = torch.linalg.eigh(moment)
     return values.clamp_min(0).sqrt()[..., None] * basis.transpose(-1, -2)

@@ -51,7 +51,7 @@ class View:
         pre = read @ weights[f"{block}.W_in"].to(read) + weights[f"{block}.b_in"].to(read)
         return activation(pre, self.config.act_fn) @ weights[f"{block}.W_out"].to(read)
 
-    def embed(self, tokens: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
+    def embed(self, tokens: Int[Tensor, "*rest"]) -> Float[Tensor, "*rest d_model"]:
         """Tokens as layers read them."""
         return normalised(self.subject.weights["embed.W_E"][tokens].to(self.E), self.config)
 

@@ -26,7 +26,7 @@ class FunctionObjective(lightning.LightningModule):
     """Trains every member of the ensemble on the same losses, and averages weights over steps."""
 
     label_weight: Float[Tensor, " label"]
-    circuit_weight: Float[Tensor, " two"]
+    circuit_weight: Float[Tensor, " 2"]
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class FunctionObjective(lightning.LightningModule):
         config: FunctionConfig,
         *,
         label_weight: Float[Tensor, " label"],
-        circuit_weight: Float[Tensor, " two"],
+        circuit_weight: Float[Tensor, " 2"],
     ):
         """Args:
         label_weight: weight of each label's positives.

@@ -146,7 +146,7 @@ def _whiten(weights: dict[str, Tensor], config: SubjectConfig) -> bool:
 
 
 def _balanced(
-    left: Float[Tensor, "head rows d_head"], right: Float[Tensor, "head cols d_head"]
+    left: Float[Tensor, "head row d_head"], right: Float[Tensor, "head column d_head"]
 ) -> tuple[Tensor, Tensor]:
     """Factors `U√S`, `V√S` of `left @ rightᵀ = U S Vᵀ`, without that product and without an inverse."""
     q_left, r_left = torch.linalg.qr(left)

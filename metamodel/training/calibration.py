@@ -37,7 +37,7 @@ def calibrate(reader: Reader, validation: Sequence[Example], slice_names: Sequen
     reader.shift_edge.copy_(edge[1])
 
 
-def _fit(logits: Float[Tensor, "*rest"], target: Float[Tensor, "*rest"]) -> Float[Tensor, " two"]:
+def _fit(logits: Float[Tensor, "*rest"], target: Float[Tensor, "*rest"]) -> Float[Tensor, " 2"]:
     """Log temperature and shift that minimise cross entropy with a weak pull towards zero."""
     known = ~target.isnan()
     if not bool(known.any()):
