@@ -56,9 +56,12 @@ def edges(v: View) -> Float[Tensor, "node node channel"]:
     blocks = _blocks(nodes)
     writers = [(rows, *_writer(v, nodes[rows[0]])) for rows in blocks[:-1]]
     for columns in blocks:
-        for rows, factor, followed in writers:
-            if found[rows[0], columns[0], _AT["exists"]] > 0:
-                block = _relations(v, factor, followed, nodes[columns[0]])
+        before = [writer for writer in writers if found[writer[0][0], columns[0], _AT["exists"]] > 0]
+        if before:
+            node = nodes[columns[0]]
+            reads = {name: _unit(read) for name, read in _reader(v, node).items()}
+            for rows, factor, followed in before:
+                block = _relations(v, factor, followed, node, reads)
                 for name, value in block.items():
                     found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, _AT[name]] = value
     return found
@@ -128,13 +131,17 @@ def _relations(
     factor: Float[Tensor, "source row d_model"],
     followed: Float[Tensor, "source token d_model"],
     node: Component,
+    reads: dict[str, Float[Tensor, "reader d_model column"]],
 ) -> dict[str, Float[Tensor, "source reader"]]:
-    """Composition and token-space channels between two blocks."""
+    """Composition and token-space channels between two blocks.
+
+    Args:
+        reads: the readers' factors by channel, of norm one.
+    """
     config = v.config
     chance = 1.0 / max(config.d_model - 1, 1) if config.has_norm else 1.0 / config.d_model
     found, best = {}, None
-    for name, read in _reader(v, node).items():
-        read = _unit(read)
+    for name, read in reads.items():
         flat = factor.flatten(0, 1) @ read.transpose(0, 1).flatten(1)
         square = flat.pow(2).view(factor.shape[0], factor.shape[1], read.shape[0], read.shape[2]).sum((1, 3))
         ratio = (square / chance).clamp_min(math.exp(-6.0)).log()
