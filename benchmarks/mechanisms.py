@@ -5,10 +5,9 @@
 Trains the first subjects of every cell of a family in a zoo, measures their function labels as a harvest
 does (score, null, causal twin) and patches their edges. Progress goes to stderr; the last line of stdout is
 one JSON object: for each subject its accuracy, for each label the best head's score and its state, and the
-edges whose noising lowers the margin most, as shares of the clean margin.
+edges whose noising lowers the margin most, as shares of the mean clean margin on the same prompts.
 """
 
-import argparse
 import json
 import sys
 from dataclasses import replace
@@ -17,13 +16,19 @@ from pathlib import Path
 import torch
 
 from data_gen.config import ZooConfig
-from data_gen.harvest import harvest
+from data_gen.harvest import harvest, task_prompts
 from data_gen.labels.registry import LABELS
 from data_gen.population import ShardSpec, shard_specs
+from data_gen.seeds import generator_for
 from data_gen.shard import subject_info
 from data_gen.stacked_training import train
+from data_gen.tasks.base import Task
 from metamodel.circuits.graph import component_edges
-from metamodel.config.parser import command_parser, parse_config
+from metamodel.circuits.metrics import margin
+from metamodel.circuits.prompts import Prompts
+from metamodel.config import require, suggestion
+from metamodel.config.command import run_command
+from metamodel.config.parser import command_parser, parse_config, parse_options
 from metamodel.subjects import Subject, components, unstack
 from metamodel.triples.schema import PATTERN_ONLY, POSITIVE, Triple
 
@@ -33,12 +38,26 @@ N_EDGES = 6
 """Strongest edges that are printed for each subject."""
 
 
-def strongest_edges(triple: Triple) -> dict[str, float]:
-    """Names of the edges that carry most, with the share of the clean margin that noising them costs."""
+def circuit_prompts(task: Task, subject_id: str, config: ZooConfig) -> Prompts:
+    """The prompts on which a harvest scores the edges of a subject; a triple does not hold them."""
+    return task_prompts(
+        task, generator_for(config.seed, subject_id, "circuit prompts"), config.harvest.n_prompts
+    )
+
+
+@torch.no_grad()
+def clean_margin(subject: Subject, prompts: Prompts) -> float:
+    """Mean over clean prompts of the right answer's logit minus the runner-up's."""
+    logits = subject.run(prompts.clean).logits[0, torch.arange(len(prompts)), prompts.position]
+    return float(margin(logits, prompts.answer).mean())
+
+
+def strongest_edges(triple: Triple, whole: float) -> dict[str, float]:
+    """Names of the edges whose noising lowers the margin most, and the effect as a share of `whole`."""
     scores = triple.circuit.noising_margin
     edges = component_edges(triple.subject.config).edges
     order = scores.argsort()[:N_EDGES].tolist()
-    return {edges[i].name: round(float(scores[i] / triple.behavior.margin), 3) for i in order}
+    return {edges[i].name: round(float(scores[i]) / whole, 3) for i in order}
 
 
 def best_heads(triple: Triple, labels: tuple[str, ...]) -> dict[str, dict[str, object]]:
@@ -77,7 +96,8 @@ def measure(shard: ShardSpec, config: ZooConfig) -> list[dict[str, object]]:
         if subject.id in by_id:
             triple = by_id[subject.id]
             row["labels"] = best_heads(triple, tuple(label.name for label in LABELS))
-            row["edges"] = strongest_edges(triple)
+            prompts = circuit_prompts(trained.tasks[i], subject.id, config)
+            row["edges"] = strongest_edges(triple, clean_margin(triple.subject, prompts))
         else:
             row["rejected"] = trained.rejected[subject.id]
         print(json.dumps(row), file=sys.stderr)
@@ -85,23 +105,31 @@ def measure(shard: ShardSpec, config: ZooConfig) -> list[dict[str, object]]:
     return rows
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--family", required=True)
-    arguments.add_argument("--subjects", type=int, default=4, help="of each cell")
-    arguments.add_argument("--zoo", type=Path, default=SMALL, help="configuration of a zoo")
-    given = arguments.parse_args()
+def main(arguments: list[str]) -> None:
+    """Raises: InputError for a family that the zoo's configuration does not have."""
+    parser = command_parser(prog="benchmarks.mechanisms", description=__doc__ or "")
+    parser.add_argument("--family", type=str, required=True, help="a family of the zoo's cells")
+    parser.add_argument("--subjects", type=int, default=4, help="subjects of each cell")
+    parser.add_argument("--zoo", type=str, default=str(SMALL), help="configuration of a zoo")
+    given = parse_options(parser, arguments)
+    require(given.subjects >= 1, "--subjects", expected="at least 1", got=given.subjects, do="Set 1 or more.")
+    config = zoo_config(given.zoo)
+    families = sorted({cell.family for cell in config.cells})
+    require(
+        given.family in families,
+        "--family",
+        expected=f"one of {', '.join(families)}",
+        got=repr(given.family),
+        do=f"Name a family of {given.zoo}.{suggestion(given.family, families)}",
+    )
     torch.set_num_threads(1)
-    parser = command_parser(prog="benchmarks.mechanisms", description="Reads the configuration of a zoo.")
-    config, _ = parse_config(parser, ZooConfig, ["--config", str(given.zoo)])
     cells = tuple(
         replace(c, n_subjects=min(c.n_subjects, given.subjects))
         for c in config.cells
         if c.family == given.family
     )
-    shards = shard_specs(replace(config, cells=cells, subjects_per_shard=given.subjects))
     rows = []
-    for shard in shards:
+    for shard in shard_specs(replace(config, cells=cells, subjects_per_shard=given.subjects)):
         print(
             f"{shard.family}-{shard.variant}-{shard.size_name}: {shard.recipe.steps} steps", file=sys.stderr
         )
@@ -109,5 +137,13 @@ def main() -> None:
     print(json.dumps({"family": given.family, "subjects": rows}))
 
 
+def zoo_config(file: str) -> ZooConfig:
+    require(
+        Path(file).is_file(), "--zoo", expected="a YAML file", got=f"no file {file}", do="Check the path."
+    )
+    parser = command_parser(prog="benchmarks.mechanisms", description="Reads the configuration of a zoo.")
+    return parse_config(parser, ZooConfig, ["--config", file])[0]
+
+
 if __name__ == "__main__":
-    main()
+    run_command(main)
