@@ -6,7 +6,7 @@ is undefined, as for everything that is not a head.
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from data_gen.labels.batteries import Batteries
@@ -32,10 +32,6 @@ def function_labels(subject: Subject, prompts: Prompts, tests: Batteries, null: 
     scores, offset = raw_scores(subject.stacked, subject.config, tests, (prompts,))
     raw = scores[0]
     causal = twins(subject, prompts, offset[0])
-    least = torch.tensor([label.effect_size for label in LABELS], device=raw.device)
-    shows = (raw > null.largest) & (raw >= least)
-    state = torch.where(shows, torch.where(causal.holds, POSITIVE, PATTERN_ONLY), NEGATIVE)
-    undefined = raw.isnan() | null.largest.isnan()
     z = (raw - null.mean) / null.std.clamp_min(1e-9)
     config = subject.config
     return FunctionLabels(
@@ -43,8 +39,20 @@ def function_labels(subject: Subject, prompts: Prompts, tests: Batteries, null: 
         null_max=by_node(null.largest.expand(raw.shape), config, torch.nan),
         null_z=by_node(z, config, torch.nan),
         twin=by_node(causal.effect, config, torch.nan),
-        state=by_node(state.masked_fill(undefined, MASKED), config, MASKED),
+        state=by_node(states(raw, null.largest, causal.holds), config, MASKED),
     )
+
+
+def states(
+    raw: Float[Tensor, "layer head label"],
+    null_largest: Float[Tensor, " label"],
+    twin_holds: Bool[Tensor, "layer head label"],
+) -> Int[Tensor, "layer head label"]:
+    """The rule that this file opens with, for heads; MASKED where a score or its null is NaN."""
+    least = torch.tensor([label.effect_size for label in LABELS], device=raw.device)
+    shows = (raw > null_largest) & (raw >= least)
+    state = torch.where(shows, torch.where(twin_holds, POSITIVE, PATTERN_ONLY), NEGATIVE)
+    return state.masked_fill(raw.isnan() | null_largest.isnan(), MASKED)
 
 
 def by_node(
