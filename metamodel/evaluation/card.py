@@ -26,6 +26,8 @@ HEADLINES = (
     "average_precision/circuit_edge",
 )
 """Metrics of the first table; the second has the labels."""
+SUMMARISED = ("average_precision", "behavior_accuracy")
+"""Metrics of the tables with one row a split, which README repeats."""
 METHODS = {
     "prior": "frequency of (family, variant) x depth x kind, backing off to depth and kind; told the task",
     "best_single_feature": "for each label the one feature that ranks training components best",
@@ -106,6 +108,7 @@ def card(report: Report, facts: CardFacts, *, figure: str | None = None) -> str:
     ]
     if figure is not None:
         parts.append(f"![Average precision by label, and reliability]({figure})")
+    parts += [f"`{metric}`\n\n{summary(report, metric)}" for metric in SUMMARISED]
     for split in splits:
         parts += [f"### {split}", _table(report, split, [m for m in HEADLINES if m in report.scores[split]])]
     parts.append("## Function labels")
@@ -124,6 +127,20 @@ def card(report: Report, facts: CardFacts, *, figure: str | None = None) -> str:
     parts += ["## Methods", *(f"- `{name}`: {words}." for name, words in _methods(report))]
     parts += [*_use(facts), *_reproduce(report, facts)]
     return "\n\n".join(_joined_lists(parts)) + "\n"
+
+
+def summary(report: Report, metric: str) -> str:
+    """One row a split: the meta-model, the prior, and the baseline that is best on that very split."""
+    lines = [_row(["split", "lineages", "meta-model", "prior", "best baseline", "gap"]), _row(["---"] * 6)]
+    for split, metrics in report.scores.items():
+        scores, gap = metrics[metric], gap_to_best(report, split, metric)
+        best = "n/a" if gap is None else f"{gap.baseline}: {interval_words(scores[gap.baseline])}"
+        ours = interval_words(scores[META_MODEL], bold=True)
+        n = scores[META_MODEL].n_lineages
+        lines.append(
+            _row([split, str(n), ours, interval_words(scores["prior"]), best, gap_words(gap, named=False)])
+        )
+    return "\n".join(lines)
 
 
 def _table(report: Report, split: str, metrics: Sequence[str]) -> str:
@@ -157,11 +174,11 @@ def interval_words(score: Interval, *, bold: bool = False) -> str:
     return f"{value} [{score.low:.3f}, {score.high:.3f}]"
 
 
-def gap_words(gap: Gap | None) -> str:
+def gap_words(gap: Gap | None, *, named: bool = True) -> str:
     if gap is None:
         return "n/a"
-    d = gap.difference
-    return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] to {gap.baseline.replace('_', ' ')}: {gap.verdict}"
+    d, to = gap.difference, f" to {gap.baseline.replace('_', ' ')}" if named else ""
+    return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]{to}: {gap.verdict}"
 
 
 def _methods(report: Report) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metamodel.evaluation.bootstrap import Interval
-from metamodel.evaluation.card import HEADLINES, METHODS, CardFacts, Counts, card, counts, write_card
+from metamodel.evaluation.card import HEADLINES, METHODS, CardFacts, Counts, card, counts, summary, write_card
 from metamodel.evaluation.report import DIFFERENCES, METRICS, Report, load, save
 from metamodel.triples.schema import MASKED, POSITIVE, LabelDefinition
 
@@ -83,6 +83,17 @@ def test_the_numbers_of_the_card_are_those_of_metrics_json(report, tmp_path):
         if score["value"] is not None and name != "right_answer"
     }
     assert values <= written
+
+
+def test_the_summary_names_the_best_baseline_of_each_split(report):
+    lines = summary(report, "average_precision").splitlines()
+    assert len(lines) == 4
+    for split, line in zip(("seed", "task"), lines[2:], strict=True):
+        scores = report.scores[split]["average_precision"]
+        best = max(set(METHODS) - {"right_answer"}, key=lambda name: scores[name].value)
+        assert f"| {split} | 9 | **{scores['meta-model'].value:.3f}**" in line
+        assert f"| {best}: {scores[best].value:.3f} [" in line
+        assert f"| {report.differences[split]['average_precision'][best].value:+.3f} [" in line
 
 
 def test_a_changed_number_changes_the_card(report):

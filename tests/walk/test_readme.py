@@ -1,0 +1,44 @@
+"""README says what is so: its figures are those of the released checkpoint, its subjects exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import metamodel
+from data_gen.config import ZooConfig
+from data_gen.population import shard_specs
+from metamodel.config.parser import command_parser, parse_config
+from metamodel.evaluation.card import SUMMARISED, summary
+from metamodel.evaluation.report import load
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+RELEASED = ROOT / "checkpoints/function-small"
+
+
+@pytest.mark.parametrize("metric", SUMMARISED)
+def test_the_figures_are_those_of_the_released_checkpoint(metric):
+    table = summary(load(RELEASED), metric)
+    assert table in README
+    assert table in (RELEASED / "README.md").read_text()
+
+
+def test_the_released_checkpoint_loads_and_names_the_commands_that_made_it():
+    assert len(metamodel.load(RELEASED).labels) == 9
+    card = (RELEASED / "README.md").read_text()
+    assert "```bash\npython -m metamodel.train\n" in card
+
+
+def test_the_subjects_of_the_examples_are_in_the_default_zoo():
+    parser = command_parser(prog="x", description="")
+    config, _ = parse_config(parser, ZooConfig, ["--config", str(ROOT / "configs/zoo/small.yaml")])
+    ids = {subject.id for shard in shard_specs(config) for subject in shard.subjects}
+    named = re.findall(r"data/small#([\w-]+)", README)
+    assert named
+    assert set(named) <= ids
+
+
+def test_the_files_of_the_map_exist():
+    for path in re.findall(r"`((?:metamodel|data_gen|configs|docs|benchmarks|tests)/[\w/.]+)`", README):
+        assert (ROOT / path).exists(), path
