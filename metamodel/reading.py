@@ -211,15 +211,24 @@ class FunctionReader:
             scores=torch.where(applies, said.function_score[0], nan).cpu(),
             in_circuit=said.node_member[0].cpu(),
             edge_in_circuit=edges.cpu(),
-            notes=_notes(v.subject, far=far, unseen=self.track == "both" and config.norm_position == "post"),
+            notes=_notes(
+                v.subject,
+                far=far,
+                largest=tuple(reader.largest.tolist()),
+                unseen=self.track == "both" and config.norm_position == "post",
+            ),
         )
 
 
-def _notes(subject: Subject, *, far: bool, unseen: bool) -> tuple[str, ...]:
-    notes = [*subject.notes]
+def _notes(subject: Subject, *, far: bool, largest: tuple[int, int], unseen: bool) -> tuple[str, ...]:
+    config, notes = subject.config, [*subject.notes]
     if unseen:
         notes.append("a post-norm subject cannot be run: read from its weights alone")
-    if far or subject.config.norm_position == "post":
+    larger = config.n_layers > largest[0] or config.n_heads > largest[1]
+    if larger:
+        shape = f"{config.n_layers} layers of {config.n_heads} heads"
+        notes.append(f"{shape}; training subjects had at most {largest[0]} of {largest[1]}")
+    if far or larger or config.norm_position == "post":
         notes.append(OUTSIDE)
     return tuple(dict.fromkeys(notes))
 

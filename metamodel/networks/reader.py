@@ -170,6 +170,8 @@ class Reader(nn.Module):
     """Kinds of components for which training subjects had the label at all."""
     farthest: Float[Tensor, ""]
     """Largest `distance` of a training subject."""
+    largest: Int[Tensor, "2"]
+    """Most layers, and most heads in a layer, of a training subject."""
 
     def __init__(self, sizes: ReaderSizes):
         super().__init__()
@@ -182,6 +184,7 @@ class Reader(nn.Module):
         self.score_scale.fill_(1.0)
         self.register_buffer("asked", torch.ones(len(KINDS), sizes.n_labels, dtype=torch.bool))
         self.register_buffer("farthest", torch.zeros(()))
+        self.register_buffer("largest", torch.zeros(2, dtype=torch.long))
         for name in ("node", "edge"):
             self.register_buffer(f"log_temperature_{name}", torch.zeros(()))
             self.register_buffer(f"shift_{name}", torch.zeros(()))

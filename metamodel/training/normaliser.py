@@ -49,6 +49,8 @@ def fit_range(reader: Reader, seen: Sequence[Seen], truth: Sequence[Truth]) -> N
     kinds = torch.cat([s.graph.kinds for s in seen])
     for kind in range(len(KINDS)):
         reader.asked[kind] = (state[kinds == kind] != MASKED).any(0)
+    shapes = torch.tensor([(s.config.n_layers, s.config.n_heads) for s in seen])
+    reader.largest.copy_(shapes.amax(0))
     reader.farthest.copy_(reader.distance(pad_seen(seen, ())).max())
     for label in range(score.shape[1]):
         values = score[(state[:, label] != MASKED) & score[:, label].isfinite(), label]

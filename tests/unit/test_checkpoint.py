@@ -46,6 +46,7 @@ def made() -> FunctionCheckpoint:
     reader = Reader(sizes)
     reader.asked[3:] = False
     reader.farthest.fill_(1e9)
+    reader.largest.copy_(torch.tensor([1, 2]))
     splits = {name: (name,) for name in ("train", "validation", "seed", "variant", "size", "task")}
     return FunctionCheckpoint(
         reader=reader.eval(),
@@ -108,6 +109,10 @@ def test_a_post_norm_encoder_is_read_with_notes(folder):
 def test_a_subject_far_from_training_is_flagged_and_a_near_one_is_not(folder):
     reader = metamodel.load(folder)
     assert reader.read(subject()).notes == ()
+    assert reader.read(subject(n_layers=2)).notes == (
+        "2 layers of 2 heads; training subjects had at most 1 of 2",
+        "outside the training distribution: probabilities are extrapolated",
+    )
     reader.checkpoint.reader.farthest.fill_(1e-6)
     assert reader.read(subject()).notes == (
         "outside the training distribution: probabilities are extrapolated",
