@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from metamodel.config import require, suggestion
+from metamodel.config.words import Departure
 
 MOST_LAYERS = 4
 """Deepest subject of a zoo."""
@@ -114,7 +115,7 @@ class CellConfig:
     """Name of a recipe."""
     n_subjects: int
     """Subjects that are trained at each size; those that stay below the task's threshold are dropped."""
-    departs: Literal["none", "variant", "size", "task"] = "none"
+    departs: Departure = "none"
     """Along which single axis these subjects depart from those that meta-models train on."""
 
     def __post_init__(self):

@@ -13,8 +13,8 @@ from data_gen.config import RecipeConfig, SizeConfig, ZooConfig
 from data_gen.tasks import make_task
 from data_gen.tasks.base import D_VOCAB
 from metamodel.config import require
+from metamodel.config.words import Departure
 from metamodel.subjects.config import SubjectConfig
-from metamodel.triples.schema import Departure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

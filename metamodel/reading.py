@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metamodel.config.errors import InputError, require, suggestion
+from metamodel.config.words import Track
 from metamodel.features.batch import pad_seen
 from metamodel.features.examples import Prediction, Seen
 from metamodel.features.graph import graph_of_view
-from metamodel.features.registry import Track
 from metamodel.features.view import view
 from metamodel.subjects.config import Component, components
 from metamodel.subjects.subject import Subject
-from metamodel.training.checkpoint import CONFIG, FunctionCheckpoint, load_checkpoint, save
+from metamodel.training.checkpoint import CONFIG, FunctionCheckpoint, load_checkpoint
 from metamodel.triples.schema import LabelDefinition
 from metamodel.triples.splits import Splits
 
@@ -122,8 +122,10 @@ def check_label(label: str, labels: Sequence[str]) -> None:
 class FunctionReader:
     """A checkpoint that reads subjects. Make one with `metamodel.load`."""
 
-    def __init__(self, checkpoint: FunctionCheckpoint):
+    def __init__(self, checkpoint: FunctionCheckpoint, *, folder: Path | None = None):
         self.checkpoint = checkpoint
+        self.folder = folder
+        """Where it was loaded from."""
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "FunctionReader":
@@ -140,15 +142,18 @@ class FunctionReader:
         return load(_from_hub(name_or_folder))
 
     def push_to_hub(self, repository: str) -> str:
-        """Uploads the checkpoint to the hub with the user's own login, and returns its address."""
-        import tempfile
+        """Uploads the folder, metrics and card included, with the user's own login; returns its address.
 
+        Raises: InputError for a reader that was not loaded from a folder.
+        """
         from huggingface_hub import HfApi
 
-        with tempfile.TemporaryDirectory() as folder:
-            save(self.checkpoint, Path(folder))
-            HfApi().create_repo(repository, exist_ok=True)
-            return str(HfApi().upload_folder(repo_id=repository, folder_path=folder))
+        if self.folder is None:
+            raise InputError(
+                "push_to_hub", expected="a reader loaded from a folder", got="none", do="Save and load it."
+            )
+        HfApi().create_repo(repository, exist_ok=True)
+        return str(HfApi().upload_folder(repo_id=repository, folder_path=self.folder))
 
     @property
     def labels(self) -> tuple[LabelDefinition, ...]:
@@ -238,7 +243,7 @@ def load(folder: str | Path) -> FunctionReader:
 
     Raises: InputError naming path, key, expected and found, if anything is missing, unknown or misshapen.
     """
-    return FunctionReader(load_checkpoint(Path(folder)))
+    return FunctionReader(load_checkpoint(Path(folder)), folder=Path(folder))
 
 
 def _from_hub(name: str) -> Path:

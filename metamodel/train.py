@@ -20,8 +20,8 @@ from metamodel.config.parser import command_parser, parse_config, plain
 
 if TYPE_CHECKING:
     from data_gen.config import ZooConfig
+    from metamodel.features.examples import Example
     from metamodel.training.checkpoint import FunctionCheckpoint
-    from metamodel.training.examples import Example
     from metamodel.triples.manifest import Manifest
     from metamodel.triples.splits import Splits
     from metamodel.triples.store import Zoo

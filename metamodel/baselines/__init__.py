@@ -1,6 +1,6 @@
 """Opponents of the meta-model, all behind one interface. To add one, write its file and list it here."""
 
-from metamodel.baselines.base import META_MODEL, Example, MetaModel, Predictor
+from metamodel.baselines.base import META_MODEL, MetaModel, Predictor
 from metamodel.baselines.boosted_trees import boosted_trees
 from metamodel.baselines.logistic import logistic
 from metamodel.baselines.nearest import nearest
@@ -8,6 +8,7 @@ from metamodel.baselines.prior import Prior
 from metamodel.baselines.single_feature import best_single_feature
 from metamodel.baselines.statistics import statistics
 from metamodel.baselines.token_space import token_space
+from metamodel.features.examples import Example
 
 __all__ = ["META_MODEL", "Example", "MetaModel", "Predictor", "opponents"]
 

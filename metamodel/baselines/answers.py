@@ -15,8 +15,7 @@ from numpy import ndarray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
-from metamodel.baselines.base import Example
-from metamodel.features.examples import Seen
+from metamodel.features.examples import Example, Seen
 from metamodel.subjects.config import KINDS
 
 Candidates = Float[ndarray, "probe d_vocab column"]

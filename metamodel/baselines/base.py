@@ -3,9 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from metamodel.features.examples import Prediction, Seen, Truth
+from metamodel.features.examples import Example, Prediction, Seen
 
-Example = tuple[Seen, Truth]
 META_MODEL = "meta-model"
 
 

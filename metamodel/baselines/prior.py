@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from metamodel.baselines.base import Example, Predictor
-from metamodel.features.examples import Prediction, Seen
+from metamodel.baselines.base import Predictor
+from metamodel.features.examples import Example, Prediction, Seen
 from metamodel.subjects.config import KINDS
 from metamodel.triples.schema import MASKED, POSITIVE
 

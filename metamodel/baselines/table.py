@@ -14,10 +14,10 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from metamodel.baselines.answers import AnswerLearner
-from metamodel.baselines.base import Example, Predictor
+from metamodel.baselines.base import Predictor
 from metamodel.baselines.prior import Prior
 from metamodel.circuits.graph import component_edges
-from metamodel.features.examples import Prediction, Seen
+from metamodel.features.examples import Example, Prediction, Seen
 from metamodel.subjects.config import KINDS
 from metamodel.triples.schema import MASKED, POSITIVE
 

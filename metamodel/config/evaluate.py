@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from metamodel.config.errors import require, suggestion
 from metamodel.config.parser import command_parser, parse_options
-
-TestSplit = Literal["seed", "variant", "size", "task"]
-TEST_SPLITS: tuple[TestSplit, ...] = get_args(TestSplit)
+from metamodel.config.words import TEST_SPLITS, TestSplit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

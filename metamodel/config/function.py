@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from metamodel.config.errors import require
+from metamodel.config.words import Track
 
 
 def _within(value: int | float, low: int | float, high: int | float, where: str) -> None:
@@ -148,7 +149,7 @@ class FunctionConfig:
     """Folder of the zoo."""
     zoo_config: str = "configs/zoo/small.yaml"
     """From which the zoo is built where its folder is missing or unfinished; empty for never."""
-    track: Literal["weights", "activations", "both"] = "both"
+    track: Track = "both"
     """What the reader may look at."""
     seed: int = 0
     """Of initial weights, dropout, and order of subjects."""

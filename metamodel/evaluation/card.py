@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from metamodel.baselines.base import META_MODEL
+from metamodel.config.words import Track
 from metamodel.evaluation.bootstrap import Interval
 from metamodel.evaluation.report import REFERENCES, Gap, Report, gap_to_best
 from metamodel.features.examples import Truth
-from metamodel.triples.schema import MASKED, POSITIVE, LabelDefinition, Track
+from metamodel.triples.schema import MASKED, POSITIVE, LabelDefinition
 
 CARD = "README.md"
 HEADLINES = (

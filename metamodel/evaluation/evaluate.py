@@ -7,16 +7,15 @@ import numpy as np
 from numpy import ndarray
 from torch import Tensor
 
-from metamodel.baselines import META_MODEL, Example, MetaModel, Predictor, opponents
+from metamodel.baselines import META_MODEL, MetaModel, Predictor, opponents
 from metamodel.config.errors import require
 from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
-from metamodel.evaluation.metrics import Measure
+from metamodel.evaluation.metrics import Curve, Measure
 from metamodel.evaluation.report import Report
-from metamodel.features.examples import Prediction, Seen
+from metamodel.features.examples import Example, Prediction, Seen
 from metamodel.triples.schema import MASKED, POSITIVE
 
-Curve = tuple[ndarray, ndarray, ndarray]
 """Mean probability, frequency, count of each bin."""
 
 

@@ -7,13 +7,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy import ndarray
 
 from metamodel.baselines.base import META_MODEL
+from metamodel.evaluation.metrics import Curve
 from metamodel.evaluation.report import Report, gap_to_best
 
 FIGURE = "results.svg"
-Curve = tuple[ndarray, ndarray, ndarray]
 
 
 def draw(report: Report, reliability: Mapping[str, Mapping[str, Curve]], path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from metamodel.config.errors import require
+from metamodel.config.words import TEST_SPLITS
 from metamodel.training.checkpoint import FunctionCheckpoint
-from metamodel.triples.splits import TEST_SPLITS, Splits, refuse_trained
+from metamodel.triples.splits import Splits, refuse_trained
 from metamodel.triples.store import Zoo
 
 

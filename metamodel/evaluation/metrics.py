@@ -14,6 +14,8 @@ from numpy import ndarray
 
 LineageWeights = Float[ndarray, "resample lineage"]
 Measure = Callable[[LineageWeights], Float[ndarray, " resample"]]
+Curve = tuple[Float[ndarray, " bin"], Float[ndarray, " bin"], Int[ndarray, " bin"]]
+"""Mean probability, frequency and number of items of each bin."""
 N_BINS = 10
 """Equal-width bins of the calibration error."""
 
@@ -135,10 +137,8 @@ def macro(measures: Sequence[Measure]) -> Measure:
     return measure
 
 
-def reliability(
-    truth: Bool[ndarray, " item"], probability: Float[ndarray, " item"]
-) -> tuple[Float[ndarray, " bin"], Float[ndarray, " bin"], Int[ndarray, " bin"]]:
-    """Mean probability, frequency and number of items of each bin that has any: the reliability curve."""
+def reliability(truth: Bool[ndarray, " item"], probability: Float[ndarray, " item"]) -> Curve:
+    """The reliability curve, of bins that hold any item."""
     bins = np.clip((probability * N_BINS).astype(np.int64), 0, N_BINS - 1)
     count = np.bincount(bins, minlength=N_BINS)
     filled = count > 0

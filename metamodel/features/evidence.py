@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metamodel.features.registry import Track
+from metamodel.config.words import Track
 from metamodel.features.view import View, normalised
 from metamodel.subjects.config import components
 

@@ -81,6 +81,9 @@ class Truth:
     probe_right_answer: Int[Tensor, " probe"]
 
 
+Example = tuple[Seen, Truth]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prediction:
     """What a reader says of one subject. Probabilities in [0, 1]."""

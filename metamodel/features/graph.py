@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metamodel.config.words import Track
 from metamodel.features.activations import activation_features
 from metamodel.features.composition import edges, structure
 from metamodel.features.examples import ComponentGraph
-from metamodel.features.registry import ACTIVATIONS_SEEN, FEATURES, Track, feature_names
+from metamodel.features.registry import ACTIVATIONS_SEEN, FEATURES, feature_names
 from metamodel.features.view import View, view
 from metamodel.features.weights import embedding_features, head_features, mlp_features
 from metamodel.subjects.config import KINDS, components, depth_fraction

@@ -7,17 +7,15 @@ each other before training, so that no reader is fed the answer (law "no free lu
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from metamodel.config.errors import InputError
+from metamodel.config.words import Track
 from metamodel.features.activations import OFFSETS as WRITTEN_OFFSETS
 from metamodel.features.weights import OFFSETS
 from metamodel.subjects.config import Kind
 
 FEATURE_VERSION = 1
 """Changes when a feature changes its meaning: a checkpoint of another version is refused."""
-Track = Literal["weights", "activations", "both"]
-TRACKS: tuple[Track, ...] = ("weights", "activations", "both")
 
 FORBIDDEN = (
     r"attention_(mean|offset|stripe|self|sink|first|duplicate|previous|induction|position)",
@@ -130,8 +128,14 @@ def _made() -> tuple[Feature, ...]:
     )
 
 
+def forbidden(statistic: str) -> bool:
+    """Whether no feature may be this statistic, whatever the labels of a zoo."""
+    return any(re.search(pattern, statistic) for pattern in FORBIDDEN)
+
+
 FEATURES = _made()
 """Every feature, in the order of the columns of the track `both`, but for `activations_seen` at the end."""
+assert not [feature.name for feature in FEATURES if forbidden(feature.statistic)]
 CLOSED_FORMS = {
     "previous_token": "head.first_order_softmax_offset_1",
     "offset_k": "head.first_order_softmax_offset_far",
@@ -191,8 +195,3 @@ def check_no_label_statistic(
                 got=seen[overlap[0]],
                 do=f"Remove that feature, or declare the label as determined by '{track}'.",
             )
-
-
-def forbidden(statistic: str) -> bool:
-    """Whether no feature may be this statistic, whatever the labels of a zoo."""
-    return any(re.search(pattern, statistic) for pattern in FORBIDDEN)

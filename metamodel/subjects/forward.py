@@ -28,7 +28,7 @@ class Run:
 
     logits: Float[Tensor, "subject batch pos d_vocab"]
     taps: dict[str, Tensor]
-    """Recorded sites, by name; shapes in the legend of this module."""
+    """Recorded sites, by name; shapes in the legend of `metamodel.subjects.sites`."""
 
 
 def activation(x: Tensor, act_fn: str) -> Tensor:

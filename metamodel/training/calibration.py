@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metamodel.features.batch import pad_seen
+from metamodel.features.examples import Example
 from metamodel.losses.function import masked_cross_entropy, pad_truth
 from metamodel.networks.reader import Reader
-from metamodel.training.examples import Example
 
 PRIOR = 0.02
 """Weight of the pull towards temperature 1 and shift 0: with few validation positives, little is moved."""

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from metamodel.config.errors import InputError, require, suggestion
 from metamodel.config.record import record_from_json
+from metamodel.config.words import TRACKS, Track
 from metamodel.features.batch import pad_seen
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.examples import Prediction, Seen
-from metamodel.features.registry import FEATURE_VERSION, TRACKS, Track, closed_form_columns, feature_names
+from metamodel.features.registry import FEATURE_VERSION, closed_form_columns, feature_names
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.triples.schema import LabelDefinition
 from metamodel.triples.splits import Splits

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from metamodel.features.batch import pad_seen
+from metamodel.features.examples import Example
 from metamodel.losses.function import FunctionBatch, pad_truth
-from metamodel.training.examples import Example
 
 
 class FunctionData(lightning.LightningDataModule):

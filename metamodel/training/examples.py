@@ -6,17 +6,15 @@ import torch
 from torch import Tensor
 
 from metamodel.circuits.graph import component_edges
+from metamodel.config.words import Track
 from metamodel.features.evidence import evidence
-from metamodel.features.examples import BaselineInputs, Seen, Truth
+from metamodel.features.examples import BaselineInputs, Example, Seen, Truth
 from metamodel.features.graph import graph_of_view
-from metamodel.features.registry import Track
 from metamodel.features.statistics import weight_statistics
 from metamodel.features.token_space import token_space_scores
 from metamodel.features.view import view
 from metamodel.triples.schema import Triple
 from metamodel.triples.store import Zoo
-
-Example = tuple[Seen, Truth]
 
 
 def examples_of(

@@ -13,13 +13,13 @@ from torch import Tensor
 from metamodel.config.function import FunctionConfig
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
+from metamodel.features.examples import Example
 from metamodel.features.registry import check_no_label_statistic, closed_form_columns, feature_names
 from metamodel.losses.function import pad_truth, positive_weights
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.objectives.function import FunctionObjective
 from metamodel.training.calibration import calibrate
 from metamodel.training.datamodule import FunctionData
-from metamodel.training.examples import Example
 from metamodel.training.logger import make_logger
 from metamodel.training.normaliser import fit_normaliser, fit_range
 from metamodel.triples.schema import LabelDefinition

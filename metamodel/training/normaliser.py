@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
+from metamodel.config.words import Track
 from metamodel.features.batch import pad_seen
 from metamodel.features.examples import Seen, Truth
-from metamodel.features.registry import Track, features_of
+from metamodel.features.registry import features_of
 from metamodel.networks.reader import Normaliser, Reader
 from metamodel.subjects.config import KINDS
 from metamodel.triples.schema import MASKED

@@ -12,12 +12,11 @@ from metamodel.triples.schema import (
     Triple,
 )
 from metamodel.triples.shard import write_shard
-from metamodel.triples.splits import TEST_SPLITS, Splits, make_splits, refuse_trained
+from metamodel.triples.splits import Splits, make_splits, refuse_trained
 from metamodel.triples.store import Zoo
 
 __all__ = [
     "SCHEMA_VERSION",
-    "TEST_SPLITS",
     "Activation",
     "Behavior",
     "CircuitScores",

@@ -10,13 +10,11 @@ from typing import Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from metamodel.config.words import Departure, Track
 from metamodel.subjects.subject import Subject
 
 SCHEMA_VERSION = 1
 
-Departure = Literal["none", "variant", "size", "task"]
-"""Along which single axis a subject departs from those that meta-models train on."""
-Track = Literal["weights", "activations", "both"]
 MASKED, NEGATIVE, POSITIVE, PATTERN_ONLY = -1, 0, 1, 2
 """States of a function label. `PATTERN_ONLY`: the pattern is there, its causal twin is not."""
 

@@ -17,11 +17,10 @@ from datasets import Dataset
 
 from metamodel.config.errors import InputError, require, suggestion
 from metamodel.config.record import record_values
+from metamodel.config.words import TEST_SPLITS, Departure
 from metamodel.triples.manifest import write_atomically
-from metamodel.triples.schema import SCHEMA_VERSION, Departure
+from metamodel.triples.schema import SCHEMA_VERSION
 
-TEST_SPLITS = ("seed", "variant", "size", "task")
-"""Tests, each named for the one axis along which it departs from training."""
 SPLITS = ("train", "validation", *TEST_SPLITS)
 _COPY = "Copy the whole checkpoint again."
 

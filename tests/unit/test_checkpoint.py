@@ -231,3 +231,16 @@ def test_missing_folder_and_files_are_named(folder, tmp_path):
     (folder / MODEL).write_bytes(b"no tensors")
     with pytest.raises(InputError, match=r"model\.safetensors: expected a safetensors file"):
         metamodel.load(folder)
+
+
+def test_the_whole_folder_is_uploaded_card_and_metrics_included(made, folder, monkeypatch):
+    calls = []
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, exist_ok: calls.append(name))
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.upload_folder",
+        lambda self, repo_id, folder_path: calls.append((repo_id, folder_path)) or "address",
+    )
+    assert metamodel.load(folder).push_to_hub("me/reader") == "address"
+    assert calls == ["me/reader", ("me/reader", folder)]
+    with pytest.raises(InputError, match="push_to_hub: expected a reader loaded from a folder, got none"):
+        metamodel.FunctionReader(made).push_to_hub("me/reader")

@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset
 
 from metamodel.config import InputError
-from metamodel.triples.splits import TEST_SPLITS, Splits, make_splits, refuse_trained
+from metamodel.config.words import TEST_SPLITS
+from metamodel.triples.splits import Splits, make_splits, refuse_trained
 
 FRACTIONS = {"validation_fraction": 0.15, "test_fraction": 0.25}
 

@@ -1,0 +1,12 @@
+"""Words that several packages share: what a reader may look at, and along which axis a test departs."""
+
+from typing import Literal, get_args
+
+Track = Literal["weights", "activations", "both"]
+"""What a reader may look at."""
+TRACKS: tuple[Track, ...] = get_args(Track)
+TestSplit = Literal["seed", "variant", "size", "task"]
+"""Tests, each named for the one axis along which it departs from training."""
+TEST_SPLITS: tuple[TestSplit, ...] = get_args(TestSplit)
+Departure = Literal["none", "variant", "size", "task"]
+"""Along which axis a subject departs from those that meta-models train on; other seeds depart in nothing."""
