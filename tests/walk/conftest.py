@@ -1,6 +1,7 @@
 """A finished main job, and how the tests of the walk run commands."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,9 @@ def job(tmp_path_factory):
 def checkpoint(job):
     (found,) = (job[0] / "runs/function-tiny").glob("*/checkpoint")
     return found
+
+
+@pytest.fixture(scope="session")
+def interruptible():
+    """To be called in a child before its program: what a shell starts in the background ignores Ctrl-C."""
+    return lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -110,10 +110,10 @@ def test_wandb_logs_offline_without_a_key(job, tmp_path, run):
     assert "wandb sync" in said.stdout + said.stderr
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(job, tmp_path, run):
+def test_an_interrupted_run_goes_on_where_it_stopped(job, tmp_path, run, interruptible):
     words = [sys.executable, "-m", "metamodel.train", "--config", "configs/function/tiny.yaml",
              "--zoo", str(job[0] / "data/tiny"), "--out", str(tmp_path), "--training.epochs", "400"]  # fmt: skip  # noqa: E501
-    training = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    training = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
     until = time.monotonic() + 120
     while not list(tmp_path.rglob("*.ckpt")) and time.monotonic() < until and training.poll() is None:
         time.sleep(0.1)

@@ -38,7 +38,9 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_build_that_is_stopped_goes_on_to_the_same_bytes_as_arrays_and_pools(config, tmp_path, called):
+def test_a_build_that_is_stopped_goes_on_to_the_same_bytes_as_arrays_and_pools(
+    config, tmp_path, called, interruptible
+):
     stopped, pooled = tmp_path / "stopped", tmp_path / "pooled"
     words = [sys.executable, "-m", "data_gen.build", "--config", str(config), "--workers", "1"]
     building = subprocess.Popen(
@@ -47,6 +49,7 @@ def test_a_build_that_is_stopped_goes_on_to_the_same_bytes_as_arrays_and_pools(c
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
+        preexec_fn=interruptible,
     )
     until = time.monotonic() + 90
     while not list(stopped.glob("shards/*.json")) and time.monotonic() < until:
