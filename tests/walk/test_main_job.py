@@ -52,7 +52,8 @@ def test_a_second_run_reuses_the_zoo_and_logs_to_wandb_offline_without_a_key(job
     before = {p: p.stat().st_mtime_ns for p in (folder / "data/tiny").rglob("*") if p.is_file()}
     said = run(
         "metamodel.train", "--config", "configs/function/tiny.yaml",
-        "--track", "weights", "--logger", "wandb", "--zoo", folder / "data/tiny", "--out", folder / "again", "--name", "weights-tiny", WANDB_API_KEY="",
+        "--track", "weights", "--logger", "wandb", "--name", "weights-tiny",
+        "--zoo", folder / "data/tiny", "--out", folder / "again", WANDB_API_KEY="",
     )  # fmt: skip
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "data/tiny").rglob("*") if p.is_file()}
     assert len(list((folder / "again/weights-tiny").glob("*/checkpoint"))) == 1
