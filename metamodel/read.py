@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from metamodel.config.command import run_command
+from metamodel.config.errors import require_one_of
 from metamodel.config.parser import command_parser, parse_options
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--label", type=str, help="rank the components by this function label only")
     options = parse_options(parser, arguments)
-    from metamodel.reading import FunctionReader, check_label
+    from metamodel.reading import FunctionReader
 
     reader = FunctionReader.from_pretrained(options.checkpoint)
     if options.label is not None:  # before the reading, which may take a minute
-        check_label(options.label, [label.name for label in reader.labels])
+        require_one_of(options.label, [label.name for label in reader.labels], "label")
     reading = reader.read(subject_of(options.subject))
     if options.label is not None:
         reading = reading.only(options.label)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.config.errors import InputError, require, suggestion
+from metamodel.config.errors import InputError, require, require_one_of
 from metamodel.config.words import Track
 from metamodel.features.batch import pad_seen
 from metamodel.features.examples import Prediction, Seen
@@ -64,7 +63,7 @@ class Reading:
 
         Raises: InputError if the reader does not know it.
         """
-        check_label(label, self.labels)
+        require_one_of(label, self.labels, "label")
         at = [self.labels.index(label)]
         return replace(
             self, labels=(label,), probabilities=self.probabilities[:, at], scores=self.scores[:, at]
@@ -75,7 +74,7 @@ class Reading:
 
         Raises: InputError if the reader does not know the label.
         """
-        check_label(label, self.labels)
+        require_one_of(label, self.labels, "label")
         whole = self.to_pandas()
         columns = {name: whole[key] for name, key in (("kind", "kind"), ("probability", label))}
         found = pandas.DataFrame(columns | {"score": whole[f"{label}_score"]}).dropna()
@@ -106,17 +105,6 @@ class Reading:
     def to_json(self) -> str:
         """`to_dict` as text."""
         return json.dumps(self.to_dict(), indent=1)
-
-
-def check_label(label: str, labels: Sequence[str]) -> None:
-    """Raises: InputError unless `label` is one of `labels`."""
-    require(
-        label in labels,
-        "label",
-        expected=f"one of {', '.join(labels)}",
-        got=repr(label),
-        do=f"Name one of them.{suggestion(label, labels)}",
-    )
 
 
 class FunctionReader:

@@ -1,7 +1,7 @@
 """Bad input is answered in one line: where, what was expected, what was given, what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class InputError(ValueError):
@@ -22,3 +22,14 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def require_one_of(word: str, known: Collection[str], where: str) -> None:
+    """Raises: InputError, with the nearest known word, unless `word` is one of `known`."""
+    require(
+        word in known,
+        where,
+        expected=f"one of {', '.join(known)}",
+        got=repr(word),
+        do=f"Name one of them.{suggestion(word, known)}",
+    )

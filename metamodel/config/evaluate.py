@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metamodel.config.errors import require, suggestion
+from metamodel.config.errors import require_one_of
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.config.words import TEST_SPLITS, TestSplit
 
@@ -33,11 +33,6 @@ def evaluate_options(arguments: Sequence[str], *, description: str) -> EvaluateO
     parser.add_argument("--split", type=str, help=f"one of {', '.join(TEST_SPLITS)}; all by default")
     parser.add_argument("--json", action="store_true", help="print metrics.json's form instead of tables")
     given = parse_options(parser, arguments)
-    require(
-        given.split is None or given.split in TEST_SPLITS,
-        "--split",
-        expected=f"one of {', '.join(TEST_SPLITS)}",
-        got=repr(given.split),
-        do=f"Name one of them.{suggestion(given.split or '', TEST_SPLITS)}",
-    )
+    if given.split is not None:
+        require_one_of(given.split, TEST_SPLITS, "--split")
     return EvaluateOptions(checkpoint=given.checkpoint, zoo=given.zoo, split=given.split, json=given.json)

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from datasets import Dataset
 
-from metamodel.config.errors import InputError, require, suggestion
+from metamodel.config.errors import InputError, require, require_one_of
 from metamodel.config.record import record_values
 from metamodel.config.words import TEST_SPLITS, Departure
 from metamodel.triples.manifest import write_atomically
@@ -48,13 +48,7 @@ class Splits:
 
         Raises: InputError if there is no such split or it is empty.
         """
-        require(
-            name in SPLITS,
-            "split",
-            expected=f"one of {', '.join(SPLITS)}",
-            got=repr(name),
-            do=f"Name one of them.{suggestion(name, SPLITS)}",
-        )
+        require_one_of(name, SPLITS, "split")
         ids: tuple[str, ...] = getattr(self, name)
         do = "Add subjects to the zoo, or name another split."
         require(bool(ids), f"split {name}", expected="at least one subject", got="none", do=do)
