@@ -98,3 +98,16 @@ def test_closed_forms_are_undefined_for_whatever_is_not_a_head():
     heads = torch.tensor([node.kind == "head" for node in components(plain.config)])
     assert found[~heads].isnan().all()
     assert found[heads].isfinite().all()
+
+
+def test_a_head_whose_keys_prefer_the_first_token_is_a_sink():
+    plain = subject(n_layers=1)
+    for sign, sinks in ((1.0, True), (-1.0, False)):
+        weights = {key: torch.zeros_like(value) for key, value in plain.weights.items()}
+        weights["embed.W_E"][:, :12] = torch.eye(12)
+        weights["blocks.0.attn.b_Q"][0, 0] = 40.0
+        weights["blocks.0.attn.W_K"][0, 0, 0] = sign
+        weights["unembed.W_U"][:12] = torch.eye(12)
+        found = token_space_scores(view(plain.with_weights(weights)), ("first_token_sink",))[2, 0]
+        assert bool(found > 0.9) is sinks
+        assert sinks or found < 0.1

@@ -25,6 +25,7 @@ from metamodel.losses.function import (
     pad_truth,
     positive_weights,
 )
+from metamodel.networks.reader import TRUST, ClosedForms
 from metamodel.subjects import Subject, SubjectConfig, components, initial_weights, unstack
 from metamodel.training.fit import RESUME, fit
 from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE, LabelDefinition
@@ -230,3 +231,27 @@ def test_names_of_slices_are_sometimes_forgotten_in_training_and_never_in_use(fi
         torch.stack([answers.slice_logits.sum() for answers in reader(batch)]).sum().backward()
         gradient = reader.members[0].slice.query.weight.grad[UNKNOWN_SLICE]
         assert bool((gradient != 0).any()) is training
+
+
+def test_logits_and_scores_start_from_the_closed_form_of_their_label_where_it_has_one():
+    forms = ClosedForms((3, -1))
+    features = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+    on_logits, on_scores = forms(features)
+    for added, trust in zip((on_logits, on_scores), TRUST, strict=True):
+        torch.testing.assert_close(added[..., 0], features[..., 3] * math.log(1 + math.exp(trust)))
+        assert bool((added[..., 1] == 0).all())
+
+
+def test_a_member_adds_its_closed_forms_to_what_it_answers(fitted, examples):
+    member = copy.deepcopy(fitted[0]).members[0].eval()
+    batch = pad_seen([seen for seen, _ in examples[:2]], fitted[1])
+    member.closed_forms = ClosedForms((3, -1))
+    features = torch.randn(*batch.nodes.shape, generator=torch.Generator().manual_seed(0))
+    relations = torch.zeros(*batch.edges.shape)
+    before = member(features, relations, batch)
+    member.closed_forms.trust.data += 1.0
+    after = member(features, relations, batch)
+    for name in ("function_logits", "function_score"):
+        change = getattr(after, name) - getattr(before, name)
+        assert bool((change[..., 0].abs() > 1e-4).all())
+        assert bool((change[..., 1] == 0).all())
