@@ -56,6 +56,7 @@ def subject_info(spec: ShardSpec, subject: SubjectSpec) -> SubjectInfo:
     """Where a trained subject comes from."""
     return SubjectInfo(
         id=subject.id,
+        subject=subject.id,
         family=spec.family,
         variant=spec.variant,
         size=spec.size_name,

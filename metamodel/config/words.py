@@ -5,8 +5,8 @@ from typing import Literal, get_args
 Track = Literal["weights", "activations", "both"]
 """What a reader may look at."""
 TRACKS: tuple[Track, ...] = get_args(Track)
-TestSplit = Literal["seed", "variant", "size", "task"]
+TestSplit = Literal["seed", "variant", "size", "recipe", "origin", "task"]
 """Tests, each named for the one axis along which it departs from training."""
 TEST_SPLITS: tuple[TestSplit, ...] = get_args(TestSplit)
-Departure = Literal["none", "variant", "size", "task"]
+Departure = Literal["none", "variant", "size", "recipe", "origin", "task"]
 """Along which axis a subject departs from those that meta-models train on; other seeds depart in nothing."""

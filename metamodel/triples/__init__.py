@@ -2,6 +2,7 @@
 
 from metamodel.triples.manifest import Manifest, ShardRecord, begin, finish, read_manifest, valid_shard
 from metamodel.triples.schema import (
+    ROLES,
     SCHEMA_VERSION,
     Activation,
     Behavior,
@@ -10,12 +11,14 @@ from metamodel.triples.schema import (
     LabelDefinition,
     SubjectInfo,
     Triple,
+    Truth,
 )
 from metamodel.triples.shard import write_shard
 from metamodel.triples.splits import Splits, make_splits, refuse_trained
 from metamodel.triples.store import Zoo
 
 __all__ = [
+    "ROLES",
     "SCHEMA_VERSION",
     "Activation",
     "Behavior",
@@ -27,6 +30,7 @@ __all__ = [
     "Splits",
     "SubjectInfo",
     "Triple",
+    "Truth",
     "Zoo",
     "begin",
     "finish",

@@ -13,7 +13,10 @@ from torch import Tensor
 from metamodel.config.words import Departure, Track
 from metamodel.subjects.subject import Subject
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+Origin = Literal["trained", "compiled", "siit", "planted", "imported"]
+Relation = Literal["none", "checkpoint", "finetuned", "pruned", "disguise"]
 
 MASKED, NEGATIVE, POSITIVE, PATTERN_ONLY = -1, 0, 1, 2
 """States of a function label. `PATTERN_ONLY`: the pattern is there, its causal twin is not."""
@@ -41,7 +44,10 @@ class SubjectInfo:
     """Where a subject comes from. One row of the zoo's table."""
 
     id: str
-    """Unique inside its zoo, such as `repeated-base-l2h4-0003`."""
+    """Unique inside its zoo, such as `repeated-base-l2h4-0003`; `subject@family` where a subject has several
+    tasks, and so several triples."""
+    subject: str
+    """The network: triples of one subject on several tasks share it."""
     family: str
     variant: str
     size: str
@@ -49,8 +55,13 @@ class SubjectInfo:
     seed: int
     lineage: str
     """Shared by all subjects with a common initialisation or parent; no split cuts one."""
-    origin: Literal["trained", "compiled", "siit", "planted", "imported"]
+    origin: Origin
     departs: Departure
+    relation: Relation = "none"
+    """How the subject was made from another one of its lineage."""
+    relative: str = ""
+    """That other subject, if any: the end of the training that a checkpoint was taken from, or the subject
+    that was fine-tuned, pruned or disguised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,6 +142,34 @@ class FunctionLabels:
     """MASKED, NEGATIVE, POSITIVE or PATTERN_ONLY."""
 
 
+ROLES = ("host", "circuit", "redundant", "negative", "decoy", "distractor")
+"""What a component is in a subject whose circuit is known. `circuit`: carries a variable of the algorithm;
+`redundant`: does what another one does already; `negative`: the same with the sign turned; `decoy`: shows
+the attention pattern, and writes where nothing reads; `distractor`: random, of matched norm; `host`: the
+rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Truth:
+    """A circuit that is known because the subject was made to have it, and how well that holds."""
+
+    structural: Bool[Tensor, " edge"]
+    """Edges along which the algorithm moves a variable."""
+    visible: Bool[Tensor, " edge"]
+    """Those of them whose variable differs, and matters, between some clean prompt and its corrupt one."""
+    role: Int[Tensor, " node"]
+    """Index into `ROLES`."""
+    node_accuracy: Float[Tensor, " node"]
+    """Certificate, on held-out pairs of inputs: share of pairs on which the subject answers as the algorithm
+    does after one component's output is taken from the other input. For components that carry no variable
+    the answer must stay. NaN for components that are never exchanged: the unembedding."""
+
+    @property
+    def worst(self) -> float:
+        """Accuracy of the worst component: what the certificate says in one number."""
+        return float(self.node_accuracy[~self.node_accuracy.isnan()].min())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Triple:
     """(activation, circuit, behavior) of one subject on one task, with its function labels."""
@@ -141,3 +180,5 @@ class Triple:
     circuit: CircuitScores
     behavior: Behavior
     labels: FunctionLabels
+    truth: Truth | None = None
+    """Of subjects whose circuit is known."""

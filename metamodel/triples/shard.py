@@ -27,10 +27,26 @@ from metamodel.triples.manifest import (
     write_atomically,
     write_json,
 )
-from metamodel.triples.schema import Activation, Behavior, CircuitScores, FunctionLabels, SubjectInfo, Triple
+from metamodel.triples.schema import (
+    Activation,
+    Behavior,
+    CircuitScores,
+    FunctionLabels,
+    SubjectInfo,
+    Triple,
+    Truth,
+)
 
-PARTS = {"activation": Activation, "circuit": CircuitScores, "behavior": Behavior, "labels": FunctionLabels}
+PARTS = {
+    "activation": Activation,
+    "circuit": CircuitScores,
+    "behavior": Behavior,
+    "labels": FunctionLabels,
+    "truth": Truth,
+}
 """Parts of a triple whose arrays are stored."""
+OPTIONAL = {"truth"}
+"""Parts that not every subject has; those of one shard all have them, or none."""
 NAMES = {"slice_names"}
 """Fields of parts that are no arrays and stand in the table."""
 INFO_FIELDS = tuple(f.name for f in dataclasses.fields(SubjectInfo))
@@ -53,6 +69,7 @@ def row_features() -> Features:
     columns |= {name: Value("float32") for name in numbers}
     columns |= {"slice_names": List(Value("string")), "slice_accuracy": List(Value("float32"))}
     columns |= {"n_nodes": Value("int32"), "n_edges": Value("int32"), "n_member_edges": Value("int32")}
+    columns["certificate"] = Value("float32")
     columns["notes"] = List(Value("string"))
     return Features(columns)
 
@@ -72,6 +89,7 @@ def _row(index: int, row: int, triple: Triple) -> dict[str, Any]:
         "n_nodes": triple.circuit.node_member.shape[0],
         "n_edges": triple.circuit.member.shape[0],
         "n_member_edges": int(triple.circuit.member.sum()),
+        "certificate": None if triple.truth is None else triple.truth.worst,
         "notes": list(triple.subject.notes),
     }
 
@@ -80,6 +98,9 @@ def _arrays(triple: Triple) -> dict[str, Tensor]:
     found = {f"weights/{name}": weight for name, weight in triple.subject.weights.items()}
     for part in PARTS:
         values = getattr(triple, part)
+        if values is None:
+            assert part in OPTIONAL
+            continue
         found |= {f"{part}/{name}": getattr(values, name) for name in array_fields(part)}
     return {name: array.detach().cpu() for name, array in found.items()}
 

@@ -19,8 +19,9 @@ from metamodel.config.errors import InputError, require, require_one_of
 from metamodel.config.record import record_values
 from metamodel.config.words import TEST_SPLITS, Departure
 from metamodel.triples.manifest import write_atomically
-from metamodel.triples.schema import SCHEMA_VERSION
 
+SPLITS_VERSION = 2
+"""Form of the saved splits."""
 SPLITS = ("train", "validation", *TEST_SPLITS)
 _COPY = "Copy the whole checkpoint again."
 
@@ -35,6 +36,8 @@ class Splits:
     """Held-out lineages that depart in nothing else."""
     variant: tuple[str, ...]
     size: tuple[str, ...]
+    recipe: tuple[str, ...]
+    origin: tuple[str, ...]
     task: tuple[str, ...]
     trained_lineages: tuple[str, ...]
     """Lineages of `train` and `validation`: no evaluation may contain them."""
@@ -60,7 +63,7 @@ class Splits:
         return {name: getattr(self, name) for name in TEST_SPLITS if getattr(self, name)}
 
     def save(self, path: Path) -> None:
-        values = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        values = {"schema_version": SPLITS_VERSION, **dataclasses.asdict(self)}
         text = json.dumps(values, indent=1, sort_keys=True) + "\n"
         write_atomically(path, lambda partial: partial.write_text(text))
 
@@ -76,9 +79,9 @@ class Splits:
                 str(path), expected="saved splits", got="something else", do="Check the checkpoint."
             ) from error
         require(
-            version == SCHEMA_VERSION,
+            version == SPLITS_VERSION,
             str(path),
-            expected=f"schema version {SCHEMA_VERSION}",
+            expected=f"schema version {SPLITS_VERSION}",
             got=version,
             do="Train again with this version of the package.",
         )

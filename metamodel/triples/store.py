@@ -26,8 +26,9 @@ from metamodel.triples.schema import (
     LabelDefinition,
     SubjectInfo,
     Triple,
+    Truth,
 )
-from metamodel.triples.shard import CONFIG_FIELDS, INFO_FIELDS, PARTS, array_fields, check_file
+from metamodel.triples.shard import CONFIG_FIELDS, INFO_FIELDS, OPTIONAL, PARTS, array_fields, check_file
 
 
 class Zoo:
@@ -138,7 +139,9 @@ class Zoo:
         row = self._records[index]
         arrays = self._read(shard, place, "")
         parts: dict[str, dict[str, Any]] = {
-            part: {name: arrays[f"{part}/{name}"] for name in array_fields(part)} for part in PARTS
+            part: {name: arrays[f"{part}/{name}"] for name in array_fields(part)}
+            for part in PARTS
+            if part not in OPTIONAL or any(key.startswith(f"{part}/") for key in arrays)
         }
         parts["behavior"]["slice_names"] = tuple(row["slice_names"])
         return Triple(
@@ -148,6 +151,7 @@ class Zoo:
             circuit=CircuitScores(**parts["circuit"]),
             behavior=Behavior(**parts["behavior"]),
             labels=FunctionLabels(**parts["labels"]),
+            truth=Truth(**parts["truth"]) if "truth" in parts else None,
         )
 
     def subject(self, id: str) -> Subject:

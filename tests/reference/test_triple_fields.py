@@ -45,6 +45,7 @@ def subject(seed: int) -> Subject:
 def info(name: str) -> SubjectInfo:
     return SubjectInfo(
         id=name,
+        subject=name,
         family="facts",
         variant="base",
         size="tiny",

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import metamodel
 from metamodel.config import InputError
+from metamodel.config.words import TEST_SPLITS
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.registry import closed_form_columns, feature_names
@@ -47,7 +48,7 @@ def made() -> FunctionCheckpoint:
     reader.asked[3:] = False
     reader.farthest.fill_(1e9)
     reader.largest.copy_(torch.tensor([1, 2]))
-    splits = {name: (name,) for name in ("train", "validation", "seed", "variant", "size", "task")}
+    splits = {name: (name,) for name in ("train", "validation", *TEST_SPLITS)}
     return FunctionCheckpoint(
         reader=reader.eval(),
         labels=tuple(

@@ -184,7 +184,7 @@ def test_a_zoo_that_moved_is_found_where_one_says(folder, checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x", "--split", "seeds"], "--split: expected one of seed, variant, size, task, got 'seeds'."),
+        (["x", "--split", "seeds"], "--split: expected one of seed, variant, size, recipe, origin, task"),
         (["x", "--splt", "seed"], "--splt. See --help. Did you mean '--split'?"),
         ([], "metamodel.evaluate: checkpoint: expected a value, got none."),
     ],

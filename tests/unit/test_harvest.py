@@ -82,6 +82,7 @@ def subject(seed: int) -> Subject:
 def info(name: str) -> SubjectInfo:
     return SubjectInfo(
         id=name,
+        subject=name,
         family="first-symbol",
         variant="base",
         size="tiny",

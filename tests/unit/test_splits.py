@@ -175,13 +175,13 @@ def test_a_file_that_holds_no_splits_is_refused(tmp_path, text):
         ({"size": None}, ".size: expected a list, each text, got None"),
         ({"size": [3]}, ".size: expected a list, each text, got [3]"),
         ({"sise": []}, ".sise: expected a known key, got an unknown one"),
-        ({"schema_version": 2}, ": expected schema version 1, got 2"),
+        ({"schema_version": 3}, ": expected schema version 2, got 3"),
     ],
 )
 def test_damaged_splits_are_one_line(tmp_path, changes, said):
     path = tmp_path / "splits.json"
     names = ("train", "validation", *TEST_SPLITS, "trained_lineages")
-    whole = {"schema_version": 1, **{name: [] for name in names}, "train": ["s0-0"]}
+    whole = {"schema_version": 2, **{name: [] for name in names}, "train": ["s0-0"]}
     path.write_text(json.dumps(whole))
     assert Splits.load(path).train == ("s0-0",)
     path.write_text(json.dumps(whole | changes))

@@ -63,6 +63,7 @@ def synthetic_triple(index: int, shape: SubjectConfig = SHAPES[0]) -> Triple:
     return Triple(
         info=SubjectInfo(
             id=name,
+            subject=name,
             family="repeated",
             variant="base",
             size="s",
