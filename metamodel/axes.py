@@ -31,6 +31,7 @@ Prompts:
     place        bracket or value of a task's prompt
     relation     table of facts
     hop          how often a table of facts is followed
+    task         one of the families that a subject has learnt
 
 Circuits:
 

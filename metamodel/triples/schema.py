@@ -159,6 +159,9 @@ class Truth:
     """Those of them whose variable differs, and matters, between some clean prompt and its corrupt one."""
     role: Int[Tensor, " node"]
     """Index into `ROLES`."""
+    variables: Int[Tensor, " node"]
+    """Bit i is set where a component carries the algorithm's i-th variable: components of two subjects of one
+    task correspond where they share a bit."""
     node_accuracy: Float[Tensor, " node"]
     """Certificate, on held-out pairs of inputs: share of pairs on which the subject answers as the algorithm
     does after one component's output is taken from the other input. For components that carry no variable

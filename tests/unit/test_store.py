@@ -113,6 +113,7 @@ def synthetic_truth(node: int, edge: int, generator: torch.Generator) -> Truth:
         structural=torch.rand(edge, generator=generator) > 0.5,
         visible=torch.rand(edge, generator=generator) > 0.5,
         role=torch.randint(len(ROLES), (node,), generator=generator),
+        variables=torch.randint(4, (node,), generator=generator),
         node_accuracy=torch.rand(node, generator=generator),
     )
 
