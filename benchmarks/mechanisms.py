@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from data_gen.config import ZooConfig
-from data_gen.harvest import task_prompts
+from data_gen.harvesting import task_prompts
 from data_gen.labels.registry import LABELS
 from data_gen.population import ShardSpec, shard_specs
 from data_gen.seeds import generator_for

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from data_gen.config import HarvestConfig, ZooConfig
-from data_gen.harvest import harvest
+from data_gen.harvesting import harvest
 from data_gen.made import Made
 from data_gen.population import ShardSpec, shard_specs
 from data_gen.tasks.mixture import part_family, parts_of

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_gen.config import ZooConfig
-from data_gen.harvest import ACTIVATION_PROBES
+from data_gen.harvesting import ACTIVATION_PROBES
 from data_gen.labels.registry import LABELS
 from data_gen.population import ShardSpec
 from metamodel.circuits.graph import component_edges

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data_gen.acceptance import held_out_accuracy, rejections
-from data_gen.harvest import task_prompts
+from data_gen.harvesting import task_prompts
 from data_gen.made import Made, MadeShard
 from data_gen.population import ShardSpec, SubjectSpec
 from data_gen.seeds import derived_seed, generator_for

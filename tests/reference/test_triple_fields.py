@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data_gen.config import HarvestConfig
 from data_gen.function_labels import function_labels
-from data_gen.harvest import ACTIVATION_PROBES, harvest, task_prompts
+from data_gen.harvesting import ACTIVATION_PROBES, harvest, task_prompts
 from data_gen.labels.batteries import batteries
 from data_gen.null import edge_null_threshold, label_null, reinitialised
 from data_gen.seeds import generator_for

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.config import HarvestConfig
-from data_gen.harvest import ACTIVATION_PROBES, circuit_of, harvest, task_prompts
+from data_gen.harvesting import ACTIVATION_PROBES, circuit_of, harvest, task_prompts
 from data_gen.labels.registry import LABELS, MIN_EDGE_EFFECT
 from data_gen.null import edge_null_threshold, reinitialised
 from data_gen.seeds import derived_seed, generator_for
