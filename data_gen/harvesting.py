@@ -18,7 +18,7 @@ from data_gen.labels.batteries import Batteries, batteries
 from data_gen.labels.registry import MIN_EDGE_EFFECT
 from data_gen.null import LabelNull, edge_null_threshold, label_null, reinitialised
 from data_gen.seeds import generator_for
-from data_gen.tasks.base import BOS, FIRST_SYMBOL, Task
+from data_gen.tasks.base import Task
 from metamodel.circuits.ablation import ablation_effects
 from metamodel.circuits.exact import edge_scores, source_outputs
 from metamodel.circuits.graph import component_edges
@@ -121,8 +121,8 @@ def shard_null(subject: SubjectConfig, task: Task, kind: str, config: HarvestCon
         generator_for(seed, kind, "batteries"),
         n=config.n_random,
         n_pos=task.n_pos,
-        bos=BOS,
-        symbols=many[many >= FIRST_SYMBOL].unique(),
+        bos=task.bos,
+        symbols=task.symbols(many),
     )
     copies = reinitialised(subject, config.n_null_copies, seed)
     return ShardNull(

@@ -61,6 +61,15 @@ class Task(ABC):
         return type(self).make(variant, seed)
 
     @property
+    def bos(self) -> int:
+        """Token that every prompt begins with."""
+        return BOS
+
+    def symbols(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " symbol"]:
+        """Those tokens of prompts that are content, of which batteries of random prompts are made."""
+        return tokens[tokens >= FIRST_SYMBOL].unique()
+
+    @property
     @abstractmethod
     def n_pos(self) -> int:
         """Length of every prompt, BOS included."""
