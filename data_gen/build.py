@@ -47,7 +47,7 @@ def build(
     from data_gen.labels.registry import LABELS
     from data_gen.population import shard_specs
     from data_gen.shard import cost, make_shard
-    from metamodel.triples.manifest import begin
+    from metamodel.triples.building import begin
 
     specs = shard_specs(config)
     began = begin(out, name=config.name, config=plain(config), labels=LABELS, n_shards=len(specs))
@@ -81,7 +81,8 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(options.out or f"data/{config.name}")
     from data_gen.population import shard_specs
     from data_gen.summary import plan, summary
-    from metamodel.triples.manifest import finish, read_manifest, valid_shard
+    from metamodel.triples.building import finish
+    from metamodel.triples.manifest import read_manifest, valid_shard
 
     specs = shard_specs(config)
     if options.dry_run:

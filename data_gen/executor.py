@@ -9,7 +9,8 @@ from pathlib import Path
 from data_gen.progress import Progress
 from data_gen.workers import Advance, Report, run_jobs
 from metamodel.config import InputError
-from metamodel.triples.manifest import Manifest, ShardRecord, finish, valid_shard
+from metamodel.triples.building import finish
+from metamodel.triples.manifest import Manifest, ShardRecord, valid_shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,7 +118,7 @@ def _zoo_config(file: str) -> "ZooConfig":
 
 def _departure(folder: Path, manifest: "Manifest", zoo_config: str) -> str:
     """What to say of a finished zoo that is not the one which `zoo_config` describes; empty if it is."""
-    from metamodel.triples.manifest import differing_keys
+    from metamodel.triples.building import differing_keys
 
     if not Path(zoo_config).is_file():  # empty, or the default, away from this project's folder
         return ""
