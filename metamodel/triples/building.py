@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metamodel.config.errors import InputError, require
+from metamodel.config.errors import require
 from metamodel.triples.manifest import (
     MANIFEST,
     PARTIAL,
@@ -19,10 +19,18 @@ from metamodel.triples.manifest import (
     digest,
     plain_values,
     read_manifest,
+    unwritable,
     valid_shard,
     write_json,
+    write_json_first,
 )
 from metamodel.triples.schema import SCHEMA_VERSION, LabelDefinition
+
+MOST_SHOWN = 6
+"""Differences of two configurations that are shown."""
+LONGEST_SHOWN = 60
+"""Characters of one value that are shown."""
+ABSENT = "nothing"
 
 
 def begin(
@@ -30,7 +38,8 @@ def begin(
 ) -> Manifest:
     """Opens a folder for building: writes an unfinished manifest, or accepts the one of the same zoo.
 
-    Several jobs may begin one zoo at once: all of them write the same manifest.
+    Several jobs may begin one zoo at once: one of them writes the manifest, the others accept it or, if they
+    are of another configuration, refuse it.
 
     Raises: InputError if the folder holds a zoo of another configuration, or another thing, or if it cannot
         be written.
@@ -49,12 +58,7 @@ def begin(
     try:
         return _begun(folder, wanted)
     except OSError as error:
-        raise InputError(
-            str(folder),
-            expected="a folder that can be written",
-            got=error.strerror or str(error),
-            do="Choose another folder with --out.",
-        ) from error
+        raise unwritable(folder, error) from error
 
 
 def _begun(folder: Path, wanted: Manifest) -> Manifest:
@@ -62,16 +66,16 @@ def _begun(folder: Path, wanted: Manifest) -> Manifest:
     others = _foreign(folder)
     if (folder / MANIFEST).exists():
         found = read_manifest(folder)
-        differing = [
-            *differing_keys(found.config, wanted.config),
-            *(["labels"] if found.labels != wanted.labels else []),
-            *(["code_version"] if found.code_version != wanted.code_version else []),
-        ]
+        changed = {
+            **differences(found.config, wanted.config),
+            **differences(plain_values(found)["labels"], plain_values(wanted)["labels"], "labels"),
+            **differences(found.code_version, wanted.code_version, "code_version"),
+        }
         require(
-            not differing,
+            not changed,
             str(folder),
             expected="the zoo of this configuration",
-            got=f"another one: {', '.join(differing)} differ",
+            got=f"another one (there -> here): {shown(changed)}",
             do="Choose another folder with --out, or remove this one.",
         )
         return found
@@ -83,7 +87,8 @@ def _begun(folder: Path, wanted: Manifest) -> Manifest:
         do="Choose another folder with --out.",
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / MANIFEST, plain_values(wanted))
+    if not write_json_first(folder / MANIFEST, plain_values(wanted)):
+        return _begun(folder, wanted)
     (folder / SHARDS).mkdir(exist_ok=True)
     return wanted
 
@@ -99,18 +104,35 @@ def _foreign(folder: Path) -> list[str]:
     )
 
 
-def differing_keys(first: Any, second: Any, prefix: str = "") -> list[str]:
-    """Dotted names of the values in which two configurations differ."""
-    if not (isinstance(first, dict) and isinstance(second, dict)):
-        return [] if first == second else [prefix or "config"]
-    found = []
-    for key in sorted(first.keys() | second.keys()):
-        dotted = f"{prefix}.{key}" if prefix else key
-        if key not in first or key not in second:
-            found.append(dotted)
+def differences(first: Any, second: Any, where: str = "") -> dict[str, tuple[str, str]]:
+    """By dotted name, the values in which two trees of plain values differ, as text."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        names = {f"{where}.{key}" if where else str(key): key for key in sorted(first.keys() | second.keys())}
+    elif isinstance(first, list) and isinstance(second, list):
+        first, second = dict(enumerate(first)), dict(enumerate(second))
+        names = {f"{where}[{i}]": i for i in range(max(len(first), len(second)))}
+    else:
+        return {} if first == second else {where or "config": (_short(first), _short(second))}
+    found: dict[str, tuple[str, str]] = {}
+    for name, key in names.items():
+        if key in first and key in second:
+            found |= differences(first[key], second[key], name)
         else:
-            found += differing_keys(first[key], second[key], dotted)
+            old, new = (_short(values[key]) if key in values else ABSENT for values in (first, second))
+            found[name] = old, new
     return found
+
+
+def shown(changed: Mapping[str, tuple[str, str]]) -> str:
+    """Differences in one line, the first few of them."""
+    lines = [f"{name}: {old} -> {new}" for name, (old, new) in changed.items()]
+    more = [f"and {len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
+    return ", ".join([*lines[:MOST_SHOWN], *more])
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
 
 
 def finish(folder: Path) -> Manifest | None:

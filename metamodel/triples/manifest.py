@@ -10,6 +10,7 @@ file is written under another name and renamed, so that a killed build leaves no
 """
 
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -29,6 +30,8 @@ PARTIAL = ".part"
 """Ending of files that are being written."""
 ATTEMPTS = 3
 """How often a file is written that another job sweeps away as left over."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""How file systems say that they have no hard links."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,29 +102,94 @@ def shard_name(index: int) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path`, forces it to disk and only then gives it its name."""
-    # drawn, since jobs of one array on many machines may have the same process number
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+    """Lets `write` fill a file beside `path`, forces it to disk and only then gives it its name.
+
+    Raises: InputError if the disk is full or the folder cannot be written. No part of the file stays.
+    """
     for attempt in range(ATTEMPTS):
-        write(partial)
+        partial = _partial(path)
         try:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-            break
+            write(partial)
+            _named(partial, path)
+            return
         except FileNotFoundError:  # swept away by a job that finished the zoo meanwhile
-            if attempt == ATTEMPTS - 1:
+            if attempt == ATTEMPTS - 1 or not path.parent.is_dir():
                 raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise unwritable(path, error) from error
 
 
 def write_json(path: Path, values: object) -> None:
-    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text))
+    write_atomically(path, lambda partial: partial.write_text(_json(values)))
+
+
+def write_json_first(path: Path, values: object) -> bool:
+    """Writes the file unless it is there, and tells whether it did. Of jobs that write at once one does.
+
+    Hard links decide that, also between machines. A file system without them lets both write.
+    """
+    partial = _partial(path)
+    try:
+        partial.write_text(_json(values))
+        _synced(partial)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if path.exists():
+                return False
+            os.replace(partial, path)
+        _synced(path.parent)
+        return True
+    except FileNotFoundError:  # swept away by a job that finished the zoo meanwhile
+        if not path.exists():
+            raise
+        return False
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """What to say where a file cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return InputError(
+        str(path),
+        expected="space on its disk" if full else "a folder that can be written",
+        got=error.strerror or str(error),
+        do="Free some and run the same command again: what is finished is kept."
+        if full
+        else "Choose another folder with --out.",
+    )
+
+
+def _partial(path: Path) -> Path:
+    # drawn, since jobs of one array on many machines may have the same process number
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+
+
+def _named(partial: Path, path: Path) -> None:
+    _synced(partial)
+    os.replace(partial, path)
+    _synced(path.parent)
+
+
+def _synced(path: Path) -> None:
+    """Forces a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _json(values: object) -> str:
+    return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 
 def valid_shard(folder: Path, index: int) -> ShardRecord | None:

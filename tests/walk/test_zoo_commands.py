@@ -114,7 +114,8 @@ def test_the_zoo_of_another_configuration_is_not_touched(config, tmp_path, calle
         build.main, "--config", config, "--out", out, "--harvest.n_prompts=9", "--seed=4", code=2
     )
     assert refused.err == (
-        f"{out}: expected the zoo of this configuration, got another one: harvest.n_prompts, seed differ. "
+        f"{out}: expected the zoo of this configuration, got another one (there -> here): "
+        "harvest.n_prompts: 8 -> 9, seed: 0 -> 4. "
         "Choose another folder with --out, or remove this one.\n"
     )
     assert bytes_of(out) == before
