@@ -17,6 +17,7 @@ from metamodel.triples.manifest import (
     Manifest,
     code_version,
     digest,
+    has_record,
     plain_values,
     read_manifest,
     unwritable,
@@ -138,6 +139,9 @@ def _short(value: object) -> str:
 def finish(folder: Path) -> Manifest | None:
     """Writes the manifest once every shard is there; None while some are missing."""
     begun = read_manifest(folder)
+    # without reading files, so that each of many jobs may ask at its end
+    if not all(has_record(folder, index) for index in range(begun.n_shards)):
+        return None
     records = [valid_shard(folder, index) for index in range(begun.n_shards)]
     whole = tuple(record for record in records if record is not None)
     if len(whole) < begun.n_shards:

@@ -192,6 +192,11 @@ def _json(values: object) -> str:
     return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 
+def has_record(folder: Path, index: int) -> bool:
+    """Whether a shard was made; `valid_shard` tells, by reading all of it, whether it is still whole."""
+    return (folder / SHARDS / f"{shard_name(index)}.json").is_file()
+
+
 def valid_shard(folder: Path, index: int) -> ShardRecord | None:
     """The record of a shard whose files are whole; None if it has to be made."""
     try:

@@ -90,7 +90,7 @@ def test_a_dry_run_counts_and_writes_nothing(config, tmp_path, called):
         (["--n_ctx=long"], "--n_ctx: expected an integer, got 'long'. Correct it."),
         (["--workers=0"], "--workers: expected at least 1, got 0. Leave it out for one worker a core."),
         (["--shard=9"], "--shard: expected k/n with 0 <= k < n, got '9'. Give 0/64 … 63/64."),
-        (["--executor=slurm"], "--executor: expected one of local, got 'slurm'. Correct it."),
+        (["--executor=slurm"], "--executor: expected one of local, ray, got 'slurm'. Correct it."),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(config, arguments, message, called):
