@@ -12,12 +12,18 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from data_gen.config import ZooConfig
 from metamodel.config import require
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_config, plain
+
+if TYPE_CHECKING:
+    from data_gen.workers import RunJobs
+
+Executor = Literal["local", "ray"]
+"""Where shards are built: in processes of this machine, or by Ray."""
 
 
 def build(
@@ -25,6 +31,7 @@ def build(
     out: Path,
     *,
     workers: int | None = None,
+    executor: Executor = "local",
     progress: bool = True,
     shards: tuple[int, int] = (0, 1),
 ) -> Path:
@@ -36,18 +43,22 @@ def build(
         config: what the zoo holds.
         out: its folder, new or of the same configuration.
         workers: processes; by default one for each core. Their number changes no byte.
+        executor: "local", or "ray" for the machines of a Ray cluster, which all see `out` under this path.
         progress: shows progress on stderr.
         shards: (k, n) builds only every n-th shard from the k-th on, for builds on many machines.
 
     Raises:
-        InputError: if `out` holds something else, or a worker dies again and again. Finished shards are kept.
+        InputError: if `out` holds something else, another builder is at work on these shards, the disk is
+            full, or a worker dies again and again. Finished shards are kept.
         KeyboardInterrupt: when interrupted, after its workers have ended. Finished shards are kept.
     """
+    from data_gen.build_lock import claimed
     from data_gen.executor import Job, build_shards
     from data_gen.labels.registry import LABELS
     from data_gen.population import shard_specs
     from data_gen.shard import cost, make_shard
-    from metamodel.triples.manifest import begin
+    from metamodel.triples.building import begin
+    from metamodel.triples.manifest import valid_shard
 
     specs = shard_specs(config)
     began = begin(out, name=config.name, config=plain(config), labels=LABELS, n_shards=len(specs))
@@ -56,15 +67,38 @@ def build(
         for spec in specs
         if spec.index % shards[1] == shards[0]
     }
-    build_shards(began, out, partial(make_shard, config, out), jobs, workers=workers, progress=progress)
+    if began.finished and all(valid_shard(out, index) is not None for index in jobs):
+        return out
+    with claimed(out, shards):
+        build_shards(
+            began,
+            out,
+            partial(make_shard, config, out.absolute()),
+            jobs,
+            run=_runner(executor),
+            workers=workers,
+            progress=progress,
+        )
     return out
+
+
+def _runner(executor: Executor) -> "RunJobs":
+    if executor == "ray":
+        from data_gen import ray_executor
+
+        return ray_executor.run_jobs
+    from data_gen import workers
+
+    return workers.run_jobs
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = command_parser(prog="data_gen.build", description="Builds a zoo of subjects with their triples.")
     parser.add_argument("--out", type=str, default=None, help="folder of the zoo; by default data/<name>")
     parser.add_argument("--workers", type=int, default=None, help="processes; by default one for each core")
-    parser.add_argument("--executor", type=Literal["local"], default="local", help="where shards are built")
+    parser.add_argument(
+        "--executor", type=Executor, default="local", help="processes of this machine, or Ray"
+    )
     parser.add_argument(
         "--shard", type=str, default="0/1", help="k/n builds every n-th shard from the k-th on"
     )
@@ -81,16 +115,16 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(options.out or f"data/{config.name}")
     from data_gen.population import shard_specs
     from data_gen.summary import plan, summary
-    from metamodel.triples.manifest import finish, read_manifest, valid_shard
+    from metamodel.triples.manifest import has_record, read_manifest
 
     specs = shard_specs(config)
     if options.dry_run:
         sys.stdout.write(plan(config, specs, out))
         return
-    build(config, out, workers=options.workers, shards=shards)
-    whole = read_manifest(out) if shards == (0, 1) else finish(out)
-    if whole is None:
-        n = sum(valid_shard(out, spec.index) is not None for spec in specs)
+    build(config, out, workers=options.workers, executor=options.executor, shards=shards)
+    whole = read_manifest(out)
+    if not whole.finished:
+        n = sum(has_record(out, spec.index) for spec in specs)
         sys.stdout.write(f"{out}: {n} of {len(specs)} shards are there; the last build completes the zoo.\n")
         return
     sys.stdout.write(summary(whole, specs))

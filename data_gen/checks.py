@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from data_gen.build_lock import is_lock
 from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError
 from metamodel.subjects.config import components
@@ -71,6 +72,7 @@ def _file_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
                 check_file(folder, name, file)
             except InputError as error:
                 yield str(error)
+    known |= {path for path in folder.iterdir() if is_lock(path)}
     for path in sorted(set(folder.rglob("*")) - known):
         yield f"{path}: not a file of this zoo; remove it"
 

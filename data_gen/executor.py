@@ -1,15 +1,15 @@
-"""Makes the shards of a zoo on the cores of one machine, and finishes the zoo when all are there."""
+"""Makes the shards of a zoo, on this machine or on others, and finishes the zoo when all are there."""
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_gen.progress import Progress
-from data_gen.workers import Advance, Report, run_jobs
+from data_gen.workers import Advance, Report, RunJobs, run_jobs
 from metamodel.config import InputError
-from metamodel.triples.manifest import Manifest, ShardRecord, finish, valid_shard
+from metamodel.triples.building import finish
+from metamodel.triples.manifest import Manifest, ShardRecord, valid_shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ def build_shards(
     make: Callable[[int, Report], ShardRecord],
     jobs: Mapping[int, Job],
     *,
+    run: RunJobs = run_jobs,
     workers: int | None,
     progress: bool,
 ) -> None:
@@ -37,15 +38,14 @@ def build_shards(
         out: folder of the zoo.
         make: picklable; makes and stores the shard of an index, and tells how far it is.
         jobs: by index, the shards to be built here.
-        workers: processes; by default one for each core.
+        run: runs jobs, here or elsewhere.
+        workers: processes; by default as many as `run` finds cores for.
         progress: shows progress on stderr.
 
     Raises: InputError if a worker dies again and again. Finished shards are kept.
     """
     there = [record for index in jobs if (record := valid_shard(out, index)) is not None]
     todo = sorted(jobs.keys() - {r.index for r in there}, key=lambda index: (-jobs[index].cost, index))
-    if began.finished and not todo:
-        return
     died: dict[int, str] = {}
     with Progress(
         name=began.name,
@@ -55,8 +55,7 @@ def build_shards(
     ) as shown:
         for record in there:
             shown.advance(accepted=len(record.accepted), rejected=len(record.rejected), cost=0.0)
-        n_workers = max(1, min(workers or os.cpu_count() or 1, len(todo)))
-        with closing(run_jobs(make, todo, workers=n_workers)) as outcomes:
+        with closing(run(make, todo, workers=workers)) as outcomes:
             for outcome in outcomes:
                 if outcome is None:
                     shown.tick()

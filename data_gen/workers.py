@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from metamodel.config import InputError
 
@@ -48,6 +48,15 @@ class Advance:
     share: float
 
 
+@runtime_checkable
+class RunJobs(Protocol):
+    """What `run_jobs` does, here or on other machines."""
+
+    def __call__(
+        self, function: Callable[[int, Report], R], jobs: Sequence[int], *, workers: int | None
+    ) -> Generator[Outcome[R] | Advance | None]: ...
+
+
 @dataclass(slots=True, kw_only=True)
 class _Worker:
     process: BaseProcess
@@ -56,7 +65,11 @@ class _Worker:
 
 
 def run_jobs(
-    function: Callable[[int, Report], R], jobs: Sequence[int], *, workers: int, attempts: int = ATTEMPTS
+    function: Callable[[int, Report], R],
+    jobs: Sequence[int],
+    *,
+    workers: int | None,
+    attempts: int = ATTEMPTS,
 ) -> Generator[Outcome[R] | Advance | None]:
     """Yields the outcome of each job as it ends, how far it is before, and None at times while waiting.
 
@@ -65,20 +78,20 @@ def run_jobs(
     Args:
         function: picklable, called in a worker with a job and with what it may tell its progress to.
         jobs: in the order in which they are started.
-        workers: processes.
+        workers: processes; by default one for each core.
         attempts: how often a job is started whose worker dies, before it is given up.
 
     Raises:
         InputError: the one that a job raised.
         RuntimeError: with the traceback of any other exception of a job.
     """
-    assert workers >= 1
+    n_workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
     waiting = deque(jobs)
     started = dict.fromkeys(jobs, 0)
     team: list[_Worker] = []
     try:
         while waiting or any(worker.job is not None for worker in team):
-            while waiting and len(team) < workers:
+            while waiting and len(team) < n_workers:
                 team.append(_start(function))
             for worker in [worker for worker in team if worker.job is None]:
                 if waiting and not _give(worker, waiting[0]):
@@ -95,7 +108,7 @@ def run_jobs(
                 job = worker.job
                 assert job is not None
                 try:
-                    outcome = _received(job, connection.recv())
+                    outcome = received(job, connection.recv())
                 except (EOFError, ConnectionError):
                     worker.process.join()
                     team.remove(worker)
@@ -124,7 +137,11 @@ def _give(worker: _Worker, job: int) -> bool:
     return True
 
 
-def _received(job: int, message: tuple[str, object]) -> "Outcome | Advance":
+def received(job: int, message: tuple[str, object]) -> "Outcome | Advance":
+    """What the message of a worker says.
+
+    Raises: InputError or RuntimeError, if the job raised.
+    """
     match message:
         case "advance", float(share):
             return Advance(job=job, share=share)
@@ -152,6 +169,17 @@ def _start(function: Callable[[int, Report], R]) -> _Worker:
     return _Worker(process=process, connection=ours)
 
 
+def attempted(function: Callable[[int, Report], R], job: int, report: Report) -> tuple[str, object]:
+    """Does a job in a worker, and returns the message of how it ended."""
+    try:
+        return "result", function(job, report)
+    except InputError as error:
+        values = {"where": error.where, "expected": error.expected, "got": str(error.got), "do": error.do}
+        return "input", values
+    except Exception:
+        return "error", traceback.format_exc()
+
+
 def _serve(function: Callable[[int, Report], R], connection: Connection) -> None:
     """Life of a worker: ends when its parent hangs up."""
     while True:
@@ -159,13 +187,7 @@ def _serve(function: Callable[[int, Report], R], connection: Connection) -> None
             job = connection.recv()
         except EOFError:
             return
-        try:
-            message = ("result", function(job, lambda share: connection.send(("advance", float(share)))))
-        except InputError as error:
-            values = {"where": error.where, "expected": error.expected, "got": str(error.got), "do": error.do}
-            message = ("input", values)
-        except Exception:
-            message = ("error", traceback.format_exc())
+        message = attempted(function, job, lambda share: connection.send(("advance", float(share))))
         try:
             connection.send(message)
         except BrokenPipeError:

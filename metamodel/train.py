@@ -118,12 +118,12 @@ def _zoo_config(file: str) -> "ZooConfig":
 
 def _departure(folder: Path, manifest: "Manifest", zoo_config: str) -> str:
     """What to say of a finished zoo that is not the one which `zoo_config` describes; empty if it is."""
-    from metamodel.triples.manifest import differing_keys
+    from metamodel.triples.building import differences
 
     if not Path(zoo_config).is_file():  # empty, or the default, away from this project's folder
         return ""
     try:
-        keys = differing_keys(manifest.config, plain(_zoo_config(zoo_config)))
+        keys = differences(manifest.config, plain(_zoo_config(zoo_config)))
     except InputError as error:  # the zoo is there, so that nothing needs this file
         return f"{folder} is used as it is, without comparing it with {zoo_config}. {error}"
     if not keys:

@@ -1,6 +1,7 @@
 """The record of a zoo: schema, store and splits."""
 
-from metamodel.triples.manifest import Manifest, ShardRecord, begin, finish, read_manifest, valid_shard
+from metamodel.triples.building import begin, finish
+from metamodel.triples.manifest import Manifest, ShardRecord, read_manifest, valid_shard
 from metamodel.triples.schema import (
     ROLES,
     SCHEMA_VERSION,

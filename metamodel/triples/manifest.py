@@ -6,17 +6,17 @@
     shards/shard-00000.arrow         one row a triple
 
 Nothing here depends on time, machine or order of work, so one configuration gives one set of bytes. Every
-file is written under another name and renamed, so that a killed build leaves no half-written one. The
-manifest comes first: whoever finds `shards/` finds it too, also among jobs that begin one zoo at once.
+file is written under another name and renamed, so that a killed build leaves no half-written one.
 """
 
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ PARTIAL = ".part"
 """Ending of files that are being written."""
 ATTEMPTS = 3
 """How often a file is written that another job sweeps away as left over."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""How file systems say that they have no hard links."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,117 +102,99 @@ def shard_name(index: int) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path`, forces it to disk and only then gives it its name."""
-    # drawn, since jobs of one array on many machines may have the same process number
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+    """Lets `write` fill a file beside `path`, forces it to disk and only then gives it its name.
+
+    Raises: InputError if the disk is full or the folder cannot be written. No part of the file stays.
+    """
     for attempt in range(ATTEMPTS):
-        write(partial)
+        partial = _partial(path)
         try:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-            break
+            write(partial)
+            _named(partial, path)
+            return
         except FileNotFoundError:  # swept away by a job that finished the zoo meanwhile
-            if attempt == ATTEMPTS - 1:
+            if attempt == ATTEMPTS - 1 or not path.parent.is_dir():
                 raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise unwritable(path, error) from error
 
 
 def write_json(path: Path, values: object) -> None:
-    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
-    write_atomically(path, lambda partial: partial.write_text(text))
+    write_atomically(path, lambda partial: partial.write_text(_json(values)))
 
 
-def begin(
-    folder: Path, *, name: str, config: Mapping[str, Any], labels: tuple[LabelDefinition, ...], n_shards: int
-) -> Manifest:
-    """Opens a folder for building: writes an unfinished manifest, or accepts the one of the same zoo.
+def write_json_first(path: Path, values: object) -> bool:
+    """Writes the file unless it is there, and tells whether it did. Of jobs that write at once one does.
 
-    Several jobs may begin one zoo at once: all of them write the same manifest.
-
-    Raises: InputError if the folder holds a zoo of another configuration, or another thing, or if it cannot
-        be written.
+    Hard links decide that, also between machines. A file system without them lets both write.
     """
-    wanted = Manifest(
-        schema_version=SCHEMA_VERSION,
-        name=name,
-        config=json.loads(json.dumps(config)),
-        config_fingerprint=digest(config),
-        code_version=code_version(),
-        labels=labels,
-        n_shards=n_shards,
-        finished=False,
-        shards=(),
-    )
+    partial = _partial(path)
     try:
-        return _begun(folder, wanted)
+        partial.write_text(_json(values))
+        _synced(partial)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if path.exists():
+                return False
+            os.replace(partial, path)
+        _synced(path.parent)
+        return True
+    except FileNotFoundError:  # swept away by a job that finished the zoo meanwhile
+        if not path.exists():
+            raise
+        return False
     except OSError as error:
-        raise InputError(
-            str(folder),
-            expected="a folder that can be written",
-            got=error.strerror or str(error),
-            do="Choose another folder with --out.",
-        ) from error
+        raise unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _begun(folder: Path, wanted: Manifest) -> Manifest:
-    # in this order: another job may write the manifest and then its shards between the two looks
-    others = _foreign(folder)
-    if (folder / MANIFEST).exists():
-        found = read_manifest(folder)
-        differing = [
-            *differing_keys(found.config, wanted.config),
-            *(["labels"] if found.labels != wanted.labels else []),
-            *(["code_version"] if found.code_version != wanted.code_version else []),
-        ]
-        require(
-            not differing,
-            str(folder),
-            expected="the zoo of this configuration",
-            got=f"another one: {', '.join(differing)} differ",
-            do="Choose another folder with --out, or remove this one.",
-        )
-        return found
-    require(
-        not others,
-        str(folder),
-        expected="an empty folder or a zoo",
-        got=f"{others[0] if others else ''} and no {MANIFEST}",
-        do="Choose another folder with --out.",
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / MANIFEST, plain_values(wanted))
-    (folder / SHARDS).mkdir(exist_ok=True)
-    return wanted
-
-
-def _foreign(folder: Path) -> list[str]:
-    """Names of what lies in a folder, except for what a build that was killed while it began left there."""
-    if not folder.is_dir():
-        return []
-    shards = folder / SHARDS
-    empty = shards.is_dir() and all(p.name.endswith(PARTIAL) for p in shards.iterdir())
-    return sorted(
-        p.name for p in folder.iterdir() if not (p.match(f"{MANIFEST}.*{PARTIAL}") or (p == shards and empty))
+def unwritable(path: Path, error: OSError) -> InputError:
+    """What to say where a file cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return InputError(
+        str(path),
+        expected="space on its disk" if full else "a folder that can be written",
+        got=error.strerror or str(error),
+        do="Free some and run the same command again: what is finished is kept."
+        if full
+        else "Choose another folder with --out.",
     )
 
 
-def differing_keys(first: Any, second: Any, prefix: str = "") -> list[str]:
-    """Dotted names of the values in which two configurations differ."""
-    if not (isinstance(first, dict) and isinstance(second, dict)):
-        return [] if first == second else [prefix or "config"]
-    found = []
-    for key in sorted(first.keys() | second.keys()):
-        dotted = f"{prefix}.{key}" if prefix else key
-        if key not in first or key not in second:
-            found.append(dotted)
-        else:
-            found += differing_keys(first[key], second[key], dotted)
-    return found
+def _partial(path: Path) -> Path:
+    # drawn, since jobs of one array on many machines may have the same process number
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+
+
+def _named(partial: Path, path: Path) -> None:
+    _synced(partial)
+    os.replace(partial, path)
+    _synced(path.parent)
+
+
+def _synced(path: Path) -> None:
+    """Forces a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _json(values: object) -> str:
+    return json.dumps(values, indent=1, sort_keys=True) + "\n"
+
+
+def has_record(folder: Path, index: int) -> bool:
+    """Whether a shard was made; `valid_shard` tells, by reading all of it, whether it is still whole."""
+    return (folder / SHARDS / f"{shard_name(index)}.json").is_file()
 
 
 def valid_shard(folder: Path, index: int) -> ShardRecord | None:
@@ -224,21 +208,6 @@ def valid_shard(folder: Path, index: int) -> ShardRecord | None:
         for name, file in record.files.items()
     )
     return record if whole else None
-
-
-def finish(folder: Path) -> Manifest | None:
-    """Writes the manifest once every shard is there; None while some are missing."""
-    begun = read_manifest(folder)
-    records = [valid_shard(folder, index) for index in range(begun.n_shards)]
-    whole = tuple(record for record in records if record is not None)
-    if len(whole) < begun.n_shards:
-        return None
-    # missing_ok: the last jobs of an array finish the zoo, and sweep, at the same time
-    for partial in (*folder.glob(f"{MANIFEST}.*{PARTIAL}"), *(folder / SHARDS).glob(f"*{PARTIAL}")):
-        partial.unlink(missing_ok=True)
-    finished = dataclasses.replace(begun, finished=True, shards=whole)
-    write_json(folder / MANIFEST, plain_values(finished))
-    return finished
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -62,3 +62,9 @@ def stored_unless_first(folder: Path, job: int, report):
     if job == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return stored(folder, job, report)
+
+
+def halfway_and_waits(folder: Path, job: int, report) -> int:
+    report(0.5)
+    time.sleep(60)
+    return job

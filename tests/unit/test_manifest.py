@@ -1,5 +1,6 @@
 """A zoo is begun and finished by any number of jobs, killed at any moment, without a word of complaint."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from metamodel.config import InputError
 from metamodel.triples import begin, finish, read_manifest, valid_shard, write_shard
+from metamodel.triples.building import differences, shown
 from metamodel.triples.manifest import plain_values, write_atomically
 
 ZOO = {"name": "zoo", "config": {"seed": 0}, "labels": (), "n_shards": 1}
@@ -18,28 +20,104 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_a_job_that_begins_at_any_moment_of_another_ones_beginning_is_accepted(tmp_path, monkeypatch):
-    folder, begun, inside = tmp_path / "zoo", [], []
+MOMENTS = 6
+"""Before and after each of: making the folder, giving the manifest its name, making `shards/`."""
 
-    def with_another_job_around(step):
+
+def begun_around(monkeypatch, folder: Path, moment: int, other: dict) -> list:
+    """What two jobs get that begin one folder, the second of them inside the first, at one of `MOMENTS`."""
+    got, passed = [], []
+
+    def job(zoo):
+        try:
+            got.append(begin(folder, **zoo))
+        except InputError as error:
+            got.append(str(error))
+
+    def watched(step):
         def surrounded(*arguments, **options):
-            for moment in ("before", "after"):
-                if not inside:
-                    inside.append(moment)
-                    begun.append(begin(folder, **ZOO))
-                    inside.clear()
-                if moment == "before":
+            for when in ("before", "after"):
+                passed.append(when)
+                if len(passed) == moment + 1:
+                    job(other)
+                if when == "before":
                     done = step(*arguments, **options)
             return done
 
         return surrounded
 
-    monkeypatch.setattr(os, "replace", with_another_job_around(os.replace))
-    monkeypatch.setattr(Path, "mkdir", with_another_job_around(Path.mkdir))
-    first = begin(folder, **ZOO)
-    assert len(begun) >= 6
-    assert all(other == first for other in begun)
-    assert names(folder) == ["manifest.json", "shards"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", watched(os.link))
+        patch.setattr(Path, "mkdir", watched(Path.mkdir))
+        job(ZOO)
+    return got
+
+
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_a_job_that_begins_at_any_moment_of_another_ones_beginning_is_accepted(tmp_path, monkeypatch, moment):
+    first, second = begun_around(monkeypatch, tmp_path / "zoo", moment, ZOO)
+    assert first == second == read_manifest(tmp_path / "zoo")
+    assert names(tmp_path / "zoo")[0] == "manifest.json"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_of_two_configurations_that_begin_one_folder_at_once_one_is_refused(tmp_path, monkeypatch, moment):
+    got = begun_around(monkeypatch, tmp_path / "zoo", moment, ZOO | {"config": {"seed": 1}})
+    (refused,) = (text for text in got if isinstance(text, str))
+    (kept,) = (manifest for manifest in got if not isinstance(manifest, str))
+    there = kept.config["seed"]
+    assert f"got another one (there -> here): seed: {there} -> {1 - there}. Choose another" in refused
+    assert read_manifest(tmp_path / "zoo") == kept
+
+
+def test_a_file_system_without_hard_links_is_built_into(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    assert begin(tmp_path / "zoo", **ZOO) == begin(tmp_path / "zoo", **ZOO)
+    assert names(tmp_path / "zoo") == ["manifest.json", "shards"]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "expected space on its disk, got No space left on device. Free some and run"),
+        (errno.EROFS, "expected a folder that can be written, got Read-only file system. Choose another"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_line_and_leaves_no_part(tmp_path, monkeypatch, code, said):
+    begin(tmp_path, **ZOO)
+
+    def full(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError) as error:
+        write_shard(tmp_path, 0, [], {})
+    assert str(error.value).startswith(f"{tmp_path}/shards/shard-00000.json: {said}")
+    with pytest.raises(InputError) as error:
+        begin(tmp_path / "other", **ZOO)
+    assert str(error.value).startswith(f"{tmp_path}/other/manifest.json: {said}")
+    assert names(tmp_path) == ["manifest.json", "other", "shards"]
+
+
+def test_differences_are_named_with_both_values_and_long_ones_are_cut():
+    old = {"seed": 0, "cells": [{"n": 1}, {"n": 2}], "sizes": {"s": {"d": 4}}, "gone": True}
+    new = {"seed": 1, "cells": [{"n": 1}, {"n": 3}, {"n": 4}], "sizes": {"s": {"d": 4}}, "text": "x" * 99}
+    found = differences(old, new)
+    assert found == {
+        "cells[1].n": ("2", "3"),
+        "cells[2]": ("nothing", '{"n": 4}'),
+        "gone": ("true", "nothing"),
+        "seed": ("0", "1"),
+        "text": ("nothing", '"' + "x" * 58 + "…"),
+    }
+    assert differences(old, old) == {}
+    assert shown({"a": ("1", "2"), "b": ("nothing", "3")}) == "a: 1 -> 2, b: nothing -> 3"
+    many = shown({f"f{i}": ("0", "1") for i in range(9)})
+    assert many.endswith("f5: 0 -> 1, and 3 more")
 
 
 def test_a_job_that_finds_manifest_and_shards_after_its_first_look_is_accepted(tmp_path, monkeypatch):

@@ -233,10 +233,11 @@ def test_another_configuration_is_refused_with_the_differing_fields(stored):
     with pytest.raises(InputError) as error:
         begin(stored, name="synthetic", config=other, labels=LABELS, n_shards=3)
     assert str(error.value) == (
-        f"{stored}: expected the zoo of this configuration, got another one: harvest.n_prompts, seed differ. "
+        f"{stored}: expected the zoo of this configuration, got another one (there -> here): "
+        "harvest.n_prompts: 4 -> 5, seed: 0 -> 1. "
         "Choose another folder with --out, or remove this one."
     )
-    with pytest.raises(InputError, match="another one: labels differ"):
+    with pytest.raises(InputError, match=r"another one \(there -> here\): labels\[1\]: .* -> nothing"):
         begin(stored, name="synthetic", config=CONFIG, labels=LABELS[:1], n_shards=3)
 
 

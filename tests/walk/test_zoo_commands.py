@@ -90,7 +90,7 @@ def test_a_dry_run_counts_and_writes_nothing(config, tmp_path, called):
         (["--n_ctx=long"], "--n_ctx: expected an integer, got 'long'. Correct it."),
         (["--workers=0"], "--workers: expected at least 1, got 0. Leave it out for one worker a core."),
         (["--shard=9"], "--shard: expected k/n with 0 <= k < n, got '9'. Give 0/64 … 63/64."),
-        (["--executor=slurm"], "--executor: expected one of local, got 'slurm'. Correct it."),
+        (["--executor=slurm"], "--executor: expected one of local, ray, got 'slurm'. Correct it."),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(config, arguments, message, called):
@@ -114,7 +114,8 @@ def test_the_zoo_of_another_configuration_is_not_touched(config, tmp_path, calle
         build.main, "--config", config, "--out", out, "--harvest.n_prompts=9", "--seed=4", code=2
     )
     assert refused.err == (
-        f"{out}: expected the zoo of this configuration, got another one: harvest.n_prompts, seed differ. "
+        f"{out}: expected the zoo of this configuration, got another one (there -> here): "
+        "harvest.n_prompts: 8 -> 9, seed: 0 -> 4. "
         "Choose another folder with --out, or remove this one.\n"
     )
     assert bytes_of(out) == before
