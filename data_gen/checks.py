@@ -13,6 +13,7 @@ from data_gen.build_lock import is_lock
 from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError
 from metamodel.subjects.config import components
+from metamodel.triples.dataset_card import CARD, dataset_card
 from metamodel.triples.manifest import (
     MANIFEST,
     SHARDS,
@@ -25,6 +26,7 @@ from metamodel.triples.manifest import (
 from metamodel.triples.schema import Triple
 from metamodel.triples.shard import check_file
 from metamodel.triples.store import Zoo
+from metamodel.triples.tables import TABLES, table_names, table_problems
 
 
 def problems(folder: Path, *, n_measured: int) -> Iterator[str]:
@@ -72,7 +74,11 @@ def _file_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
                 check_file(folder, name, file)
             except InputError as error:
                 yield str(error)
-    known |= {path for path in folder.iterdir() if is_lock(path)}
+    known |= {folder / CARD, *(path for path in folder.iterdir() if is_lock(path))}
+    for name in table_names(folder):
+        table = folder / TABLES / f"{name}.arrow"
+        known |= {folder / TABLES, table, table.with_suffix(".json")}
+        yield from (f"{table}: {problem}" for problem in table_problems(folder, name))
     for path in sorted(set(folder.rglob("*")) - known):
         yield f"{path}: not a file of this zoo; remove it"
 
@@ -90,6 +96,9 @@ def _content_problems(zoo: Zoo) -> Iterator[str]:
     if ids != list(zoo.ids):
         yield f"{zoo.folder}: its table does not hold the subjects of its manifest"
         return
+    card = zoo.folder / CARD
+    if card.is_file() and card.read_text() != dataset_card(zoo):
+        yield f"{card}: not the card of this zoo; remove it and build again"
     departures: dict[str, str] = {}
     for id, lineage, departs in zip(ids, zoo.rows["lineage"], zoo.rows["departs"], strict=True):
         if not lineage:

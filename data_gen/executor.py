@@ -9,6 +9,7 @@ from data_gen.progress import Progress
 from data_gen.workers import Advance, Report, RunJobs, run_jobs
 from metamodel.config import InputError
 from metamodel.triples.building import finish
+from metamodel.triples.dataset_card import write_card
 from metamodel.triples.manifest import Manifest, ShardRecord, valid_shard
 
 
@@ -76,4 +77,6 @@ def build_shards(
             got=f"one that died at every attempt ({cause}); {len(died)} of {began.n_shards} shards miss",
             do="If memory is short, give fewer --workers. Run again to go on: finished shards are kept.",
         )
-    finish(out)
+    whole = finish(out)
+    if whole is not None and any(record.accepted for record in whole.shards):
+        write_card(out)

@@ -39,9 +39,7 @@ def main(arguments: Sequence[str]) -> None:
 
     source = Path(options.folder)
     out = Path(options.out or f"data/{source.resolve().name}")
-    build_imported(
-        source, Path(options.prompts), out, workers=options.workers, most_edges=options.most_edges
-    )
+    build_imported(source, Path(options.prompts), out, workers=options.workers, most_edges=options.most_edges)
     whole = read_manifest(out)
     for shard in whole.shards:
         for name, reason in shard.rejected.items():

@@ -1,4 +1,4 @@
-"""Other people's networks as a zoo: each is read from its folder, harvested and stored as a shard of its own."""
+"""Other people's networks as a zoo: each is read from its folder, harvested, and stored as its own shard."""
 
 from collections.abc import Callable
 from pathlib import Path

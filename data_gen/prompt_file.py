@@ -130,7 +130,9 @@ def _prompt(where: str, line: str) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except ValueError as error:
-        raise InputError(where, expected="a JSON object", got="another text", do="One prompt a line.") from error
+        raise InputError(
+            where, expected="a JSON object", got="another text", do="One prompt a line."
+        ) from error
     require(isinstance(values, dict), where, expected="a JSON object", got=line[:40], do="One prompt a line.")
     for key in values.keys() ^ KEYS:
         known = key in KEYS
