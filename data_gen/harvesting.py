@@ -122,7 +122,7 @@ def shard_null(subject: SubjectConfig, task: Task, kind: str, config: HarvestCon
         n=config.n_random,
         n_pos=task.n_pos,
         bos=task.bos,
-        symbols=task.symbols(many),
+        symbols=task.content(many),
     )
     copies = reinitialised(subject, config.n_null_copies, seed)
     return ShardNull(

@@ -60,7 +60,7 @@ class PromptFile(Task):
         """The token that most prompts begin with."""
         return Counter(self.given.clean[:, 0].tolist()).most_common(1)[0][0]
 
-    def symbols(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " symbol"]:
+    def content(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " symbol"]:
         """All tokens of the prompts but the first of each."""
         return self.given.clean[:, 1:].unique()
 

@@ -65,7 +65,7 @@ class Task(ABC):
         """Token that every prompt begins with."""
         return BOS
 
-    def symbols(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " symbol"]:
+    def content(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " symbol"]:
         """Those tokens of prompts that are content, of which batteries of random prompts are made."""
         return tokens[tokens >= FIRST_SYMBOL].unique()
 
