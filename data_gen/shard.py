@@ -9,7 +9,7 @@ from data_gen.config import HarvestConfig, ZooConfig
 from data_gen.harvesting import harvest
 from data_gen.made import Made
 from data_gen.population import ShardSpec, shard_specs
-from data_gen.tasks.mixture import part_family, parts_of
+from data_gen.tasks.mixture import parts_of
 from data_gen.trained import FINETUNING_SHARE, make_trained
 from metamodel.circuits.graph import component_edges
 from metamodel.triples.manifest import ShardRecord
@@ -47,11 +47,9 @@ def harvest_all(
 ) -> tuple[Triple, ...]:
     """One triple for each subject and each of its tasks: all of the first task, then all of the second."""
     triples: list[Triple] = []
-    for i in range(len(spec.cell.families)):
+    for i, family in enumerate(spec.cell.families):
         parts = [parts_of(one.task)[i] for one in subjects]
-        infos = [
-            subject_info(spec, one, part_family(part)) for one, part in zip(subjects, parts, strict=True)
-        ]
+        infos = [subject_info(spec, one, family) for one in subjects]
         networks, truths = [one.subject for one in subjects], [one.truth for one in subjects]
         triples += harvest(networks, parts, infos, config, seed, truths=truths)
     return tuple(triples)

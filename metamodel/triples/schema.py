@@ -16,7 +16,7 @@ from metamodel.subjects.subject import Subject
 SCHEMA_VERSION = 2
 
 Origin = Literal["trained", "compiled", "siit", "planted", "imported"]
-Relation = Literal["none", "checkpoint", "finetuned", "pruned", "disguise"]
+Relation = Literal["none", "checkpoint", "finetuned", "pruned"]
 
 MASKED, NEGATIVE, POSITIVE, PATTERN_ONLY = -1, 0, 1, 2
 """States of a function label. `PATTERN_ONLY`: the pattern is there, its causal twin is not."""
@@ -61,7 +61,7 @@ class SubjectInfo:
     """How the subject was made from another one of its lineage."""
     relative: str = ""
     """That other subject, if any: the end of the training that a checkpoint was taken from, or the subject
-    that was fine-tuned, pruned or disguised."""
+    that was fine-tuned or pruned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
