@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, QUERY, UNSUPERVISED, Batch, Task
-from data_gen.tasks.statements import Algorithm
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 HEADER = 2
@@ -62,15 +62,12 @@ class Brackets(Task):
         "Counting: first-layer heads attend evenly to the brackets so far, and MLPs turn the count into a"
         " class; second-layer heads attend less evenly and matter less."
     )
-    algorithms: ClassVar[tuple[Algorithm, ...]] = (
-        Algorithm.read(
-            "counting",
-            "token->count.v position->length count->depth length->depth depth->broken.v "
-            "depth->output broken->output",
-        ),
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
+        counting="token->count.v position->length count->depth length->depth depth->broken.v depth->output"
+        " broken->output"
     )
     corruptions: ClassVar[Mapping[str, str]] = {
-        "turned": "One bracket at or before the answer is turned, where depth, brokenness or balance changes.",
+        "turned": "One bracket at or before the answer is turned, which changes what is asked for.",
     }
     battery: ClassVar[Mapping[str, str]] = {
         "depth": "How many brackets are open.",

@@ -1,6 +1,6 @@
-"""What samplers and rules of families share: random choices, layouts from templates, looking back in a prompt."""
+"""What families share: random choices, layouts from templates, looking back in a prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Int
@@ -56,9 +56,9 @@ def layouts(
 
 
 def fill(
-    layout: Int[Tensor, "batch place"], **values: Int[Tensor, "batch value"]
+    layout: Int[Tensor, "batch place"], values: Mapping[str, Int[Tensor, "batch value"]]
 ) -> Int[Tensor, "batch place"]:
-    """Tokens of a layout: of each letter's values the first at its first place, the second at its second, ..."""
+    """Tokens of a layout: at the first place of a letter its first value, at the second its second, ..."""
     tokens = torch.zeros_like(layout)
     for letter, tokens_of_letter in values.items():
         here = layout == ord(letter)

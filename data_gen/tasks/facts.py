@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, QUERY, UNSUPERVISED, Batch, Task
-from data_gen.tasks.statements import Algorithm
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 ONCE = (FIRST_MARKER + 6, FIRST_MARKER + 7)
@@ -81,12 +81,9 @@ class Facts(Task):
         "Look-up: first-layer heads gather key, relation and word at QUERY. The tables are shared between"
         " what their values write and the MLPs; without MLPs heads hold them all. Two hops are looked up too."
     )
-    algorithms: ClassVar[tuple[Algorithm, ...]] = (
-        Algorithm.read(
-            "look-up",
-            "token->key.k token->key.v token->relation.k token->relation.v token->word.k "
-            "token->word.v key->table relation->table word->table table->output",
-        ),
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
+        look_up="token->key.kv token->relation.kv token->word.kv key->table relation->table word->table"
+        " table->output"
     )
     corruptions: ClassVar[Mapping[str, str]] = {
         "key": "The key is replaced by one that has another value under the same relation.",

@@ -25,7 +25,7 @@ from data_gen.tasks.base import (
     Batch,
     Task,
 )
-from data_gen.tasks.statements import Algorithm
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 FIRST, SECOND, REPEATED, PLACE, VERB, ASK, OTHER = range(7)
@@ -76,13 +76,9 @@ class IndirectObject(Task):
     mechanism: ClassVar[str] = (
         "name movers: heads that attend to the two names and copy the one that is not repeated"
     )
-    algorithms: ClassVar[tuple[Algorithm, ...]] = (
-        Algorithm.read(
-            "inhibition",
-            "token->repeated.q token->repeated.k token->repeated.v repeated->mover.q "
-            "token->mover.k token->mover.v mover->output",
-        ),
-        Algorithm.read("counting", "token->named.k token->named.v position->named.k named->output"),
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
+        inhibition="token->repeated.qkv repeated->mover.q token->mover.kv mover->output",
+        counting="position->named.k token->named.kv named->output",
     )
     corruptions: ClassVar[Mapping[str, str]] = {
         "cast": "Every episode takes the names of another one and repeats the other of its two names, so that"

@@ -23,7 +23,7 @@ from data_gen.tasks.base import (
     Batch,
     Task,
 )
-from data_gen.tasks.statements import Algorithm
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 
@@ -47,12 +47,8 @@ class Repeated(Task):
     mechanism: ClassVar[str] = (
         "induction: a previous-token head, then an induction head that matches and copies"
     )
-    algorithms: ClassVar[tuple[Algorithm, ...]] = (
-        Algorithm.read(
-            "induction",
-            "position->previous.q position->previous.k token->previous.v previous->match.k "
-            "token->match.q token->match.v match->output",
-        ),
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
+        induction="position->previous.qk token->previous.v previous->match.k token->match.qv match->output"
     )
     corruptions: ClassVar[Mapping[str, str]] = {
         "symbols": "Every symbol is another one in the same layout, so that another one must follow.",

@@ -1,4 +1,4 @@
-"""Families that are given by a rule: draw prompts, say what must follow each position, corrupt. The rest is here.
+"""Families given by a rule: they draw prompts, say what follows each position, corrupt. The rest is here.
 
 What a new family writes is `make`, `draw`, `targets`, `corrupt` and, if its probes fall into several slices,
 `slices`. `docs/tasks.md` leads through one.
@@ -17,6 +17,10 @@ from metamodel.circuits.prompts import Prompts
 from metamodel.config import require
 from metamodel.config.errors import require_one_of
 
+Tokens = Int[Tensor, "batch pos"]
+Mask = Bool[Tensor, "batch pos"]
+Positions = Int[Tensor, " batch"]
+"""One position of each prompt."""
 HEADER = 2
 """Tokens before the body of a prompt: BOS and the marker."""
 MOST_ROUNDS = 50
@@ -30,27 +34,22 @@ class RuleTask(Task):
     """Tokens of a prompt, BOS and marker included."""
 
     @abstractmethod
-    def draw(self, generator: torch.Generator, n: int) -> Int[Tensor, "batch pos"]:
+    def draw(self, generator: torch.Generator, n: int) -> Tokens:
         """`n` whole prompts, vectorised; `self.prompt(body)` puts BOS and marker before them."""
 
     @abstractmethod
-    def targets(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    def targets(self, tokens: Tokens) -> Tokens:
         """The right token after each position, or UNSUPERVISED. Looks at no token behind that position."""
 
     @abstractmethod
-    def corrupt(
-        self,
-        name: str,
-        generator: torch.Generator,
-        tokens: Int[Tensor, "batch pos"],
-        position: Int[Tensor, " batch"],
-    ) -> Int[Tensor, "batch pos"]:
+    def corrupt(self, name: str, generator: torch.Generator, tokens: Tokens, position: Positions) -> Tokens:
         """Prompts changed in the way that `corruptions` calls `name`, such that the answer may change.
 
-        Changes behind `position` are undone, and pairs of no use are dropped, so neither needs care.
+        Changes of the header and behind `position` are undone, and pairs of no use are dropped, so neither
+        needs care.
         """
 
-    def slices(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    def slices(self, tokens: Tokens) -> Tokens:
         """To which slice of `battery` the question after each position belongs, where one is asked."""
         return torch.zeros_like(tokens)
 
@@ -58,7 +57,7 @@ class RuleTask(Task):
     def n_pos(self) -> int:
         return self.length
 
-    def prompt(self, body: Int[Tensor, "batch place"]) -> Int[Tensor, "batch pos"]:
+    def prompt(self, body: Int[Tensor, "batch place"]) -> Tokens:
         """BOS, marker, body."""
         header = torch.tensor([BOS, self.marker], device=body.device).expand(len(body), HEADER)
         return torch.cat([header, body], dim=1)
@@ -67,9 +66,7 @@ class RuleTask(Task):
         tokens = self.draw(generator, n)
         return Batch(tokens=tokens, targets=self.targets(tokens))
 
-    def answer(
-        self, tokens: Int[Tensor, "batch pos"], position: Int[Tensor, " batch"]
-    ) -> Int[Tensor, " batch"]:
+    def answer(self, tokens: Tokens, position: Positions) -> Positions:
         return at_position(self.targets(tokens), position)
 
     def prompts(self, generator: torch.Generator, n: int) -> Prompts:
@@ -103,10 +100,10 @@ class RuleTask(Task):
             wanted = torch.randint(
                 len(self.battery), (len(clean), 1), generator=generator, device=clean.device
             )
-            position = pick(generator, asked & (self.slices(clean) == wanted))
+            position = pick(generator, asked & (self.slices(clean) == wanted)).clamp(min=HEADER)
             corrupt = self.corrupt(corruption, generator, clean, position)
-            later = torch.arange(self.n_pos, device=clean.device) > position[:, None]
-            corrupt = torch.where(later, clean, corrupt)
+            place = torch.arange(self.n_pos, device=clean.device)
+            corrupt = torch.where((place >= HEADER) & (place <= position[:, None]), corrupt, clean)
             good = self._of_use(clean, corrupt, position) & (
                 at_position(self.slices(clean), position) == wanted[:, 0]
             )
@@ -126,9 +123,9 @@ class RuleTask(Task):
 
     def _of_use(
         self,
-        clean: Int[Tensor, "batch pos"],
-        corrupt: Int[Tensor, "batch pos"],
-        position: Int[Tensor, " batch"],
+        clean: Tokens,
+        corrupt: Tokens,
+        position: Positions,
     ) -> Bool[Tensor, " batch"]:
         """Whether both answers are defined and differ, and outputs in the prompt before them stay right."""
         targets, others = self.targets(clean), self.targets(corrupt)

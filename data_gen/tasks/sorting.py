@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, SEP, UNSUPERVISED, Batch, Task
-from data_gen.tasks.statements import Algorithm
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 HEADER = 2
@@ -60,11 +60,9 @@ class Sorting(Task):
         "Moving: heads attend from an output to the values that may come next and copy them (copying, name"
         " mover); MLPs, where there are any, choose among what several heads bring."
     )
-    algorithms: ClassVar[tuple[Algorithm, ...]] = (
-        Algorithm.read("successor mover", "token->next.q token->next.k token->next.v next->output"),
-    )
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(successor_mover="token->next.qkv next->output")
     corruptions: ClassVar[Mapping[str, str]] = {
-        "value": "A copy of the answer in the list becomes another symbol, where the outputs before the answer"
+        "value": "A copy of the answer in the list becomes another symbol, where outputs before the answer"
         " stay right and the answer does not.",
     }
     battery: ClassVar[Mapping[str, str]] = {

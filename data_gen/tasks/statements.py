@@ -1,7 +1,8 @@
 """What a family states about itself: which algorithms solve it, as graphs of abstract variables."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from metamodel.config import require
 
@@ -11,6 +12,11 @@ OUTPUT = "output"
 """Variable that every algorithm ends in."""
 CHANNELS = ("q", "k", "v")
 """How a variable enters an attention step: who asks, who is found, what is moved."""
+
+
+def described(**names: str) -> Mapping[str, str]:
+    """Names and what each means: how a family states its corruptions and its battery. Read-only."""
+    return MappingProxyType(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +38,6 @@ class Algorithm:
     name: str
     edges: tuple[str, ...]
     """Each `"source->destination"` or, into an attention step, `"source->destination.q"`, `.k` or `.v`."""
-
-    @classmethod
-    def read(cls, name: str, edges: str) -> "Algorithm":
-        """The edges from one text that separates them by spaces."""
-        return cls(name, tuple(edges.split()))
 
     def __post_init__(self):
         where = f"algorithm {self.name!r}"
@@ -78,3 +79,15 @@ class Algorithm:
             do="Write the edge in that form.",
         )
         return Edge(source, destination, channel or None)
+
+
+def solved_by(**algorithms: str) -> tuple[Algorithm, ...]:
+    """Algorithms by name, each with its edges in one text: `"token->match.qk match->output"`."""
+    found = []
+    for name, text in algorithms.items():
+        edges = []
+        for edge in text.split():
+            ends, dot, channels = edge.partition(".")
+            edges += [f"{ends}.{channel}" for channel in channels] if dot else [ends]
+        found.append(Algorithm(name.replace("_", " "), tuple(edges)))
+    return tuple(found)
