@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from data_gen.tasks.base import FIRST_MARKER, FIRST_SYMBOL, SEP, UNSUPERVISED
-from data_gen.tasks.drawing import at_position, distinct, fill, latest, layouts, put, uniform
+from data_gen.tasks.drawing import among, at_position, distinct, fill, latest, layouts, put, uniform
 from data_gen.tasks.rule import HEADER, Positions, RuleTask, Tokens
 from data_gen.tasks.statements import described, solved_by
 
@@ -25,7 +25,6 @@ class Agreement(RuleTask):
 
     family = "agreement"
     marker = FIRST_MARKER + 11
-    threshold = 0.9
     mechanism = "previous token marks attractors, and a head finds the last noun that is none"
     algorithms = solved_by(
         head_noun="position->previous.qk token->previous.v previous->subject.k token->subject.kv"
@@ -56,7 +55,7 @@ class Agreement(RuleTask):
 
     def _subject(self, tokens: Tokens) -> Tokens:
         """Where the last noun without a preposition before it stands; 0 before there is one."""
-        noun = (tokens >= FIRST_SYMBOL) & (tokens < FIRST_SYMBOL + len(self.classes))
+        noun = among(tokens, FIRST_SYMBOL, len(self.classes))
         return latest(noun & (tokens.roll(1, dims=1) != SEP)).clamp(min=0)
 
     def targets(self, tokens: Tokens) -> Tokens:

@@ -24,7 +24,6 @@ class Copying(RuleTask):
 
     family = "copying"
     marker = FIRST_MARKER + 7
-    threshold = 0.9
     mechanism = "induction; backwards, duplicate token reading what a previous-token head moved"
     algorithms = solved_by(
         forwards="position->previous.qk token->previous.v previous->match.k token->match.qv match->output",
@@ -43,7 +42,6 @@ class Copying(RuleTask):
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Copying":
-        """The rule is the same for every subject, so `seed` draws nothing."""
         return {"base": cls(), "reverse": cls(backwards=True), "few_symbols": cls(n_symbols=16)}[variant]
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:

@@ -12,11 +12,24 @@ def at_position(values: Int[Tensor, "batch pos"], position: Int[Tensor, " batch"
     return values.gather(1, position[:, None])[:, 0]
 
 
+def among(tokens: Int[Tensor, "batch pos"], first: int, n: int) -> Bool[Tensor, "batch pos"]:
+    """Which tokens are one of `n` symbols from `first` on."""
+    return (tokens >= first) & (tokens < first + n)
+
+
 def put(
     tokens: Int[Tensor, "batch pos"], position: Int[Tensor, " batch"], new: Int[Tensor, " batch"]
 ) -> Int[Tensor, "batch pos"]:
     """A copy with `new` at each row's position."""
     return tokens.scatter(1, position[:, None], new[:, None])
+
+
+def exchange(
+    tokens: Int[Tensor, "batch pos"], one: Int[Tensor, " batch"], other: Int[Tensor, " batch"]
+) -> Int[Tensor, "batch pos"]:
+    """A copy in which two symbols of each row change places wherever they stand."""
+    one, other = one[:, None], other[:, None]
+    return torch.where(tokens == one, other, torch.where(tokens == other, one, tokens))
 
 
 def pick(generator: torch.Generator, mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from data_gen.tasks.base import D_VOCAB, FIRST_SYMBOL, UNSUPERVISED
-from data_gen.tasks.drawing import at_position, put, uniform
+from data_gen.tasks.drawing import among, at_position, put, uniform
 from data_gen.tasks.rule import HEADER, Positions, RuleTask, Tokens
 from data_gen.tasks.statements import described, solved_by
 
@@ -21,7 +21,6 @@ class Dyck(RuleTask):
 
     family = "dyck"
     marker = D_VOCAB - 3
-    threshold = 0.9
     mechanism = "counting: heads find the depth, and a head the last opening bracket that reached it"
     algorithms = solved_by(
         stack="token->count.v position->depth count->depth depth->innermost.qk token->innermost.kv"
@@ -40,7 +39,6 @@ class Dyck(RuleTask):
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Dyck":
-        """The rule is the same for every subject, so `seed` draws nothing."""
         return {"base": cls(), "two_kinds": cls(kinds=2), "deep": cls(kinds=4, deepest=4)}[variant]
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
@@ -57,8 +55,8 @@ class Dyck(RuleTask):
 
     def _innermost(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
         """Where the innermost bracket that is open after each position stands, and how many are open."""
-        opening = (tokens >= FIRST_SYMBOL) & (tokens < FIRST_SYMBOL + self.kinds)
-        closing = (tokens >= FIRST_SYMBOL + self.kinds) & (tokens < FIRST_SYMBOL + 2 * self.kinds)
+        opening = among(tokens, FIRST_SYMBOL, self.kinds)
+        closing = among(tokens, FIRST_SYMBOL + self.kinds, self.kinds)
         depth = (opening.long() - closing.long()).cumsum(1)
         reached = ((depth[:, :, None] == depth[:, None, :]) & opening[:, None, :]).tril()
         return (reached * torch.arange(self.n_pos, device=tokens.device)).amax(2), depth

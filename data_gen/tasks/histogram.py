@@ -21,14 +21,13 @@ class Histogram(RuleTask):
 
     family = "histogram"
     marker = FIRST_MARKER + 9
-    threshold = 0.9
     mechanism = "duplicate token: heads attend to earlier occurrences of the current symbol"
     algorithms = solved_by(
         relation="token->same.qk same->output",
         inventory="token->all.v all->count position->count token->count count->output",
     )
     corruptions = described(
-        current="The symbol that is counted becomes another one of the prompt, with another count.",
+        current="The symbol that is counted becomes another one, with another count.",
         earlier="An earlier symbol becomes an occurrence of the counted one, or stops being one.",
     )
     battery = described(
@@ -45,7 +44,6 @@ class Histogram(RuleTask):
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Histogram":
-        """The rule is the same for every subject, so `seed` draws nothing."""
         return {"base": cls(), "seen": cls(cap=2), "many": cls(n_in_prompt=6, cap=3)}[variant]
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
@@ -69,6 +67,7 @@ class Histogram(RuleTask):
         at = pick(generator, (place >= HEADER) & (place < position[:, None]))
         old = at_position(tokens, at)
         if name == "current":
-            return put(tokens, position, old)
+            new = FIRST_SYMBOL + uniform(generator, 0, self.n_symbols - 1, at.shape)
+            return put(tokens, position, torch.where(at % 2 == 0, old, new))
         other = at_position(tokens, pick(generator, (tokens >= FIRST_SYMBOL) & (tokens != current[:, None])))
         return put(tokens, at, torch.where(old == current, other, current))

@@ -25,7 +25,6 @@ class NGram(RuleTask):
 
     family = "ngram"
     marker = FIRST_MARKER + 6
-    threshold = 0.9
     mechanism = "previous token and a context head, whose outputs look a private table up"
     algorithms = solved_by(
         back_off="position->previous.qk token->previous.v token->context.kv previous->trigram token->trigram"

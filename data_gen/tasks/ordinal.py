@@ -1,24 +1,28 @@
 """Ordinal sequences: what comes next among numbers, months or days? Grows previous-token heads.
 
-A prompt is `[BOS, marker, item, item, ...]`: runs through one of several ordered lists that begin again at
-their ends, each run with a start and a step of its own. After each item the next one is asked for: one step
-on, where the item before is such a step away in the same list, else the first step on.
+A prompt is `[BOS, marker, item, item, ...]`: runs through ordered lists that begin again at their ends, each
+with a step of its own. After each item the next is asked for, by the step that led to it if one did.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from data_gen.tasks.base import D_VOCAB, FIRST_MARKER, FIRST_SYMBOL, UNSUPERVISED
+from data_gen.tasks.base import FIRST_MARKER, FIRST_SYMBOL, UNSUPERVISED
 from data_gen.tasks.drawing import at_position, latest, put, uniform
-from data_gen.tasks.rule import HEADER, Positions, RuleTask, Tokens
+from data_gen.tasks.rule import HEADER, Mask, Positions, RuleTask, Tokens
 from data_gen.tasks.statements import described, solved_by
 
 LISTS = (12, 12, 7)
-"""Items of the numbers, the months and the days, which follow one another among the symbols."""
-_SHAPES = [(1, 0)] * FIRST_SYMBOL + [(n, i) for n in LISTS for i in range(n)]
-SIZE, INDEX = torch.tensor([*_SHAPES, *[(1, 0)] * (D_VOCAB - len(_SHAPES))]).T
-"""Of each token: how long its list is, and its number there; other tokens are lists of their own."""
+"""Numbers, months and days."""
+SIZE, INDEX = torch.tensor([(1, 0)] * FIRST_SYMBOL + [(n, i) for n in LISTS for i in range(n)]).T
+"""Of each token: how long its list is, and its number there. What is no item is a list of its own."""
+
+
+def onwards(items: Tokens, steps: Tokens) -> Tokens:
+    """The items so many steps on in their lists."""
+    size, index = SIZE.to(items.device)[items], INDEX.to(items.device)[items]
+    return items - index + (index + steps) % size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +31,13 @@ class Ordinal(RuleTask):
 
     family = "ordinal"
     marker = FIRST_MARKER + 10
-    threshold = 0.9
-    mechanism = "previous token: a head brings the item before, which sets the step; successors are looked up"
+    mechanism = "previous token: it sets the step; successors are looked up"
     algorithms = solved_by(
-        successor="position->previous.qk token->previous.v previous->step token->step step->next token->next"
-        " next->output"
+        look_up="position->previous.qk token->previous.v previous->step token->step token->output"
+        " step->output",
     )
     corruptions = described(
-        shift="All items of the list become items as far on in it: the next one is as far on.",
+        shift="All items of the list become others, equally far on: so does the next one.",
         previous="The item before becomes another one of its list, such that the step is another one.",
     )
     battery = described(alone="The item before is no step away.", run="The item before sets the step.")
@@ -45,42 +48,33 @@ class Ordinal(RuleTask):
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Ordinal":
-        """The rule is the same for every subject, so `seed` draws nothing."""
         return {"base": cls(), "backward": cls(steps=(1, -1)), "three_steps": cls(steps=(1, 2, 3))}[variant]
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
-        shape = (n, self.length - HEADER)
-        place = torch.arange(shape[1], device=generator.device)
+        shape, steps = (n, self.length - HEADER), torch.tensor(self.steps, device=generator.device)
+        place = torch.arange(shape[1], device=steps.device)
         run = latest((torch.rand(shape, generator=generator, device=place.device) < 0.3) | (place == 0))
-        step = torch.tensor(self.steps, device=place.device)[
-            uniform(generator, 0, len(self.steps) - 1, shape)
-        ]
+        step = steps[uniform(generator, 0, len(steps) - 1, shape)].gather(1, run)
         start = uniform(generator, FIRST_SYMBOL, FIRST_SYMBOL + sum(LISTS) - 1, shape).gather(1, run)
-        size, index = SIZE.to(place.device)[start], INDEX.to(place.device)[start]
-        return self.prompt(start - index + (index + step.gather(1, run) * (place - run)) % size)
+        return self.prompt(onwards(start, step * (place - run)))
 
-    def _read(self, tokens: Tokens) -> tuple[Tokens, Tokens, Tokens]:
-        """Each item's number in its list, its step, and whether the item before set the step."""
-        size, index = SIZE.to(tokens.device)[tokens], INDEX.to(tokens.device)[tokens]
-        start = tokens - index
-        step, set_before = torch.full_like(tokens, self.steps[0]), torch.zeros_like(tokens)
+    def _step(self, tokens: Tokens) -> tuple[Tokens, Mask]:
+        """The step to the next item, and whether the item before set it."""
+        step, known = torch.full_like(tokens, self.steps[0]), tokens < 0
         for one in self.steps:
-            taken = (start == start.roll(1, dims=1)) & ((index - index.roll(1, dims=1) - one) % size == 0)
-            step, set_before = torch.where(taken, one, step), torch.where(taken, 1, set_before)
-        return index, step, set_before
+            taken = onwards(tokens.roll(1, dims=1), torch.full_like(tokens, one)) == tokens
+            step, known = torch.where(taken, one, step), known | taken
+        return step, known
 
     def targets(self, tokens: Tokens) -> Tokens:
-        index, step, _ = self._read(tokens)
-        answer = tokens - index + (index + step) % SIZE.to(tokens.device)[tokens]
-        return torch.where(tokens >= FIRST_SYMBOL, answer, UNSUPERVISED)
+        return torch.where(tokens >= FIRST_SYMBOL, onwards(tokens, self._step(tokens)[0]), UNSUPERVISED)
 
     def slices(self, tokens: Tokens) -> Tokens:
-        return self._read(tokens)[2]
+        return self._step(tokens)[1].long()
 
     def corrupt(self, name: str, generator: torch.Generator, tokens: Tokens, position: Positions) -> Tokens:
-        size, index = SIZE.to(tokens.device)[tokens], INDEX.to(tokens.device)[tokens]
-        moved = tokens - index + (index + uniform(generator, 1, 99, (len(tokens), 1))) % size
+        moved = onwards(tokens, uniform(generator, 1, max(LISTS) - 1, (len(tokens), 1)).expand_as(tokens))
         if name == "previous":
             return put(tokens, position - 1, at_position(moved, position - 1))
-        same = tokens - index == at_position(tokens - index, position)[:, None]
-        return torch.where(same, moved, tokens)
+        first = tokens - INDEX.to(tokens.device)[tokens]
+        return torch.where(first == at_position(first, position)[:, None], moved, tokens)

@@ -1,7 +1,7 @@
 """Families given by a rule: they draw prompts, say what follows each position, corrupt. The rest is here.
 
-What a new family writes is `make`, `draw`, `targets`, `corrupt` and, if its probes fall into several slices,
-`slices`. `docs/tasks.md` leads through one.
+What a new family writes is `make`, whose seed draws a private truth, if any; `draw`, `targets`, `corrupt` and,
+if its probes fall into several slices, `slices`. `docs/tasks.md` leads through one.
 """
 
 from abc import abstractmethod
@@ -30,6 +30,7 @@ MOST_ROUNDS = 50
 class RuleTask(Task):
     """A task whose targets are a function of the prompt."""
 
+    threshold: ClassVar[float] = 0.9
     length: ClassVar[int] = 16
     """Tokens of a prompt, BOS and marker included."""
 

@@ -1,7 +1,7 @@
 """Selecting: the most frequent, first or last letter so far. Grows heads that attend by kind and copy.
 
 A prompt is `[BOS, marker, letter or filler or SEP, ...]` with a few of many letters. After each token, one of
-the letters since the last SEP is asked for; where there is none, or two are equally frequent, nothing is.
+the letters since the last SEP is asked for, unless there is none or two are equally frequent.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from data_gen.tasks.base import FIRST_MARKER, FIRST_SYMBOL, SEP, UNSUPERVISED
-from data_gen.tasks.drawing import at_position, distinct, pick, put, uniform
+from data_gen.tasks.drawing import among, at_position, distinct, exchange, pick, put, uniform
 from data_gen.tasks.rule import HEADER, Positions, RuleTask, Tokens
 from data_gen.tasks.statements import described, solved_by
+
+N_LETTERS, N_FILLERS = 16, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,6 @@ class Selecting(RuleTask):
 
     family = "selecting"
     marker = FIRST_MARKER + 8
-    threshold = 0.9
     mechanism = "name mover, copying: heads attend to letters, evenly or by place, and copy them"
     algorithms = solved_by(
         evenly="token->segment.k segment->letters.k token->letters.kv letters->output",
@@ -36,35 +37,32 @@ class Selecting(RuleTask):
     variants = ("base", "first", "last")
 
     which: str = "most_frequent"
-    n_letters: int = 16
     n_in_prompt: int = 3
-    n_fillers: int = 6
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Selecting":
-        """The rule is the same for every subject, so `seed` draws nothing. `base` selects by frequency."""
         return cls() if variant == "base" else cls(which=variant, n_in_prompt=6)
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
         shape = (n, self.length - HEADER)
-        letters = distinct(generator, n, self.n_letters, self.n_in_prompt)
-        body = letters.gather(1, uniform(generator, 0, self.n_in_prompt - 1, shape))
+        chosen = uniform(generator, 0, self.n_in_prompt - 1, shape)
+        body = distinct(generator, n, N_LETTERS, self.n_in_prompt).gather(1, chosen)
+        fillers = N_LETTERS + uniform(generator, 0, N_FILLERS - 1, shape)
         kind = torch.rand(shape, generator=generator, device=body.device)
-        fillers = self.n_letters + uniform(generator, 0, self.n_fillers - 1, shape)
         body = FIRST_SYMBOL + torch.where(kind < 0.3, fillers, body)
         return self.prompt(torch.where(kind > 0.92, SEP, body))
 
     def _usable(self, tokens: Tokens) -> Bool[Tensor, "batch query key"]:
         """Which tokens are letters since the last SEP, seen from each position."""
-        letter = (tokens >= FIRST_SYMBOL) & (tokens < FIRST_SYMBOL + self.n_letters)
+        letter = among(tokens, FIRST_SYMBOL, N_LETTERS)
         segment = (tokens == SEP).cumsum(1)
         return ((segment[:, :, None] == segment[:, None, :]) & letter[:, None, :]).tril()
 
     def targets(self, tokens: Tokens) -> Tokens:
         usable, place = self._usable(tokens), torch.arange(self.n_pos, device=tokens.device)
         same = (tokens[:, :, None] == tokens[:, None, :]).float()
-        scores = {"most_frequent": usable.float() @ same, "first": self.n_pos - place, "last": 1 + place}
-        score = scores[self.which]
+        frequency, first = usable.float() @ same, self.n_pos - place
+        score = {"most_frequent": frequency, "first": first, "last": 1 + place}[self.which]
         best, at = (score * usable).max(2)
         answer = tokens.gather(1, at)
         tied = (usable & (score == best[..., None]) & (tokens[:, None, :] != answer[..., None])).any(2)
@@ -75,9 +73,7 @@ class Selecting(RuleTask):
 
     def corrupt(self, name: str, generator: torch.Generator, tokens: Tokens, position: Positions) -> Tokens:
         usable = self._usable(tokens)[torch.arange(len(tokens), device=tokens.device), position]
-        other = at_position(tokens, pick(generator, usable))[:, None]
+        other = at_position(tokens, pick(generator, usable))
         if name == "letter":
-            return put(tokens, pick(generator, usable), other[:, 0])
-        selected = self.answer(tokens, position)[:, None]
-        exchanged = torch.where(tokens == selected, other, tokens)
-        return torch.where(tokens == other, selected, exchanged)
+            return put(tokens, pick(generator, usable), other)
+        return exchange(tokens, self.answer(tokens, position), other)

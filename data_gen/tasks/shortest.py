@@ -25,7 +25,6 @@ class Shortest(RuleTask):
 
     family = "shortest"
     marker = D_VOCAB - 4
-    threshold = 0.9
     mechanism = "counting, then a name mover: heads compare lengths, and one moves a list's first symbol"
     algorithms = solved_by(
         compare="token->separator.k position->separator.v token->start.k position->start.v separator->lengths"
@@ -39,12 +38,10 @@ class Shortest(RuleTask):
     variants = ("base", "longest", "few_symbols")
 
     longest: bool = False
-    """Whether the longer list is asked about."""
     n_symbols: int = 40
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Shortest":
-        """The rule is the same for every subject, so `seed` draws nothing."""
         return {"base": cls(), "longest": cls(longest=True), "few_symbols": cls(n_symbols=16)}[variant]
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
@@ -63,11 +60,9 @@ class Shortest(RuleTask):
 
     def targets(self, tokens: Tokens) -> Tokens:
         start, end, longer = self._read(tokens)
-        second = self.slices(tokens) == 0
-        place = torch.arange(self.n_pos, device=tokens.device)
-        asked = (place > end) & (longer != 0)
-        first_symbols = tokens.gather(1, torch.where(second, end + 1, start).clamp(max=self.n_pos - 1))
-        return torch.where(asked, first_symbols, UNSUPERVISED)
+        asked = (longer != 0) & (longer > start - end) & (end > 0)
+        at = torch.where(self.slices(tokens) == 0, end + 1, start).clamp(max=self.n_pos - 1)
+        return torch.where(asked, tokens.gather(1, at), UNSUPERVISED)
 
     def slices(self, tokens: Tokens) -> Tokens:
         return ((self._read(tokens)[2] > 0) != self.longest).long()
