@@ -24,9 +24,7 @@ class Movers(RuleTask):
 
     family = "movers"
     marker = D_VOCAB - 1
-    mechanism = (
-        "adjectives: previous token, then duplicate token that moves what it brought; verbs: induction"
-    )
+    mechanism = "previous token; then duplicate token that moves what it brought, or, for verbs, induction"
     algorithms = solved_by(
         adjective="position->previous.qk token->previous.v token->noun.qk previous->noun.v noun->output",
         verb="position->previous.qk token->previous.v token->after.qv previous->after.k after->output",

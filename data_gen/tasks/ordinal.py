@@ -33,8 +33,7 @@ class Ordinal(RuleTask):
     marker = FIRST_MARKER + 10
     mechanism = "previous token: it sets the step; successors are looked up"
     algorithms = solved_by(
-        look_up="position->previous.qk token->previous.v previous->step token->step token->output"
-        " step->output",
+        look_up="position->previous.qk token->previous.v previous->next token->next next->output",
     )
     corruptions = described(
         shift="All items of the list become others, equally far on: so does the next one.",

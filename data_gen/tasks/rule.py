@@ -1,7 +1,7 @@
 """Families given by a rule: they draw prompts, say what follows each position, corrupt. The rest is here.
 
-What a new family writes is `make`, whose seed draws a private truth, if any; `draw`, `targets`, `corrupt` and,
-if its probes fall into several slices, `slices`. `docs/tasks.md` leads through one.
+What a new family writes is `make`, whose seed may draw a private truth, `draw`, `targets`, `corrupt` and,
+if its probes fall into slices, `slices`. `docs/tasks.md` leads through one.
 """
 
 from abc import abstractmethod
