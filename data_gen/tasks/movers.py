@@ -1,4 +1,4 @@
-"""Movers: which adjective stood with this noun, and which verb? Grows heads that match a noun, then move.
+"""Movers: which verb stood with this noun, and which adjective? Grows heads that match a noun, then move.
 
 A prompt is `[BOS, marker, units and a filler, question, noun, noun, ...]`. A unit is a noun with the
 adjective before it, the verb behind it, or both. The question is QUERY for adjectives or SEP for verbs; after
@@ -34,13 +34,13 @@ class Movers(RuleTask):
         noun="The noun that asks becomes another one of the prompt, which has another word.",
     )
     battery = described(beside="The word before, in its unit.", behind="Behind the question.")
-    variants = ("base", "verbs", "both")
+    variants = ("base", "adjectives", "both")
 
-    unit: str = "an"
+    unit: str = "nv"
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Movers":
-        return {"base": cls(), "verbs": cls(unit="nv"), "both": cls(unit="anv")}[variant]
+        return {"base": cls(), "adjectives": cls(unit="an"), "both": cls(unit="anv")}[variant]
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
         n_asked = 12 - 3 * len(self.unit)
