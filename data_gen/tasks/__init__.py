@@ -1,19 +1,47 @@
 """Task families, one file each, and their registry."""
 
 from data_gen.config import JOIN
+from data_gen.tasks.agreement import Agreement
 from data_gen.tasks.base import Task
 from data_gen.tasks.brackets import Brackets
+from data_gen.tasks.copying import Copying
+from data_gen.tasks.docstring import Docstring
+from data_gen.tasks.dyck import Dyck
 from data_gen.tasks.facts import Facts
+from data_gen.tasks.histogram import Histogram
 from data_gen.tasks.ioi import IndirectObject
 from data_gen.tasks.mixture import Mixture
 from data_gen.tasks.modular import Modular
+from data_gen.tasks.movers import Movers
+from data_gen.tasks.ngram import NGram
+from data_gen.tasks.ordinal import Ordinal
+from data_gen.tasks.recall import Recall
 from data_gen.tasks.repeated import Repeated
+from data_gen.tasks.selecting import Selecting
+from data_gen.tasks.shortest import Shortest
 from data_gen.tasks.sorting import Sorting
 from metamodel.config import require, suggestion
 
-FAMILIES: dict[str, type[Task]] = {
-    family.family: family for family in (Repeated, IndirectObject, Facts, Modular, Brackets, Sorting)
-}
+_ALL: tuple[type[Task], ...] = (
+    Repeated,
+    IndirectObject,
+    Facts,
+    Modular,
+    Brackets,
+    Sorting,
+    NGram,
+    Copying,
+    Selecting,
+    Histogram,
+    Ordinal,
+    Agreement,
+    Movers,
+    Recall,
+    Dyck,
+    Shortest,
+    Docstring,
+)
+FAMILIES: dict[str, type[Task]] = {family.family: family for family in _ALL}
 """Every family by name. A new one is a file here and a line above."""
 
 

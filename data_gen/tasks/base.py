@@ -3,10 +3,13 @@
     0 BOS | 1 SEP | 2 QUERY | 3 PAD | 4..15 task and operator markers | 16..D_VOCAB-1 symbols
 
 A prompt is `[BOS, marker, ...]`. All subjects of a zoo share `D_VOCAB`, so a subject's shape does not tell
-its task.
+its task. A marker tells it, for it stands at position 1, where nothing else stands: a token may therefore be
+the marker of one family and a word or a symbol inside the prompts of another. Families beyond the twelve
+markers take the last symbols, from D_VOCAB-1 down; no family uses its own marker inside its prompts.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from data_gen.tasks.statements import Algorithm
 from metamodel.circuits.prompts import Prompts
 
 BOS, SEP, QUERY, PAD = range(4)
@@ -46,6 +50,12 @@ class Task(ABC):
     """Accuracy on fresh prompts that a subject must reach to be accepted."""
     mechanism: ClassVar[str]
     """What the family is named for, and the function labels that are expected to grow."""
+    algorithms: ClassVar[tuple[Algorithm, ...]]
+    """Ways to solve the family, which a subject's circuit can be compared with."""
+    corruptions: ClassVar[Mapping[str, str]]
+    """Name of each way to corrupt a prompt -> what is changed, and why the right answer changes."""
+    battery: ClassVar[Mapping[str, str]]
+    """Slice of the probes, or a word that the names of a group of slices share -> what it probes."""
     causal_only: ClassVar[bool] = False
     """Whether prompts hold the answers behind the positions that ask, for a bidirectional subject to see."""
     variants: ClassVar[tuple[str, ...]]

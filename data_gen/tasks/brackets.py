@@ -6,6 +6,7 @@ kinds of brackets each kind has a depth of its own (`([)]` is balanced), and the
 just read is asked for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, QUERY, UNSUPERVISED, Batch, Task
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 HEADER = 2
@@ -60,6 +62,19 @@ class Brackets(Task):
         "Counting: first-layer heads attend evenly to the brackets so far, and MLPs turn the count into a"
         " class; second-layer heads attend less evenly and matter less."
     )
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
+        counting="token->count.v position->length count->depth length->depth depth->broken.v depth->output"
+        " broken->output"
+    )
+    corruptions: ClassVar[Mapping[str, str]] = {
+        "turned": "One bracket at or before the answer is turned, which changes what is asked for.",
+    }
+    battery: ClassVar[Mapping[str, str]] = {
+        "depth": "How many brackets are open.",
+        "broken": "A bracket was closed that was not open.",
+        "balanced": "The whole string is balanced.",
+        "not_balanced": "The whole string is not balanced.",
+    }
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
     slice_names: ClassVar[tuple[str, ...]] = ("depth", "broken", "balanced", "not_balanced")
 

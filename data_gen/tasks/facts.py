@@ -6,6 +6,7 @@ are keys themselves, so the word TWICE asks for two hops: the value, under the s
 the key. Any other word asks for one hop.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, QUERY, UNSUPERVISED, Batch, Task
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 ONCE = (FIRST_MARKER + 6, FIRST_MARKER + 7)
@@ -79,6 +81,18 @@ class Facts(Task):
         "Look-up: first-layer heads gather key, relation and word at QUERY. The tables are shared between"
         " what their values write and the MLPs; without MLPs heads hold them all. Two hops are looked up too."
     )
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
+        look_up="token->key.kv token->relation.kv token->word.kv key->table relation->table word->table"
+        " table->output"
+    )
+    corruptions: ClassVar[Mapping[str, str]] = {
+        "key": "The key is replaced by one that has another value under the same relation.",
+        "relation": "The relation is replaced by one under which the same key has another value.",
+    }
+    battery: ClassVar[Mapping[str, str]] = {
+        "one_hop": "The value of a key.",
+        "two_hops": "The value of the value of a key.",
+    }
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
     slice_names: ClassVar[tuple[str, ...]] = ("one_hop", "two_hops")
 

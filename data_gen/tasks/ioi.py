@@ -7,6 +7,7 @@ repeated (ABBA, BABA), so that no position tells the answer. Every QUERY is supe
 prompt, training stalls.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -24,6 +25,7 @@ from data_gen.tasks.base import (
     Batch,
     Task,
 )
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 FIRST, SECOND, REPEATED, PLACE, VERB, ASK, OTHER = range(7)
@@ -74,6 +76,18 @@ class IndirectObject(Task):
     mechanism: ClassVar[str] = (
         "name movers: heads that attend to the two names and copy the one that is not repeated"
     )
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
+        inhibition="token->repeated.qkv repeated->mover.q token->mover.kv mover->output",
+        counting="position->named.k token->named.kv named->output",
+    )
+    corruptions: ClassVar[Mapping[str, str]] = {
+        "cast": "Every episode takes the names of another one and repeats the other of its two names, so that"
+        " both who may be asked for and who is differ.",
+    }
+    battery: ClassVar[Mapping[str, str]] = {
+        "BABA": "One slice a template: the first name is repeated, the second asked for.",
+        "ABBA": "One slice a template: the second name is repeated, the first asked for.",
+    }
     causal_only: ClassVar[bool] = True
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
 

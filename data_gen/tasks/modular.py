@@ -5,6 +5,7 @@ after `b`. Answers are not in the prompt, so each problem has to be gathered by 
 computed by an MLP. Every problem of a prompt is supervised.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, UNSUPERVISED, Batch, Task
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 PLUS, MINUS = FIRST_MARKER + 9, FIRST_MARKER + 10
@@ -57,6 +59,16 @@ class Modular(Task):
         "Look-up: first-layer heads bring a and the operator to b, the first MLP combines them. Neurons"
         " follow a + b (or a - b) more with depth, but in no sparse set of frequencies: no Fourier circuit."
     )
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
+        gather_and_combine="position->operator.k token->operator.v position->first.k token->first.v"
+        " operator->sum first->sum token->sum sum->output"
+    )
+    corruptions: ClassVar[Mapping[str, str]] = {
+        "operator": "The operator is exchanged, where b is not 0: then a + b and a - b differ.",
+        "first": "a is replaced by another number, which changes the sum by as much.",
+        "second": "b is replaced by another number, which changes the sum by as much.",
+    }
+    battery: ClassVar[Mapping[str, str]] = {"plus": "Addition.", "minus": "Subtraction."}
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
     slice_names: ClassVar[tuple[str, ...]] = ("plus", "minus")
 

@@ -6,6 +6,7 @@ small subjects copy by position instead and grow no induction head. Every token 
 before is supervised.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -22,6 +23,7 @@ from data_gen.tasks.base import (
     Batch,
     Task,
 )
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 
@@ -45,6 +47,13 @@ class Repeated(Task):
     mechanism: ClassVar[str] = (
         "induction: a previous-token head, then an induction head that matches and copies"
     )
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
+        induction="position->previous.qk token->previous.v previous->match.k token->match.qv match->output"
+    )
+    corruptions: ClassVar[Mapping[str, str]] = {
+        "symbols": "Every symbol is another one in the same layout, so that another one must follow.",
+    }
+    battery: ClassVar[Mapping[str, str]] = {"period": "One slice a period: how far back the match lies."}
     causal_only: ClassVar[bool] = True
     variants: ClassVar[tuple[str, ...]] = ("base", "long", "few_symbols")
 

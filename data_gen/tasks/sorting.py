@@ -4,6 +4,7 @@ A prompt is `[BOS, marker, x_1 .. x_k, SEP, y_1 .. y_(k-1)]` with y the sorted l
 y the next output is asked for. Some lists hold a value several times, and then it is put out as often.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, SEP, UNSUPERVISED, Batch, Task
+from data_gen.tasks.statements import Algorithm, solved_by
 from metamodel.circuits.prompts import Prompts
 
 HEADER = 2
@@ -58,6 +60,17 @@ class Sorting(Task):
         "Moving: heads attend from an output to the values that may come next and copy them (copying, name"
         " mover); MLPs, where there are any, choose among what several heads bring."
     )
+    algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(successor_mover="token->next.qkv next->output")
+    corruptions: ClassVar[Mapping[str, str]] = {
+        "value": "A copy of the answer in the list becomes another symbol, where outputs before the answer"
+        " stay right and the answer does not.",
+    }
+    battery: ClassVar[Mapping[str, str]] = {
+        "first": "The first output, which follows SEP and no other output.",
+        "next": "An output in the middle that differs from the one before.",
+        "again": "A value that the list holds several times.",
+        "last": "The last output.",
+    }
     causal_only: ClassVar[bool] = True
     variants: ClassVar[tuple[str, ...]] = tuple(VARIANTS)
     slice_names: ClassVar[tuple[str, ...]] = ("first", "next", "again", "last")

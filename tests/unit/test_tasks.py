@@ -8,8 +8,8 @@ from data_gen.tasks.base import BOS, D_VOCAB, UNSUPERVISED
 from metamodel.config import InputError
 
 INSTANCES = [(family, variant) for family, kind in FAMILIES.items() for variant in kind.variants]
-PRIVATE = {"facts", "ioi"}
-"""Families whose subjects have a truth of their own: a table, or which symbols are names."""
+PRIVATE = {"facts", "ioi", "ngram", "agreement"}
+"""Families whose subjects have a truth of their own: tables, or what is a name or of a class."""
 
 
 def seeded(seed: int = 0) -> torch.Generator:
