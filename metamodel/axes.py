@@ -26,6 +26,10 @@ Prompts:
     token        token of the sample that describes a vocabulary
     answer       token of that sample, as an answer
     symbol       token that a task uses as content
+    drawn        symbol among those that a prompt draws
+    value        what a bracket, a list or a table of a task holds
+    context      token that chooses a table
+    previous     token before, as the key of a table
     episode      story of a prompt with its own names
     role         part that a word plays in a story
     place        bracket or value of a task's prompt
