@@ -109,7 +109,8 @@ def shard_null(subject: SubjectConfig, task: Task, kind: str, config: HarvestCon
         kind: name of family and variant, from which the seeds derive.
     """
     prompts = task_prompts(task, generator_for(seed, kind, "null prompts"), config.n_prompts)
-    many = task.prompts(generator_for(seed, kind, "symbols"), config.n_behavior_prompts).clean
+    # Behind the marker: it is no symbol of its family, even where it is one of the last tokens.
+    many = task.prompts(generator_for(seed, kind, "symbols"), config.n_behavior_prompts).clean[:, 2:]
     tests = batteries(
         generator_for(seed, kind, "batteries"),
         n=config.n_random,
