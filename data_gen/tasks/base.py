@@ -76,8 +76,12 @@ class Task(ABC):
         return BOS
 
     def content(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " symbol"]:
-        """Those tokens of prompts that are content, of which batteries of random prompts are made."""
-        return tokens[tokens >= FIRST_SYMBOL].unique()
+        """Those tokens of prompts that are content, of which batteries of random prompts are made.
+
+        The marker is none, also where it is a symbol elsewhere.
+        """
+        behind = tokens[:, 2:]
+        return behind[behind >= FIRST_SYMBOL].unique()
 
     @property
     @abstractmethod

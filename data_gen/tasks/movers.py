@@ -1,8 +1,8 @@
 """Movers: which verb stood with this noun, and which adjective? Grows heads that match a noun, then move.
 
 A prompt is `[BOS, marker, units and a filler, question, noun, noun, ...]`. A unit is a noun with the
-adjective before it, the verb behind it, or both. The question is QUERY for adjectives or SEP for verbs; after
-each noun behind it its adjective or verb is asked for. Within units, nouns and verbs ask for the word before.
+verb behind it or the adjective before it. The question is SEP for verbs or QUERY for adjectives; after each
+noun behind it its verb or adjective is asked for. Within units, verbs and nouns ask for the word before.
 """
 
 from dataclasses import dataclass
@@ -34,23 +34,23 @@ class Movers(RuleTask):
         noun="The noun that asks becomes another one of the prompt, which has another word.",
     )
     battery = described(beside="The word before, in its unit.", behind="Behind the question.")
-    variants = ("base", "adjectives", "both")
+    variants = ("base", "adjectives")
 
     unit: str = "nv"
+    n_units: int = 3
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Movers":
-        return {"base": cls(), "adjectives": cls(unit="an"), "both": cls(unit="anv")}[variant]
+        return {"base": cls(), "adjectives": cls(unit="an", n_units=4)}[variant]
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
-        n_asked = 12 - 3 * len(self.unit)
-        templates = [self.unit * i + "f" + self.unit * (3 - i) + "?" + "m" * n_asked for i in range(4)]
+        k, n_asked = self.n_units, 12 - self.n_units * len(self.unit)
+        templates = [self.unit * i + "f" + self.unit * (k - i) + "?" + "m" * n_asked for i in range(k + 1)]
         layout = layouts(generator, n, templates, self.length - HEADER)
-        a, b, v = (FIRST_SYMBOL + i * N_WORDS + distinct(generator, n, N_WORDS, 3) for i in range(3))
+        a, b, v = (FIRST_SYMBOL + i * N_WORDS + distinct(generator, n, N_WORDS, k) for i in range(3))
         fillers = FIRST_SYMBOL + 3 * N_WORDS + uniform(generator, 0, 3, (n, 1))
-        asked = b.gather(1, distinct(generator, n, n_asked, n_asked) % 3)
-        kinds = torch.tensor([{"a": QUERY, "v": SEP}[word] for word in self.unit if word != "n"])
-        question = kinds.to(a.device)[uniform(generator, 0, len(kinds) - 1, (n, 1))]
+        asked = b.gather(1, distinct(generator, n, n_asked, n_asked) % k)
+        question = torch.full_like(fillers, QUERY if self.unit == "an" else SEP)
         return self.prompt(fill(layout, {"a": a, "n": b, "v": v, "f": fillers, "?": question, "m": asked}))
 
     def _source(self, tokens: Tokens) -> tuple[Tokens, Tokens]:

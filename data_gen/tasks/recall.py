@@ -31,14 +31,14 @@ class Recall(RuleTask):
         key="The key of the question, or of the binding, becomes another one of the prompt.",
     )
     battery = described(once="A key bound once.", again="A key bound several times.", key="A binding's key.")
-    variants = ("base", "many_keys", "few_values")
+    variants = ("base", "few_keys", "few_values")
 
     n_keys: int = 12
     n_values: int = 16
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "Recall":
-        return {"base": cls(), "many_keys": cls(n_keys=20), "few_values": cls(n_values=6)}[variant]
+        return {"base": cls(), "few_keys": cls(n_keys=8), "few_values": cls(n_values=6)}[variant]
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
         shape = (n, (self.length - HEADER) // 2)
