@@ -299,7 +299,7 @@ def _indices(block: slice) -> Tensor:
 
 def _amplitude(program: Program) -> float:
     """What a mean of 1 is stored as: large enough that neighbouring fractions stay apart under noise."""
-    return 2 * math.sqrt((program.length + 1) * program.length)
+    return math.sqrt((program.length + 1) * program.length)
 
 
 def _factor(

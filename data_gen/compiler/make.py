@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data_gen.certificate import N_PAIRS, exactness, known_truth, rejection
 from data_gen.compiler.compile import Draft, compile_program
-from data_gen.compiler.disguise import NOISE, Disguised, disguise
+from data_gen.compiler.disguise import NOISE, Disguised, disguised
 from data_gen.programs.inputs import all_inputs
 from data_gen.programs.language import Program
 from data_gen.programs.placement import Placement
@@ -21,13 +21,13 @@ from metamodel.triples.schema import Truth
 
 SHARPEST, BLUNTEST = 20.0, 10.0
 """Range of the sharpness that is drawn for a subject, in nats."""
-STEPS, BATCH, LEARNING_RATE = 100, 64, 2e-4
+STEPS, BATCH, LEARNING_RATE = 100, 64, 5e-5
 """The fine-tune that smears what the compiler wrote."""
 LEAST_EXACT = 0.99
 """Share of answers that must be the program's after the fine-tune."""
 _FEW = 2000
 """Inputs on which a noise is tried."""
-_NOISES = (1.0, 0.5, 0.25, 0.125, 0.06, 0.03)
+_NOISES = (1.0, 0.5, 0.25, 0.125, 0.06)
 """Noise that is tried, relative to NOISE: the largest that leaves every answer right is taken."""
 
 
@@ -126,7 +126,7 @@ def _disguised(
     for share in _NOISES:
         noise = share * NOISE
         generator = generator_for("disguise", task.program.name, seed, number)
-        hidden = disguise(draft, generator, noise=noise)
+        hidden = disguised(draft, generator, noise=noise)
         if exactness(hidden.subject, task, few) == 1.0:
             break
     assert hidden is not None
