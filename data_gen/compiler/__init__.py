@@ -4,7 +4,7 @@ from data_gen.compiler.compile import Draft, compile_program, minimal_size
 from data_gen.compiler.disguise import Disguised, disguised
 from data_gen.compiler.layout import Layout, lay_out
 from data_gen.compiler.make import Compiled, Report, make_compiled
-from data_gen.compiler.truth import edge_uses, truths
+from data_gen.programs.truth import edge_uses, truths
 
 __all__ = [
     "Compiled",

@@ -27,7 +27,7 @@ LEAST_EXACT = 0.99
 """Share of answers that must be the program's after the fine-tune."""
 _FEW = 2000
 """Inputs on which a noise is tried."""
-_NOISES = (1.0, 0.5, 0.25, 0.125, 0.06)
+_NOISES = (1.0, 0.5, 0.25, 0.125, 0.06, 0.03, 0.015)
 """Noise that is tried, relative to NOISE: the largest that leaves every answer right is taken."""
 
 
