@@ -43,20 +43,21 @@ def edge_names(config: SubjectConfig, mask: Tensor) -> set[str]:
 
 
 @pytest.mark.parametrize("name", MAKE)
-@pytest.mark.parametrize("sharpness", [10.0, 30.0])
-def test_weights_answer_as_the_interpreter_on_every_input(name: str, sharpness: float):
-    program = library_program(name)
-    subject = compile_program(program, minimal_size(program), sharpness=sharpness).subject
-    inputs = all_inputs(program, generator_for("every input"))
-    assert exactness(subject, ProgramTask(program=program), inputs) == 1.0
+def test_weights_answer_as_the_interpreter_on_every_input(name: str):
+    program, task = library_program(name), ProgramTask(program=library_program(name))
+    inputs, size = all_inputs(program, generator_for("every input")), minimal_size(program)
+    assert exactness(compile_program(program, size).subject, task, inputs) == 1.0
+    for sharpness in (10.0, 30.0):
+        subject = compile_program(program, size, sharpness=sharpness).subject
+        assert exactness(subject, task, inputs[:: 1 + len(inputs) // 1000]) == 1.0
 
 
 def test_random_programs_compile_exactly_into_any_layers_that_hold_them():
-    for program in random_programs(1, 6):
-        size = replace(minimal_size(program), n_layers=4, n_heads=4)
+    for program in random_programs(1, 4):
+        size = replace(minimal_size(program), n_layers=4, n_heads=4, d_mlp=48)
         plain = compile_program(program, size)
         moved = compile_program(program, size, generator=generator_for(1))
-        inputs = all_inputs(program, generator_for(0))[:1000]
+        inputs = all_inputs(program, generator_for(0))[:500]
         task = ProgramTask(program=program)
         assert exactness(plain.subject, task, inputs) == exactness(moved.subject, task, inputs) == 1.0
     assert plain.placement != moved.placement
@@ -261,10 +262,10 @@ def disguised_norms(draft: Draft, generator: torch.Generator) -> dict[str, float
 
 
 def test_one_program_in_several_disguises():
-    program = library_program("histogram")
+    program = library_program("detect")
     size = roomy(program)
-    first, second = (make_compiled(program, size, 7, disguise_number=i, steps=10) for i in range(2))
-    again = make_compiled(program, size, 7, disguise_number=1, steps=10)
+    first, second = (make_compiled(program, size, 7, disguise_number=i, steps=5) for i in range(2))
+    again = make_compiled(program, size, 7, disguise_number=1, steps=5)
     assert again.subject.fingerprint() == second.subject.fingerprint() != first.subject.fingerprint()
     assert first.report.sharpness == second.report.sharpness
     layers = [
@@ -279,14 +280,15 @@ def test_one_program_in_several_disguises():
         assert made.report.worst == made.truth.worst
         names = [ROLES[i] for i in made.truth.role]
         assert names[0] == names[-1] == "circuit"
-        assert names.count("distractor") == len(names) - 4
+        assert names.count("distractor") == len(names) - 7
         assert all((w != 0).all() for w in made.subject.weights.values())
 
 
 def test_a_ruined_subject_is_rejected_with_its_reason(monkeypatch: pytest.MonkeyPatch):
-    program = library_program("histogram")
+    program = library_program("detect")
     monkeypatch.setattr("data_gen.compiler.make.LEARNING_RATE", 0.05)
-    made = make_compiled(program, roomy(program), 7, steps=30)
+    monkeypatch.setattr("data_gen.compiler.make._RATES", (1.0,))
+    made = make_compiled(program, roomy(program), 7, steps=20)
     assert made.report.rejected.startswith(("answers as the program in", "certificate: "))
 
 
