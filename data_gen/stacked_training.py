@@ -93,6 +93,8 @@ class StackedTrainer:
         self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
         self.finite = torch.ones(len(self.buffers[0]), dtype=torch.bool, device=self.buffers[0].device)
         """Subjects whose gradients have all been finite so far."""
+        self.finite_steps = torch.zeros_like(self.finite, dtype=torch.int64)
+        """Steps of each subject before the first whose gradient was not finite."""
 
     def views(self) -> dict[str, Tensor]:
         """The named weights, through which gradients reach the buffers."""
@@ -130,6 +132,7 @@ class StackedTrainer:
         loss.sum().backward()
         gradients = [buffer.grad for buffer in self.buffers if buffer.grad is not None]
         self.finite &= clip(gradients, self.grad_clip).isfinite()
+        self.finite_steps += self.finite
         self.optimizer.step()
         return loss.detach()
 
@@ -193,11 +196,14 @@ def _held_out(
     return right.float().mean(1)
 
 
-def _rejections(shard: ShardSpec, tasks: Sequence[Task], accuracy: Tensor, finite: Tensor) -> dict[str, str]:
-    rejected = {}
+def _rejections(
+    shard: ShardSpec, tasks: Sequence[Task], accuracy: Tensor, finite: Tensor, finite_steps: Tensor
+) -> dict[str, str]:
+    rejected, steps = {}, shard.recipe.steps
     for i, (subject, task) in enumerate(zip(shard.subjects, tasks, strict=True)):
         if not finite[i]:
-            rejected[subject.id] = "training diverged: weights or gradients are not finite"
+            when = f"at step {min(int(finite_steps[i]) + 1, steps)} of {steps}"
+            rejected[subject.id] = f"training diverged {when}: weights or gradients are not finite"
         elif accuracy[i] < task.threshold:
             rejected[subject.id] = f"accuracy {accuracy[i]:.3f} on fresh prompts is below {task.threshold}"
     return rejected
@@ -240,5 +246,5 @@ def train(shard: ShardSpec, *, progress: Callable[[int, int], None] | None = Non
         tasks=tasks,
         accuracy=accuracy,
         loss=torch.stack(losses[-20:]).mean(0),
-        rejected=_rejections(shard, tasks, accuracy, finite),
+        rejected=_rejections(shard, tasks, accuracy, finite, trainer.finite_steps),
     )
