@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from data_gen.build import build, parse_share
+from data_gen.build_lock import claimed
 from data_gen.checks import problems
 from data_gen.config import CellConfig, RecipeConfig, SizeConfig, ZooConfig
 from data_gen.executor import Job, build_shards
@@ -175,6 +176,19 @@ def test_an_unknown_task_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match=r"zoo\.cells\[0\]: expected prompts of at most n_ctx = 6 tokens"):
         build(dataclasses.replace(CONFIG, n_ctx=6), tmp_path / "zoo")
     assert not (tmp_path / "zoo").exists()
+
+
+@pytest.mark.parametrize("share", [(0, 1), (3, 4)])
+def test_a_folder_on_which_another_builder_is_at_work_is_refused(tmp_path, share):
+    folder = tmp_path / "zoo"
+    build(CONFIG, folder, shards=(9, 10), progress=False)  # a share without a shard
+    with (
+        claimed(folder, share),
+        pytest.raises(InputError, match=rf"got one that builds .*: process {os.getpid()} on"),
+    ):
+        build(CONFIG, folder, shards=(7, 8), progress=False)
+    build(CONFIG, folder, shards=(7, 8), progress=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "shards"]
 
 
 @pytest.mark.parametrize("text", ["3", "4/4", "-1/4", "a/b", "1/2/3"])
