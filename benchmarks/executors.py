@@ -26,7 +26,7 @@ WAYS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", type=Path, default=ROOT / "configs/zoo/tiny.yaml")
     config = parser.parse_args().config.resolve()
     fingerprints: dict[str, str] = {}

@@ -38,7 +38,7 @@ def killed(build: subprocess.Popen[str], after: float) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--subjects", type=int, default=16, help="of the zoo, in shards of four")
     parser.add_argument("--steps", type=int, default=200, help="of training")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from data_gen.seeds import HELD_OUT, generator_of
@@ -51,9 +51,13 @@ def rejections(
     ids: Sequence[str],
     tasks: Sequence[Task],
     accuracy: Float[Tensor, "subject task"],
-    finite: Bool[Tensor, " subject"],
+    diverged_at: Int[Tensor, " subject"],
 ) -> dict[str, str]:
-    """Id of each subject that must not enter a zoo -> why."""
+    """Id of each subject that must not enter a zoo -> why.
+
+    Args:
+        diverged_at: step at which a subject's training diverged, 0 where it did not.
+    """
     rejected = {}
     for i, (id, task) in enumerate(zip(ids, tasks, strict=True)):
         below = [
@@ -62,8 +66,9 @@ def rejections(
             for j, part in enumerate(parts_of(task))
             if accuracy[i, j] < inner(part).threshold
         ]
-        if not finite[i]:
-            rejected[id] = "training diverged: weights or gradients are not finite"
+        if diverged_at[i]:
+            when = f"at step {int(diverged_at[i])}"
+            rejected[id] = f"training diverged {when}: weights or gradients are not finite"
         elif below:
             rejected[id] = "; ".join(below)
     return rejected

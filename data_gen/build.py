@@ -9,6 +9,7 @@ give the same bytes. Torch is imported only after the arguments are understood.
 
 import re
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -121,6 +122,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.dry_run:
         sys.stdout.write(plan(config, specs, out))
         return
+    began = time.monotonic()
     build(config, out, workers=options.workers, executor=options.executor, shards=shards)
     whole = read_manifest(out)
     if not whole.finished:
@@ -128,7 +130,9 @@ def main(arguments: Sequence[str]) -> None:
         sys.stdout.write(f"{out}: {n} of {len(specs)} shards are there; the last build completes the zoo.\n")
         return
     sys.stdout.write(summary(whole, specs))
-    sys.stdout.write(f"\n{out} holds {sum(len(s.accepted) for s in whole.shards)} subjects. Check it with:\n")
+    n_subjects, seconds = sum(len(s.accepted) for s in whole.shards), int(time.monotonic() - began)
+    sys.stdout.write(f"\n{out} holds {n_subjects} subjects. ")
+    sys.stdout.write(f"This run took {seconds // 60}:{seconds % 60:02d}. Check the zoo with:\n")
     sys.stdout.write(f"  python -m data_gen.verify {out}\n")
 
 

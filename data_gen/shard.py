@@ -19,6 +19,9 @@ from metamodel.triples.shard import write_shard
 TRAINING_SHARE = 0.75
 """Part of a shard's time that goes to training, the rest being harvest: about, for showing progress."""
 
+_KEPT: list[tuple[ZooConfig, tuple[ShardSpec, ...]]] = []
+"""The last zoo's configuration and shards."""
+
 
 def make_shard(
     config: ZooConfig, folder: Path, index: int, report: Callable[[float], None] | None = None
@@ -36,10 +39,17 @@ def make_shard(
             report(TRAINING_SHARE * done / steps)
 
     torch.set_num_threads(1)
-    spec = shard_specs(config)[index]
+    spec = _specs(config)[index]
     made = make_trained(spec, trained_steps)
     triples = harvest_all(spec, made.accepted, config.harvest, config.seed)
     return write_shard(folder, index, triples, made.rejected)
+
+
+def _specs(config: ZooConfig) -> tuple[ShardSpec, ...]:
+    """`shard_specs`, kept: a worker makes many shards of one zoo, and all subjects are hashed for each."""
+    if not _KEPT or _KEPT[0][0] != config:
+        _KEPT[:] = [(config, shard_specs(config))]
+    return _KEPT[0][1]
 
 
 def harvest_all(

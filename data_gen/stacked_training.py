@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from data_gen.acceptance import held_out_accuracy, rejections
@@ -38,8 +38,8 @@ class TrainedStack:
     """Copies of the weights after some of the steps, by number of steps."""
     loss: Float[Tensor, " subject"]
     """Mean cross entropy over the last steps, in nats."""
-    finite: Bool[Tensor, " subject"]
-    """Gradients and weights have been finite throughout."""
+    diverged_at: Int[Tensor, " subject"]
+    """Step, from 1, at which a gradient or weight was first not finite; 0 where none ever was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,6 +101,8 @@ class StackedTrainer:
         self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=True)
         self.finite = torch.ones(len(self.buffers[0]), dtype=torch.bool, device=self.buffers[0].device)
         """Subjects whose gradients have all been finite so far."""
+        self.finite_steps = torch.zeros_like(self.finite, dtype=torch.int64)
+        """Steps of each subject before the first whose gradient was not finite."""
 
     def views(self) -> dict[str, Tensor]:
         """The named weights, through which gradients reach the buffers."""
@@ -138,6 +140,7 @@ class StackedTrainer:
         loss.sum().backward()
         gradients = [buffer.grad for buffer in self.buffers if buffer.grad is not None]
         self.finite &= clip(gradients, self.grad_clip).isfinite()
+        self.finite_steps += self.finite
         self.optimizer.step()
         return loss.detach()
 
@@ -230,7 +233,10 @@ def train_stack(
         weights=made,
         checkpoints=kept,
         loss=torch.stack(losses[-20:]).mean(0),
-        finite=trainer.finite & finite,
+<<<<<<< HEAD
+        diverged_at=torch.where(
+            trainer.finite & finite, 0, (trainer.finite_steps + 1).clamp(max=recipe.steps)
+        ),
     )
 
 
@@ -254,5 +260,8 @@ def train(shard: ShardSpec, *, progress: Callable[[int, int], None] | None = Non
     accuracy = held_out_accuracy(stack.weights, config, tasks, seeds)
     ids = [subject.id for subject in shard.subjects]
     return TrainedShard(
-        stack=stack, tasks=tasks, accuracy=accuracy, rejected=rejections(ids, tasks, accuracy, stack.finite)
+        stack=stack, tasks=tasks, accuracy=accuracy, rejected=rejections(ids, tasks, accuracy, stack.diverged_at)
+=======
+        rejected=_rejections(shard, tasks, accuracy, finite, trainer.finite_steps),
+>>>>>>> engine
     )

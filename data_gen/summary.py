@@ -69,7 +69,16 @@ def summary(manifest: Manifest, specs: Sequence[ShardSpec]) -> str:
         rejected.setdefault(key, []).extend(record.rejected.values())
     for key, reasons in rejected.items():
         table.add_row(*key, str(accepted[key]), str(len(reasons)), _example(reasons))
+    table.add_section()
+    n_rejected = sum(len(reasons) for reasons in rejected.values())
+    table.add_row("all", "", str(accepted.total()), str(n_rejected), size_text(manifest))
     return _text(table) + "".join(f"{line}\n" for line in too_few(accepted, rejected))
+
+
+def size_text(manifest: Manifest) -> str:
+    """What the zoo's shards take on disk."""
+    n_bytes = sum(file.bytes for record in manifest.shards for file in record.files.values())
+    return f"{n_bytes / 2**20:.1f} MiB in {manifest.n_shards} shards"
 
 
 def too_few(

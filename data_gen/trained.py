@@ -116,7 +116,7 @@ def _finetuned(spec: ShardSpec, parents: Sequence[Made]) -> MadeShard:
         _copy(parent, unstack(tuned.weights, i), "finetuned", task=tasks[i], seed=seeds[i])
         for i, parent in enumerate(parents)
     ]
-    return _judged(copies, tuned.finite)
+    return _judged(copies, tuned.diverged_at)
 
 
 def _pruned(spec: ShardSpec, parents: Sequence[Made]) -> MadeShard:
@@ -125,7 +125,7 @@ def _pruned(spec: ShardSpec, parents: Sequence[Made]) -> MadeShard:
         _copy(parent, _without_least(parent), "pruned", task=parent.task, seed=parent.seed)
         for parent in parents
     ]
-    return _judged(copies, torch.ones(len(copies), dtype=torch.bool))
+    return _judged(copies, torch.zeros(len(copies), dtype=torch.int64))
 
 
 def _copy(parent: Made, weights: dict[str, Tensor], relation: Relation, *, task: Task, seed: int) -> Made:
@@ -140,12 +140,12 @@ def _copy(parent: Made, weights: dict[str, Tensor], relation: Relation, *, task:
     )
 
 
-def _judged(copies: Sequence[Made], finite: Tensor) -> MadeShard:
+def _judged(copies: Sequence[Made], diverged_at: Tensor) -> MadeShard:
     """Those copies that still reach the thresholds of their tasks."""
     weights, config = stack([copy.subject for copy in copies]), copies[0].subject.config
     tasks, ids = [copy.task for copy in copies], [copy.subject.name for copy in copies]
     accuracy = held_out_accuracy(weights, config, tasks, [copy.seed for copy in copies])
-    rejected = rejections(ids, tasks, accuracy, finite)
+    rejected = rejections(ids, tasks, accuracy, diverged_at)
     return MadeShard(
         accepted=tuple(copy for copy in copies if copy.subject.name not in rejected), rejected=rejected
     )

@@ -59,8 +59,16 @@ def stored(folder: Path, job: int, report):
 
 
 def stored_unless_first(folder: Path, job: int, report):
+    """The worker of shard 1 is killed when its data are written and its record has no name yet."""
     if job == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        replace = os.replace
+
+        def killed(partial, path):
+            if Path(path).suffix == ".json":
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(partial, path)
+
+        os.replace = killed
     return stored(folder, job, report)
 
 

@@ -1,9 +1,11 @@
 """Builds survive workers that die and users who stop, and end in the same bytes; damage is found."""
 
 import dataclasses
+import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import time
 from contextlib import closing
@@ -14,13 +16,14 @@ import pytest
 import torch
 
 from data_gen.build import build, parse_share
+from data_gen.build_lock import claimed
 from data_gen.checks import problems
 from data_gen.config import CellConfig, RecipeConfig, SizeConfig, ZooConfig
 from data_gen.executor import Job, build_shards
 from data_gen.population import shard_specs
 from data_gen.progress import Progress
 from data_gen.summary import plan, summary, too_few
-from data_gen.workers import Advance, Outcome, run_jobs
+from data_gen.workers import ATTEMPTS, Advance, Outcome, attempted, received, run_jobs
 from metamodel.config import InputError
 from metamodel.triples import begin, finish, read_manifest, valid_shard, write_shard
 from metamodel.triples.manifest import plain_values, write_json
@@ -98,13 +101,72 @@ def test_a_killed_build_keeps_its_shards_and_goes_on_to_the_same_bytes(fakes, sy
         "Run again to go on: finished shards are kept."
     )
     assert [index for index in range(3) if valid_shard(killed, index)] == [0, 2]
+    assert (killed / "shards/shard-00001.safetensors").exists()
+    assert len(list(killed.glob("shards/shard-00001.json.*.part"))) == ATTEMPTS
     kept = (killed / "shards/shard-00000.safetensors").stat().st_mtime_ns
     build_shards(
         begin(killed, **begun), killed, partial(fakes.stored, killed), jobs, workers=1, progress=False
     )
     assert (killed / "shards/shard-00000.safetensors").stat().st_mtime_ns == kept
-    for path in undisturbed.rglob("*.*"):
-        assert path.read_bytes() == (killed / path.relative_to(undisturbed)).read_bytes(), path
+    assert contents(killed) == contents(undisturbed)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def here(function, jobs, *, workers):
+    """Runs jobs in this process, in which a test can change what they meet."""
+    for job in jobs:
+        yield Advance(job=job, share=0.5)
+        yield received(job, attempted(function, job, lambda share: None))
+
+
+def build_here(fakes, synthetic, folder: Path) -> None:
+    begun = begin(folder, name="synthetic", config=synthetic.CONFIG, labels=synthetic.LABELS, n_shards=3)
+    jobs = {index: Job(n_subjects=2, cost=1.0) for index in range(3)}
+    build_shards(begun, folder, partial(fakes.stored, folder), jobs, run=here, workers=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("code", "what"), [(errno.ENOSPC, "space on its disk"), (errno.EROFS, "a folder that")]
+)
+def test_a_disk_that_fills_up_is_one_line_and_what_is_finished_is_kept(
+    fakes, synthetic, tmp_path, monkeypatch, code, what
+):
+    undisturbed, filled = synthetic.store_zoo(tmp_path / "undisturbed"), tmp_path / "filled"
+    replace = os.replace
+
+    def full(partial, path):
+        if Path(path).name == "shard-00001.arrow":
+            raise OSError(code, os.strerror(code))
+        replace(partial, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(InputError) as error:
+            build_here(fakes, synthetic, filled)
+    assert str(error.value).startswith(f"{filled}/shards/shard-00001.arrow: expected {what}")
+    assert not list(filled.rglob("*.part"))
+    kept = (filled / "shards/shard-00000.safetensors").stat().st_mtime_ns
+    build_here(fakes, synthetic, filled)
+    assert (filled / "shards/shard-00000.safetensors").stat().st_mtime_ns == kept
+    assert contents(filled) == contents(undisturbed)
+
+
+def test_clocks_that_jump_and_times_of_files_change_nothing(fakes, synthetic, tmp_path, monkeypatch):
+    undisturbed, jumping = synthetic.store_zoo(tmp_path / "undisturbed"), tmp_path / "jumping"
+    now = iter(range(10**9, 0, -86_400))
+    monkeypatch.setattr(time, "time", lambda: next(now))
+    monkeypatch.setattr(time, "time_ns", lambda: next(now) * 10**9)
+    build_here(fakes, synthetic, jumping)
+    assert contents(jumping) == contents(undisturbed)
+    for i, path in enumerate(sorted(jumping.rglob("*"))):
+        os.utime(path, (0, 0) if i % 2 else (4 * 10**9, 4 * 10**9))
+    (jumping / "shards/shard-00002.json").unlink()
+    build_here(fakes, synthetic, jumping)
+    assert contents(jumping) == contents(undisturbed)
+    assert (jumping / "shards/shard-00000.arrow").stat().st_mtime in (0, 4 * 10**9)
 
 
 def test_an_unknown_task_is_refused_before_anything_is_written(tmp_path):
@@ -114,6 +176,19 @@ def test_an_unknown_task_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match=r"zoo\.cells\[0\]: expected prompts of at most n_ctx = 6 tokens"):
         build(dataclasses.replace(CONFIG, n_ctx=6), tmp_path / "zoo")
     assert not (tmp_path / "zoo").exists()
+
+
+@pytest.mark.parametrize("share", [(0, 1), (3, 4)])
+def test_a_folder_on_which_another_builder_is_at_work_is_refused(tmp_path, share):
+    folder = tmp_path / "zoo"
+    build(CONFIG, folder, shards=(9, 10), progress=False)  # a share without a shard
+    with (
+        claimed(folder, share),
+        pytest.raises(InputError, match=rf"got one that builds .*: process {os.getpid()} on"),
+    ):
+        build(CONFIG, folder, shards=(7, 8), progress=False)
+    build(CONFIG, folder, shards=(7, 8), progress=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "shards"]
 
 
 @pytest.mark.parametrize("text", ["3", "4/4", "-1/4", "a/b", "1/2/3"])
@@ -140,6 +215,7 @@ def test_the_summary_counts_and_says_where_too_few_learned(tmp_path):
     assert whole is not None
     text = summary(whole, specs)
     assert "such as: accuracy 0.2 below 0.9" in text
+    assert re.search(r"all\s+│\s+│\s+0 │\s+7 │ 0\.0 MiB in 4 shards", text)
     assert "repeated-base at size s: only 0 of 5 subjects were accepted." in text
     assert too_few({("t", "s"): 2}, {("t", "s"): ["x", "x"]}) == []
     assert len(too_few({("t", "s"): 1}, {("t", "s"): ["x", "x"]})) == 1
@@ -158,6 +234,25 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
     with Progress(name="zoo", n_subjects=4, cost=2.0, show=False) as shown:
         shown.advance(accepted=1, rejected=1, cost=1.0)
     assert capsys.readouterr().err == ""
+
+
+def test_time_left_goes_by_the_cost_of_shards_and_is_never_negative(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress(name="zoo", n_subjects=4, cost=11.0, show=False) as shown:
+        shown.working(0, 5.0)
+        now[0] += 10
+        assert shown.counts() == "0 accepted, 0 rejected, 0:12 left"
+        shown.working(0, 0.0)
+        shown.advance(accepted=1, rejected=1, cost=10.0)
+        assert shown.counts() == "1 accepted, 1 rejected, 0:01 left"
+        shown.working(1, 0.5)
+        now[0] += 1000
+        assert shown.counts() == "1 accepted, 1 rejected, 0:48 left"
+        shown.working(1, 0.0)  # its worker died: it starts anew
+        assert shown.counts() == "1 accepted, 1 rejected, 1:41 left"
+        shown.advance(accepted=2, rejected=0, cost=1.0)
+        assert shown.counts() == "3 accepted, 1 rejected"
 
 
 @pytest.fixture(scope="module")

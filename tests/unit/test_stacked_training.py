@@ -76,6 +76,28 @@ def test_one_broken_subject_is_rejected_and_leaves_its_neighbours_as_they_were(m
         torch.testing.assert_close(sick.weights[key][[0, 2]], value[[0, 2]], atol=1e-4, rtol=1e-3)
 
 
+def test_a_subject_that_diverges_names_its_step_and_leaves_its_neighbours_bytes_as_they_were(monkeypatch):
+    healthy, without = train(shard()), train(replace(shard(), subjects=shard().subjects[::2]))
+    step_at, seen = StackedTrainer.step_at, []
+
+    def poisoned(trainer, *arguments):
+        seen.append(trainer)
+        if len(seen) == 8:
+            with torch.no_grad():
+                trainer.buffers[0][1] = torch.nan
+        return step_at(trainer, *arguments)
+
+    monkeypatch.setattr(StackedTrainer, "step_at", poisoned)
+    sick = train(shard())
+    assert sick.rejected[shard().subjects[1].id] == (
+        "training diverged at step 8: weights or gradients are not finite"
+    )
+    for key, value in sick.weights.items():
+        assert torch.equal(value[::2], healthy.weights[key][::2]), key
+        assert torch.equal(value[::2], without.weights[key]), key
+    assert torch.equal(sick.accuracy[::2], without.accuracy)
+
+
 def test_logits_at_supervised_rows_are_those_of_the_whole_forward():
     config = shard().subject_config
     weights = stacked_training.initial_weights(config, [torch.Generator().manual_seed(i) for i in range(2)])
