@@ -233,7 +233,6 @@ def train_stack(
         weights=made,
         checkpoints=kept,
         loss=torch.stack(losses[-20:]).mean(0),
-<<<<<<< HEAD
         diverged_at=torch.where(
             trainer.finite & finite, 0, (trainer.finite_steps + 1).clamp(max=recipe.steps)
         ),
@@ -260,8 +259,8 @@ def train(shard: ShardSpec, *, progress: Callable[[int, int], None] | None = Non
     accuracy = held_out_accuracy(stack.weights, config, tasks, seeds)
     ids = [subject.id for subject in shard.subjects]
     return TrainedShard(
-        stack=stack, tasks=tasks, accuracy=accuracy, rejected=rejections(ids, tasks, accuracy, stack.diverged_at)
-=======
-        rejected=_rejections(shard, tasks, accuracy, finite, trainer.finite_steps),
->>>>>>> engine
+        stack=stack,
+        tasks=tasks,
+        accuracy=accuracy,
+        rejected=rejections(ids, tasks, accuracy, stack.diverged_at),
     )

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from data_gen.certificate import exactness
+from data_gen.certificate import N_PAIRS, exactness, known_truth, rejection
 from data_gen.compiler.compile import Draft, compile_program
 from data_gen.compiler.disguise import NOISE, Disguised, disguised
 from data_gen.programs.inputs import all_inputs
