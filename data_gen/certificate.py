@@ -13,13 +13,13 @@ from torch import Tensor
 
 from data_gen.programs.inputs import random_inputs
 from data_gen.programs.interpreter import interchange, output
-from data_gen.programs.language import UNDEFINED
+from data_gen.programs.language import POSITIONS, TOKENS, UNDEFINED, Program
 from data_gen.programs.placement import Placement, carried
 from data_gen.programs.task import HEADER, ProgramTask
 from data_gen.programs.truth import truths
 from metamodel.circuits.graph import Destination
 from metamodel.circuits.prompts import Prompts
-from metamodel.subjects.config import Component, components
+from metamodel.subjects.config import Component, SubjectConfig, components
 from metamodel.subjects.forward import forward
 from metamodel.subjects.sites import Replacement
 from metamodel.subjects.subject import Subject
@@ -94,7 +94,16 @@ def known_truth(
         structural=structural,
         visible=visible,
         role=torch.tensor(role),
+        variables=variable_bits(task.program, placement, subject.config),
         node_accuracy=certify(subject, task, placement, generator, n_pairs),
+    )
+
+
+def variable_bits(program: Program, placement: Placement, config: SubjectConfig) -> Int[Tensor, " node"]:
+    """Which variables each component carries: bit i for the i-th of the inputs and steps of the program."""
+    order = (TOKENS, POSITIONS, *(step.name for step in program.steps))
+    return torch.tensor(
+        [sum(1 << order.index(name) for name in names) for names in carried(placement, config)]
     )
 
 

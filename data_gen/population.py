@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 
 from data_gen.config import CellConfig, RecipeConfig, SizeConfig, ZooConfig
+from data_gen.programs.task import RANDOM, ProgramTask
 from data_gen.tasks import make_task
 from data_gen.tasks.base import D_VOCAB
 from metamodel.config import require
@@ -42,6 +43,8 @@ class ShardSpec:
     subjects: tuple[SubjectSpec, ...]
     first: int
     """Number of the first of them inside its cell."""
+    network_seed: int
+    """Seeds the network that all compiled subjects of a program are disguises of."""
 
     @property
     def family(self) -> str:
@@ -87,6 +90,7 @@ def shard_specs(config: ZooConfig) -> tuple[ShardSpec, ...]:
                         recipe=config.recipes[cell.recipe],
                         subjects=subjects[first : first + config.subjects_per_shard],
                         first=first,
+                        network_seed=int(_program(config, cell)[:13], 16),
                     )
                 )
     return tuple(shards)
@@ -94,6 +98,18 @@ def shard_specs(config: ZooConfig) -> tuple[ShardSpec, ...]:
 
 def _check_task(where: str, cell: CellConfig, size_name: str, shape: SubjectConfig) -> None:
     task = make_task(cell.family, cell.variant, seed=0)
+    runs_program = isinstance(task, ProgramTask)
+    require(
+        runs_program or cell.origin == "trained",
+        f"{where}.family",
+        expected=f"a program, such as rasp-histogram, for {cell.origin} subjects",
+        got=repr(cell.family),
+        do="Name a program, or train the subjects.",
+    )
+    if runs_program and cell.origin == "compiled" and cell.family != RANDOM:
+        from data_gen.compiler.compile import compile_program  # its package trains, by the specs of this file
+
+        compile_program(task.program, shape)
     require(
         task.n_pos <= shape.n_ctx,
         where,
@@ -130,5 +146,12 @@ def _subjects(
             }
         )
         name = f"{cell.family}-{cell.variant}{made}-{size_name}-{cell.recipe}-{number:04d}"
-        found.append(SubjectSpec(id=name, seed=int(digest[:13], 16), lineage=digest[:16]))
+        lineage = _program(config, cell, number) if cell.origin == "compiled" else digest
+        found.append(SubjectSpec(id=name, seed=int(digest[:13], 16), lineage=lineage[:16]))
     return tuple(found)
+
+
+def _program(config: ZooConfig, cell: CellConfig, number: int = 0) -> str:
+    """Fingerprint of a program: compiled subjects that run the same one, at any size, share a lineage."""
+    own = number if cell.family == RANDOM else 0
+    return fingerprint({"zoo_seed": config.seed, "program": [cell.family, cell.variant], "index": own})

@@ -8,9 +8,10 @@ import torch
 from data_gen.config import HarvestConfig, ZooConfig
 from data_gen.harvesting import harvest
 from data_gen.made import Made
+from data_gen.origins import MAKERS
 from data_gen.population import ShardSpec, shard_specs
 from data_gen.tasks.mixture import parts_of
-from data_gen.trained import FINETUNING_SHARE, make_trained
+from data_gen.trained import FINETUNING_SHARE
 from metamodel.circuits.graph import component_edges
 from metamodel.triples.manifest import ShardRecord
 from metamodel.triples.schema import SubjectInfo, Triple
@@ -34,13 +35,13 @@ def make_shard(
         report: called with the share of the work that is done, now and then.
     """
 
-    def trained_steps(done: int, steps: int) -> None:
+    def made_so_far(done: int, whole: int) -> None:
         if report is not None:
-            report(TRAINING_SHARE * done / steps)
+            report(TRAINING_SHARE * done / whole)
 
     torch.set_num_threads(1)
     spec = _specs(config)[index]
-    made = make_trained(spec, trained_steps)
+    made = MAKERS[spec.cell.origin](spec, made_so_far)
     triples = harvest_all(spec, made.accepted, config.harvest, config.seed)
     return write_shard(folder, index, triples, made.rejected)
 

@@ -25,6 +25,8 @@ SMALLEST_DEFINED = 0.2
 """Share of prompts on which a program must be defined."""
 _TRIES = 400
 _SYMBOLS, _LENGTHS, _STEPS = range(3, 7), range(5, 8), range(2, 5)
+LONGEST = max(_LENGTHS)
+"""Places of the longest random program."""
 _MOST_VALUES = 7
 """Most values of a variable, so that layouts stay small."""
 

@@ -64,6 +64,14 @@ class ProgramTask(Task):
         """Name of the family."""
         return RANDOM if self.program.name.startswith("random-") else f"{PREFIX}{self.program.name}"
 
+    def renewed(self, variant: str, seed: int) -> "Task":
+        """Another random program where programs are drawn; else the same one."""
+        return make_program_task(self.name, variant, seed)
+
+    def content(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " symbol"]:
+        """All tokens behind BOS: there is no marker."""
+        return tokens[:, HEADER:].unique()
+
     @property
     def n_pos(self) -> int:
         return HEADER + self.program.length

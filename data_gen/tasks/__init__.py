@@ -44,16 +44,23 @@ _ALL: tuple[type[Task], ...] = (
 FAMILIES: dict[str, type[Task]] = {family.family: family for family in _ALL}
 """Every family by name. A new one is a file here and a line above."""
 
+PROGRAM = "rasp-"
+"""Beginning of the names of families that are programs."""
+
 
 def make_task(family: str, variant: str, seed: int) -> Task:
     """One instance of a family: its parameters by `variant`, its private truth by `seed`.
 
-    `repeated+facts` is both families at once, in their base variants.
+    `repeated+facts` is both families at once, in their base variants; `rasp-histogram` the task of a program.
 
     Raises: InputError for an unknown family or variant, or a family twice.
     """
     if JOIN in family:
         return _make_mixture(family, variant, seed)
+    if family.startswith(PROGRAM):
+        from data_gen.programs.task import make_program_task  # programs are tasks, and so import this package
+
+        return make_program_task(family, variant, seed)
     require(
         family in FAMILIES,
         "task.family",

@@ -37,6 +37,13 @@ class Padded(Task):
         return replace(self, inside=self.inside.renewed(variant, seed))
 
     @property
+    def bos(self) -> int:
+        return self.inside.bos
+
+    def content(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " symbol"]:
+        return self.inside.content(tokens[:, : self.inside.n_pos])
+
+    @property
     def n_pos(self) -> int:
         return self.length
 

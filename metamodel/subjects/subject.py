@@ -73,6 +73,9 @@ class Subject:
     def with_weights(self, weights: Weights, *, config: SubjectConfig | None = None) -> "Subject":
         return replace(self, weights=weights, config=config or self.config)
 
+    def named(self, name: str) -> "Subject":
+        return replace(self, name=name)
+
     def double(self) -> "Subject":
         """The same subject in float64, for laws and spectra."""
         return self.with_weights({key: value.double() for key, value in self.weights.items()})

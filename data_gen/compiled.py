@@ -1,0 +1,69 @@
+"""Subjects that are compiled from programs: one shard holds disguises of one network, or random programs."""
+
+from collections.abc import Callable
+
+from data_gen.compiler.make import make_compiled
+from data_gen.made import Made, MadeShard
+from data_gen.population import ShardSpec
+from data_gen.programs.language import Program
+from data_gen.programs.sampling import LONGEST, random_programs
+from data_gen.programs.task import HEADER, RANDOM, ProgramTask, program_of
+from data_gen.tasks.base import Task
+from data_gen.tasks.mixture import Padded
+from metamodel.config import InputError
+
+
+def make_compiled_shard(spec: ShardSpec, report: Callable[[int, int], None] | None = None) -> MadeShard:
+    """Compiles, disguises, fine-tunes and certifies the subjects of one shard.
+
+    Subjects of a named program are disguises of one network, numbered through their cell. Of `rasp-random`
+    each has a program of its own, unlike the others of its cell.
+
+    Args:
+        report: called with (subjects done, subjects in all).
+    """
+    accepted, rejected = [], {}
+    for i, subject in enumerate(spec.subjects):
+        number = spec.first + i
+        try:
+            made = make_compiled(
+                program_for(spec, number),
+                spec.subject_config,
+                spec.network_seed,
+                disguise_number=number,
+            )
+        except InputError as error:
+            if spec.family != RANDOM:
+                raise
+            rejected[subject.id] = str(error)  # programs are drawn without a look at the size
+            continue
+        if made.report.rejected:
+            rejected[subject.id] = made.report.rejected
+        else:
+            network = made.subject.named(subject.id)
+            accepted.append(
+                Made(
+                    subject=network,
+                    task=_of_one_length(made.task),
+                    seed=subject.seed,
+                    lineage=subject.lineage,
+                    truth=made.truth,
+                )
+            )
+        if report is not None:
+            report(i + 1, len(spec.subjects))
+    return MadeShard(accepted=tuple(accepted), rejected=rejected)
+
+
+def _of_one_length(task: ProgramTask) -> Task:
+    """Random programs have prompts of different lengths, and a shard's subjects of one."""
+    if task.name != RANDOM:
+        return task
+    return Padded(inside=task, length=HEADER + LONGEST)
+
+
+def program_for(spec: ShardSpec, number: int) -> Program:
+    """The program that the subject of this number runs."""
+    if spec.family == RANDOM:
+        return random_programs(spec.network_seed, number + 1)[number]
+    return program_of(spec.family, spec.network_seed, spec.variant)
