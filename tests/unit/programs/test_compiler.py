@@ -52,6 +52,17 @@ def test_weights_answer_as_the_interpreter_on_every_input(name: str):
         assert exactness(subject, task, inputs[:: 1 + len(inputs) // 1000]) == 1.0
 
 
+def test_what_bos_sees_of_a_prompt_reaches_no_later_head():
+    s = Sketch(n_symbols=3, length=5)
+    s.map("opposite", "positions", lambda p: 4 - int(p))
+    s.aggregate("mirrored", s.select("opposite", "positions", lambda q, k: q == k), "tokens")
+    s.width("count", s.select("tokens", "mirrored", lambda q, k: q == k))
+    program = s.program("mirror-count", "count", "", causal=False)
+    subject = compile_program(program, minimal_size(program)).subject
+    inputs = all_inputs(program, generator_for("mirror"))
+    assert exactness(subject, ProgramTask(program=program), inputs) == 1.0
+
+
 def test_random_programs_compile_exactly_into_any_layers_that_hold_them():
     for program in random_programs(1, 4):
         size = replace(minimal_size(program), n_layers=4, n_heads=4, d_mlp=48)

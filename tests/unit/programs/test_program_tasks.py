@@ -12,8 +12,9 @@ from data_gen.programs import (
     program_of,
     random_program,
     random_programs,
+    valid,
 )
-from data_gen.programs.sampling import every_step_matters
+from data_gen.programs.sampling import _draw, every_step_matters
 from data_gen.programs.sketch import Sketch
 from data_gen.seeds import generator_for
 from data_gen.tasks.base import BOS, D_VOCAB, FIRST_SYMBOL, UNSUPERVISED
@@ -35,6 +36,7 @@ def test_prompts_and_samples_agree_with_the_rule(family: str):
     assert (batch.targets[row, place] >= task.first_answer).all()
     assert (prompts.answer != prompts.corrupt_answer).all()
     assert (prompts.clean != prompts.corrupt).any(1).all()
+    assert valid(task.program, task.symbols(prompts.corrupt)).all()
     assert (prompts.answer == task.answer(prompts.clean, prompts.position)).all()
 
 
@@ -69,6 +71,13 @@ def test_random_programs_are_determined_by_their_seed_and_differ():
     for program in programs:
         size = {"n_symbols": program.n_symbols, "length": program.length}
         assert behavior(program) != behavior(library_program("histogram", **size))
+
+
+def test_a_draw_goes_on_past_behavior_that_is_known(monkeypatch: pytest.MonkeyPatch):
+    first = behavior(_draw(1, set()))
+    assert behavior(_draw(1, {first})) != first
+    monkeypatch.setattr("data_gen.programs.sampling._library", lambda n_symbols, length: {first})
+    assert behavior(_draw(1, set())) != first
 
 
 def test_behavior_ignores_how_a_program_is_written_and_how_answers_are_named():
