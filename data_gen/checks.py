@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from data_gen.build_lock import is_lock
+from data_gen.recertify import certificate_problems
 from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError
 from metamodel.subjects.config import components
@@ -51,6 +52,9 @@ def problems(folder: Path, *, n_measured: int) -> Iterator[str]:
     yield from _content_problems(zoo)
     for id in _sample(zoo.ids, n_measured):
         yield from _answer_problems(zoo, id)
+    certified = [row["id"] for row in zoo.rows.to_list() if row["certificate"] is not None]
+    for id in _sample(certified, n_measured):
+        yield from certificate_problems(zoo.triple(id), int(manifest.config["seed"]))
 
 
 def _file_problems(folder: Path, manifest: Manifest) -> Iterator[str]:

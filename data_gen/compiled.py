@@ -27,7 +27,7 @@ def make_compiled_shard(spec: ShardSpec, report: Callable[[int, int], None] | No
         number = spec.first + i
         try:
             made = make_compiled(
-                program_for(spec, number),
+                program_for(spec.family, spec.variant, spec.network_seed, number),
                 spec.subject_config,
                 spec.network_seed,
                 disguise_number=number,
@@ -62,8 +62,8 @@ def _of_one_length(task: ProgramTask) -> Task:
     return Padded(inside=task, length=HEADER + LONGEST)
 
 
-def program_for(spec: ShardSpec, number: int) -> Program:
-    """The program that the subject of this number runs."""
-    if spec.family == RANDOM:
-        return random_programs(spec.network_seed, number + 1)[number]
-    return program_of(spec.family, spec.network_seed, spec.variant)
+def program_for(family: str, variant: str, network_seed: int, number: int) -> Program:
+    """The program that the compiled subject of this number in its cell runs."""
+    if family == RANDOM:
+        return random_programs(network_seed, number + 1)[number]
+    return program_of(family, network_seed, variant)

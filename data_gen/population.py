@@ -90,7 +90,7 @@ def shard_specs(config: ZooConfig) -> tuple[ShardSpec, ...]:
                         recipe=config.recipes[cell.recipe],
                         subjects=subjects[first : first + config.subjects_per_shard],
                         first=first,
-                        network_seed=int(_program(config, cell)[:13], 16),
+                        network_seed=network_seed(config.seed, cell.family, cell.variant),
                     )
                 )
     return tuple(shards)
@@ -146,12 +146,18 @@ def _subjects(
             }
         )
         name = f"{cell.family}-{cell.variant}{made}-{size_name}-{cell.recipe}-{number:04d}"
-        lineage = _program(config, cell, number) if cell.origin == "compiled" else digest
+        compiled = cell.origin == "compiled"
+        lineage = _program(config.seed, cell.family, cell.variant, number) if compiled else digest
         found.append(SubjectSpec(id=name, seed=int(digest[:13], 16), lineage=lineage[:16]))
     return tuple(found)
 
 
-def _program(config: ZooConfig, cell: CellConfig, number: int = 0) -> str:
+def network_seed(zoo_seed: int, family: str, variant: str) -> int:
+    """Seed of the network that all compiled subjects of a program are disguises of; of random ones, of all."""
+    return int(_program(zoo_seed, family, variant, 0)[:13], 16)
+
+
+def _program(zoo_seed: int, family: str, variant: str, number: int) -> str:
     """Fingerprint of a program: compiled subjects that run the same one, at any size, share a lineage."""
-    own = number if cell.family == RANDOM else 0
-    return fingerprint({"zoo_seed": config.seed, "program": [cell.family, cell.variant], "index": own})
+    own = number if family == RANDOM else 0
+    return fingerprint({"zoo_seed": zoo_seed, "program": [family, variant], "index": own})

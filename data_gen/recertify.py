@@ -1,0 +1,53 @@
+"""Measures the certificate of a stored subject again, from what the zoo holds of it and nothing else."""
+
+from collections.abc import Iterator
+
+from data_gen.certificate import N_PAIRS, certify
+from data_gen.compiled import program_for
+from data_gen.population import network_seed
+from data_gen.programs.language import POSITIONS, TOKENS, Program
+from data_gen.programs.placement import Placement
+from data_gen.programs.task import ProgramTask
+from data_gen.seeds import generator_for
+from metamodel.subjects.config import components
+from metamodel.triples.schema import ROLES, Triple
+
+TOLERANCE = 0.03
+"""Largest change of a component's accuracy on fresh pairs of inputs that is chance: three standard errors of
+what accepted subjects have, 0.95 to 1, on 512 pairs."""
+CERTIFIED = ("compiled", "siit")
+"""Origins whose certificate is measured component by component."""
+
+
+def certificate_problems(triple: Triple, zoo_seed: int) -> Iterator[str]:
+    """A line for each component that holds less on fresh pairs of inputs than its certificate says."""
+    info, truth = triple.info, triple.truth
+    if truth is None or info.origin not in CERTIFIED:
+        return
+    number = int(info.subject.rsplit("-", 1)[1])
+    program = program_for(
+        info.family, info.variant, network_seed(zoo_seed, info.family, info.variant), number
+    )
+    placement = placement_of(program, triple)
+    generator = generator_for("certificate again", info.id)
+    found = certify(triple.subject, ProgramTask(program=program), placement, generator, N_PAIRS)
+    for i, node in enumerate(components(triple.subject.config)):
+        stored, again = float(truth.node_accuracy[i]), float(found[i])
+        if again < stored - TOLERANCE:
+            yield (
+                f"{info.id}: {node.name} ({ROLES[int(truth.role[i])]}) holds on {again:.3f} of fresh pairs, "
+                f"its certificate says {stored:.3f}"
+            )
+
+
+def placement_of(program: Program, triple: Triple) -> Placement:
+    """Which components carry which variables, from the bits that are stored."""
+    assert triple.truth is not None
+    nodes = components(triple.subject.config)
+    bits = triple.truth.variables.tolist()
+    names = (TOKENS, POSITIONS, *(step.name for step in program.steps))
+    found = {
+        name: tuple(node for node, held in zip(nodes, bits, strict=True) if held >> i & 1)
+        for i, name in enumerate(names)
+    }
+    return {name: places for name, places in found.items() if places}
