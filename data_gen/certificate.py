@@ -5,7 +5,7 @@ subject must then answer as the program does with the component's variables exch
 carries none must leave the answer as it was.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,18 +27,26 @@ from metamodel.triples.schema import ROLES, Truth
 
 WORST_ACCURACY = 0.95
 """Least accuracy of the worst component of a subject that enters a zoo as one with a known circuit."""
+_NO_COPIES: Mapping[Component, Component] = {}
 N_PAIRS = 512
 """Pairs of held-out inputs on which components are exchanged."""
 
 
 @torch.no_grad()
 def certify(
-    subject: Subject, task: ProgramTask, placement: Placement, generator: torch.Generator, n: int = N_PAIRS
+    subject: Subject,
+    task: ProgramTask,
+    placement: Placement,
+    generator: torch.Generator,
+    n: int = N_PAIRS,
+    *,
+    copies: Mapping[Component, Component] = _NO_COPIES,
 ) -> Float[Tensor, " node"]:
     """Accuracy of every component under interchange, NaN for the unembedding.
 
     Args:
         generator: draws `n` pairs of inputs; a stream of its own keeps them apart from training's.
+        copies: copy -> original, a head of the same layer: they are exchanged together.
 
     All places that are asked count. Those whose answer the exchange changes weigh as much as those whose
     answer it leaves: a component that carries nothing would otherwise pass for one that matters rarely.
@@ -50,9 +58,13 @@ def certify(
     written = subject.run(task.tokens(source), taps=_sites(subject)).taps
     nodes = components(subject.config)
     found = torch.full((len(nodes),), torch.nan)
-    for i, names in enumerate(carried(placement, subject.config)[:-1]):
+    held = dict(zip(nodes, carried(placement, subject.config), strict=True))
+    for i, node in enumerate(nodes[:-1]):
+        original = copies.get(node, node)
+        names = held[original]
+        alike = (original, *(copy for copy, of in copies.items() if of == original))
         expected = interchange(program, base, source, names) if names else before
-        answers = _answers(subject, task, tokens, nodes[i], written)
+        answers = _answers(subject, task, tokens, alike, written)
         place = torch.arange(program.length, device=base.device) >= program.first
         asked = place & (expected != UNDEFINED)
         right, changed = answers == expected, expected != before
@@ -137,21 +149,22 @@ def _answers(
     subject: Subject,
     task: ProgramTask,
     tokens: Int[Tensor, "batch pos"],
-    component: Component,
+    alike: Sequence[Component],
     written: dict[str, Tensor],
 ) -> Int[Tensor, "batch place"]:
-    """What a subject answers when one component writes what it wrote on the other prompts."""
-    site = _site(component)
-    exchange: Replacement = lambda value: _exchanged(value, written[site], component)  # noqa: E731
+    """What a subject answers when components of one layer write what they wrote on the other prompts."""
+    site = _site(alike[0])
+    exchange: Replacement = lambda value: _exchanged(value, written[site], alike)  # noqa: E731
     logits = forward(subject.stacked, subject.config, tokens, replace={site: exchange}).logits
     return logits[0, :, HEADER:].argmax(-1) - task.first_answer
 
 
-def _exchanged(value: Tensor, other: Tensor, component: Component) -> Tensor:
-    if component.kind != "head":
+def _exchanged(value: Tensor, other: Tensor, alike: Sequence[Component]) -> Tensor:
+    if alike[0].kind != "head":
         return other
     value = value.clone()
-    value[..., component.head, :] = other[..., component.head, :]
+    for component in alike:
+        value[..., component.head, :] = other[..., component.head, :]
     return value
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from data_gen.compiled import make_compiled_shard
 from data_gen.config import MadeOrigin
 from data_gen.made import MadeShard
+from data_gen.planted import make_planted
 from data_gen.population import ShardSpec
 from data_gen.trained import make_trained
 
@@ -14,4 +15,5 @@ Maker = Callable[[ShardSpec, Callable[[int, int], None] | None], MadeShard]
 MAKERS: dict[MadeOrigin, Maker] = {
     "trained": make_trained,
     "compiled": make_compiled_shard,
+    "planted": make_planted,
 }

@@ -153,7 +153,7 @@ def _subjects(
 
 
 def network_seed(zoo_seed: int, family: str, variant: str) -> int:
-    """Seed of the network that compiled subjects of a program are disguises of; of random programs, of all."""
+    """Seed of the network that compiled subjects of a program are disguises of, or of all random ones."""
     return int(_program(zoo_seed, family, variant, 0)[:13], 16)
 
 

@@ -9,8 +9,8 @@ from data_gen.programs.language import POSITIONS, TOKENS, Program
 from data_gen.programs.placement import Placement
 from data_gen.programs.task import ProgramTask
 from data_gen.seeds import generator_for
-from metamodel.subjects.config import components
-from metamodel.triples.schema import ROLES, Triple
+from metamodel.subjects.config import SubjectConfig, components
+from metamodel.triples.schema import ROLES, Triple, Truth
 
 TOLERANCE = 0.03
 """Largest change of a component's accuracy on fresh pairs of inputs that is chance: three standard errors of
@@ -28,7 +28,7 @@ def certificate_problems(triple: Triple, zoo_seed: int) -> Iterator[str]:
     program = program_for(
         info.family, info.variant, network_seed(zoo_seed, info.family, info.variant), number
     )
-    placement = placement_of(program, triple)
+    placement = placement_of(program, truth, triple.subject.config)
     generator = generator_for("certificate again", info.id)
     found = certify(triple.subject, ProgramTask(program=program), placement, generator, N_PAIRS)
     for i, node in enumerate(components(triple.subject.config)):
@@ -40,11 +40,9 @@ def certificate_problems(triple: Triple, zoo_seed: int) -> Iterator[str]:
             )
 
 
-def placement_of(program: Program, triple: Triple) -> Placement:
+def placement_of(program: Program, truth: Truth, config: SubjectConfig) -> Placement:
     """Which components carry which variables, from the bits that are stored."""
-    assert triple.truth is not None
-    nodes = components(triple.subject.config)
-    bits = triple.truth.variables.tolist()
+    nodes, bits = components(config), truth.variables.tolist()
     names = (TOKENS, POSITIONS, *(step.name for step in program.steps))
     found = {
         name: tuple(node for node, held in zip(nodes, bits, strict=True) if held >> i & 1)

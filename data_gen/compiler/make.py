@@ -25,7 +25,7 @@ STEPS, BATCH, LEARNING_RATE = 100, 64, 5e-5
 """The fine-tune that smears what the compiler wrote."""
 LEAST_EXACT = 0.99
 """Share of answers that must be the program's after the fine-tune."""
-_RATES = (1.0, 0.25, 0.0625)
+RATES = (1.0, 0.25, 0.0625)
 """Learning rates that are tried, relative to LEARNING_RATE, until a subject is accepted."""
 _FEW = 2000
 """Inputs on which a noise is tried."""
@@ -83,7 +83,7 @@ def make_compiled(
     exact_compiled = exactness(draft.subject, task, inputs)
     hidden, noise, exact_disguised = _disguised(draft, task, inputs, seed, disguise_number)
     share, tuned = 0.0, None
-    for share in _RATES:
+    for share in RATES:
         tuned = _tuned(hidden, task, inputs, seed, disguise_number, steps, share * LEARNING_RATE)
         if not tuned.why:
             break
