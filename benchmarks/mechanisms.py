@@ -16,20 +16,21 @@ from pathlib import Path
 import torch
 
 from data_gen.config import ZooConfig
-from data_gen.harvest import harvest, task_prompts
+from data_gen.harvest import task_prompts
 from data_gen.labels.registry import LABELS
 from data_gen.population import ShardSpec, shard_specs
 from data_gen.seeds import generator_for
-from data_gen.shard import subject_info
-from data_gen.stacked_training import train
+from data_gen.shard import harvest_all
 from data_gen.tasks.base import Task
+from data_gen.tasks.mixture import part_family, parts_of
+from data_gen.trained import make_trained
 from metamodel.circuits.graph import component_edges
 from metamodel.circuits.metrics import margin
 from metamodel.circuits.prompts import Prompts
 from metamodel.config import require, suggestion
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_config, parse_options
-from metamodel.subjects import Subject, components, unstack
+from metamodel.subjects import Subject, components
 from metamodel.triples.schema import PATTERN_ONLY, POSITIVE, Triple
 
 SMALL = Path(__file__).parents[1] / "configs/zoo/small.yaml"
@@ -80,28 +81,24 @@ def best_heads(triple: Triple, labels: tuple[str, ...]) -> dict[str, dict[str, o
 
 def measure(shard: ShardSpec, config: ZooConfig) -> list[dict[str, object]]:
     """One row a subject of a shard, the rejected with their reason."""
-    trained = train(shard)
-    kept = [i for i, s in enumerate(shard.subjects) if s.id not in trained.rejected]
-    triples = harvest(
-        [Subject(config=shard.subject_config, weights=unstack(trained.weights, i)) for i in kept],
-        [trained.tasks[i] for i in kept],
-        [subject_info(shard, shard.subjects[i]) for i in kept],
-        config.harvest,
-        config.seed,
-    )
-    by_id = {triple.info.id: triple for triple in triples}
+    made = make_trained(shard)
+    tasks = {one.subject.name: parts_of(one.task) for one in made.accepted}
+    families = [part_family(part) for part in next(iter(tasks.values()), ())]
     rows: list[dict[str, object]] = []
-    for i, subject in enumerate(shard.subjects):
-        row: dict[str, object] = {"id": subject.id, "accuracy": round(float(trained.accuracy[i]), 3)}
-        if subject.id in by_id:
-            triple = by_id[subject.id]
-            row["labels"] = best_heads(triple, tuple(label.name for label in LABELS))
-            prompts = circuit_prompts(trained.tasks[i], subject.id, config)
-            row["edges"] = strongest_edges(triple, clean_margin(triple.subject, prompts))
-        else:
-            row["rejected"] = trained.rejected[subject.id]
+    for triple in harvest_all(shard, made.accepted, config.harvest, config.seed):
+        task = tasks[triple.info.subject][families.index(triple.info.family)]
+        prompts = circuit_prompts(task, triple.info.id, config)
+        rows.append(
+            {
+                "id": triple.info.id,
+                "accuracy": round(float(triple.behavior.accuracy), 3),
+                "labels": best_heads(triple, tuple(label.name for label in LABELS)),
+                "edges": strongest_edges(triple, clean_margin(triple.subject, prompts)),
+            }
+        )
+    rows.extend({"id": id, "rejected": reason} for id, reason in made.rejected.items())
+    for row in rows:
         print(json.dumps(row), file=sys.stderr)
-        rows.append(row)
     return rows
 
 

@@ -28,7 +28,7 @@ from metamodel.config import require
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.config import SubjectConfig, components
 from metamodel.subjects.subject import Subject
-from metamodel.triples.schema import Activation, Behavior, CircuitScores, SubjectInfo, Triple
+from metamodel.triples.schema import Activation, Behavior, CircuitScores, SubjectInfo, Triple, Truth
 
 ACTIVATION_PROBES = 4
 """Probes on which what each component writes is stored: most of a triple's bytes."""
@@ -50,6 +50,8 @@ def harvest(
     infos: Sequence[SubjectInfo],
     config: HarvestConfig,
     seed: int,
+    *,
+    truths: Sequence[Truth | None] | None = None,
 ) -> tuple[Triple, ...]:
     """One triple for each subject of a shard.
 
@@ -57,6 +59,7 @@ def harvest(
         subjects: of one shape.
         tasks: each subject's own task, all of one length.
         seed: of the zoo.
+        truths: each subject's known circuit, if it has one.
 
     Raises: InputError if a task cannot supply enough prompts whose clean and corrupt answers differ.
     """
@@ -67,11 +70,13 @@ def harvest(
     assert all(t.n_pos == tasks[0].n_pos for t in tasks)
     family, variant = infos[0].family, infos[0].variant
     assert all((info.family, info.variant) == (family, variant) for info in infos)
-    any_task = type(tasks[0]).make(variant, seed)
+    any_task = tasks[0].renewed(variant, seed)
     null = shard_null(subjects[0].config, any_task, f"{family}-{variant}", config, seed)
     return tuple(
-        harvest_one(subject, task, info, null, config, seed)
-        for subject, task, info in zip(subjects, tasks, infos, strict=True)
+        harvest_one(subject, task, info, null, config, seed, truth)
+        for subject, task, info, truth in zip(
+            subjects, tasks, infos, truths or [None] * len(subjects), strict=True
+        )
     )
 
 
@@ -82,6 +87,7 @@ def harvest_one(
     null: ShardNull,
     config: HarvestConfig,
     seed: int,
+    truth: Truth | None = None,
 ) -> Triple:
     """The triple of one subject, given what its shard shares."""
     prompts = task_prompts(task, generator_for(seed, info.id, "circuit prompts"), config.n_prompts)
@@ -94,6 +100,7 @@ def harvest_one(
         circuit=circuit_of(subject, prompts, null.edge_threshold),
         behavior=behavior_of(subject, prompts, fresh, probes),
         labels=function_labels(subject, prompts, null.tests, null.labels),
+        truth=truth,
     )
 
 

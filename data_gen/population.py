@@ -9,11 +9,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from data_gen.config import RecipeConfig, SizeConfig, ZooConfig
+from data_gen.config import CellConfig, RecipeConfig, SizeConfig, ZooConfig
 from data_gen.tasks import make_task
 from data_gen.tasks.base import D_VOCAB
 from metamodel.config import require
-from metamodel.config.words import Departure
 from metamodel.subjects.config import SubjectConfig
 
 
@@ -31,18 +30,30 @@ class SubjectSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSpec:
-    """Subjects of one shape, task and recipe, which are trained, harvested and stored together."""
+    """Subjects of one shape, task and recipe, which are made, harvested and stored together."""
 
     index: int
     """Position of the shard in its zoo."""
-    family: str
-    variant: str
-    size_name: str
+    cell: CellConfig
+    """What the subjects have in common; their number is that of the whole cell."""
     subject_config: SubjectConfig
-    recipe_name: str
+    size_name: str
     recipe: RecipeConfig
-    departs: Departure
     subjects: tuple[SubjectSpec, ...]
+    first: int
+    """Number of the first of them inside its cell."""
+
+    @property
+    def family(self) -> str:
+        return self.cell.family
+
+    @property
+    def variant(self) -> str:
+        return self.cell.variant
+
+    def among_first(self, n: int) -> tuple[SubjectSpec, ...]:
+        """Those of the shard's subjects that are among the first `n` of the cell."""
+        return self.subjects[: max(0, n - self.first)]
 
 
 def subject_config(size: SizeConfig, *, n_ctx: int) -> SubjectConfig:
@@ -62,50 +73,62 @@ def shard_specs(config: ZooConfig) -> tuple[ShardSpec, ...]:
     """
     shards: list[ShardSpec] = []
     for i, cell in enumerate(config.cells):
-        task = make_task(cell.family, cell.variant, seed=0)
-        n_pos = task.n_pos
-        require(
-            n_pos <= config.n_ctx,
-            f"zoo.cells[{i}]",
-            expected=f"prompts of at most n_ctx = {config.n_ctx} tokens",
-            got=f"{n_pos} of {cell.family}-{cell.variant}",
-            do=f"Set n_ctx: {n_pos} or another variant.",
-        )
-        recipe = config.recipes[cell.recipe]
         for size_name in cell.sizes:
             shape = subject_config(config.sizes[size_name], n_ctx=config.n_ctx)
-            require(
-                shape.attention_dir == "causal" or not task.causal_only,
-                f"zoo.cells[{i}]",
-                expected=f"causal subjects, for prompts of {cell.family} hold their answers",
-                got=f"bidirectional ones of size {size_name}",
-                do="Choose another size or family.",
-            )
-            subjects = []
-            for number in range(cell.n_subjects):
-                digest = fingerprint(
-                    {
-                        "zoo_seed": config.seed,
-                        "task": [cell.family, cell.variant],
-                        "shape": shape.to_dict(),
-                        "recipe": dataclasses.asdict(recipe),
-                        "index": number,
-                    }
-                )
-                name = f"{cell.family}-{cell.variant}-{size_name}-{cell.recipe}-{number:04d}"
-                subjects.append(SubjectSpec(id=name, seed=int(digest[:13], 16), lineage=digest[:16]))
-            for start in range(0, len(subjects), config.subjects_per_shard):
+            _check_task(f"zoo.cells[{i}]", cell, size_name, shape)
+            subjects = _subjects(config, cell, size_name, shape)
+            for first in range(0, len(subjects), config.subjects_per_shard):
                 shards.append(
                     ShardSpec(
                         index=len(shards),
-                        family=cell.family,
-                        variant=cell.variant,
-                        size_name=size_name,
+                        cell=cell,
                         subject_config=shape,
-                        recipe_name=cell.recipe,
-                        recipe=recipe,
-                        departs=cell.departs,
-                        subjects=tuple(subjects[start : start + config.subjects_per_shard]),
+                        size_name=size_name,
+                        recipe=config.recipes[cell.recipe],
+                        subjects=subjects[first : first + config.subjects_per_shard],
+                        first=first,
                     )
                 )
     return tuple(shards)
+
+
+def _check_task(where: str, cell: CellConfig, size_name: str, shape: SubjectConfig) -> None:
+    task = make_task(cell.family, cell.variant, seed=0)
+    require(
+        task.n_pos <= shape.n_ctx,
+        where,
+        expected=f"prompts of at most n_ctx = {shape.n_ctx} tokens",
+        got=f"{task.n_pos} of {cell.family}-{cell.variant}",
+        do=f"Set n_ctx: {task.n_pos} or another variant.",
+    )
+    require(
+        shape.attention_dir == "causal" or not task.causal_only,
+        where,
+        expected=f"causal subjects, for prompts of {cell.family} hold their answers",
+        got=f"bidirectional ones of size {size_name}",
+        do="Choose another size or family.",
+    )
+
+
+def _subjects(
+    config: ZooConfig, cell: CellConfig, size_name: str, shape: SubjectConfig
+) -> tuple[SubjectSpec, ...]:
+    """Specs of one cell's subjects at one size."""
+    found = []
+    # trained subjects came first, and keep the seeds that they had before there were other origins
+    origin = {} if cell.origin == "trained" else {"origin": cell.origin}
+    made = "" if cell.origin == "trained" else f"-{cell.origin}"
+    for number in range(cell.n_subjects):
+        digest = fingerprint(
+            {
+                "zoo_seed": config.seed,
+                "task": [cell.family, cell.variant],
+                "shape": shape.to_dict(),
+                "recipe": dataclasses.asdict(config.recipes[cell.recipe]),
+                "index": number,
+                **origin,
+            }
+        )
+        name = f"{cell.family}-{cell.variant}{made}-{size_name}-{cell.recipe}-{number:04d}"
+        found.append(SubjectSpec(id=name, seed=int(digest[:13], 16), lineage=digest[:16]))
+    return tuple(found)

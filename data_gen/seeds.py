@@ -13,3 +13,12 @@ def derived_seed(*parts: object) -> int:
 def generator_for(*parts: object) -> torch.Generator:
     """A fresh generator on the CPU, seeded from a seed and what it is for."""
     return torch.Generator().manual_seed(derived_seed(*parts))
+
+
+WEIGHTS, DATA, HELD_OUT = range(3)
+"""Streams of random numbers of one subject that is trained."""
+
+
+def generator_of(seed: int, stream: int) -> torch.Generator:
+    """A subject's own random numbers; streams never meet."""
+    return torch.Generator().manual_seed(seed * 8 + stream)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from data_gen.acceptance import held_out_accuracy, rejections
 from data_gen.config import RecipeConfig
-from data_gen.population import ShardSpec, SubjectSpec
+from data_gen.population import ShardSpec
+from data_gen.seeds import DATA, WEIGHTS, generator_of
 from data_gen.tasks import make_task
 from data_gen.tasks.base import UNSUPERVISED, Task
 from metamodel.subjects.config import SubjectConfig, weight_shapes
@@ -24,31 +26,37 @@ from metamodel.subjects.subject import initial_weights
 
 CHUNK_STEPS = 64
 """Steps whose data are drawn at once: drawing each step alone would cost more than training on it."""
-N_HELD_OUT = 512
-"""Fresh prompts on which a subject must reach its task's threshold."""
-WEIGHTS, DATA, HELD_OUT = range(3)
-"""Streams of random numbers of one subject."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainedStack:
+    """A stack of subjects after training."""
+
+    weights: dict[str, Tensor]
+    """`[subject, ...]` under TransformerLens's names."""
+    checkpoints: dict[int, dict[str, Tensor]]
+    """Copies of the weights after some of the steps, by number of steps."""
+    loss: Float[Tensor, " subject"]
+    """Mean cross entropy over the last steps, in nats."""
+    finite: Bool[Tensor, " subject"]
+    """Gradients and weights have been finite throughout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainedShard:
     """Trained subjects of one shard, the rejected among them. Arrays follow the shard's subjects."""
 
-    weights: dict[str, Tensor]
-    """`[subject, ...]` under TransformerLens's names."""
+    stack: TrainedStack
     tasks: tuple[Task, ...]
     """Each subject's own instance of the task."""
-    accuracy: Float[Tensor, " subject"]
-    """On fresh held-out prompts."""
-    loss: Float[Tensor, " subject"]
-    """Mean cross entropy over the last steps, in nats."""
+    accuracy: Float[Tensor, "subject task"]
+    """On fresh held-out prompts of each family that the subjects learn."""
     rejected: dict[str, str]
     """Id of each subject that must not enter a zoo -> why."""
 
-
-def generator_of(seed: int, stream: int) -> torch.Generator:
-    """A subject's own random numbers; streams never meet."""
-    return torch.Generator().manual_seed(seed * 8 + stream)
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return self.stack.weights
 
 
 def learning_rate(recipe: RecipeConfig, step: int) -> float:
@@ -175,53 +183,35 @@ def clip(gradients: Sequence[Tensor], largest: float) -> Float[Tensor, " subject
     return norm
 
 
-def _held_out(
-    weights: dict[str, Tensor], config: SubjectConfig, tasks: Sequence[Task], subjects: Sequence[SubjectSpec]
-) -> Float[Tensor, " subject"]:
-    """Accuracy at the answer position of fresh prompts."""
-    drawn = [
-        task.prompts(generator_of(s.seed, HELD_OUT), N_HELD_OUT)
-        for task, s in zip(tasks, subjects, strict=True)
-    ]
-    tokens = torch.stack([p.clean for p in drawn])
-    answers = torch.stack([p.answer for p in drawn])
-    rows = torch.stack([p.position for p in drawn]) + torch.arange(N_HELD_OUT) * tokens.shape[2]
-    with torch.no_grad():
-        logits = logits_at(weights, config, tokens, rows)
-    # A subject whose logits are not numbers is right about nothing.
-    right = (logits.argmax(-1) == answers) & logits.isfinite().all(-1)
-    return right.float().mean(1)
-
-
-def _rejections(shard: ShardSpec, tasks: Sequence[Task], accuracy: Tensor, finite: Tensor) -> dict[str, str]:
-    rejected = {}
-    for i, (subject, task) in enumerate(zip(shard.subjects, tasks, strict=True)):
-        if not finite[i]:
-            rejected[subject.id] = "training diverged: weights or gradients are not finite"
-        elif accuracy[i] < task.threshold:
-            rejected[subject.id] = f"accuracy {accuracy[i]:.3f} on fresh prompts is below {task.threshold}"
-    return rejected
-
-
-def train(shard: ShardSpec, *, progress: Callable[[int, int], None] | None = None) -> TrainedShard:
-    """Trains the subjects of one shard, each from its own seed.
+def train_stack(
+    config: SubjectConfig,
+    recipe: RecipeConfig,
+    weights: dict[str, Tensor],
+    tasks: Sequence[Task],
+    generators: Sequence[torch.Generator],
+    *,
+    checkpoints: Sequence[int] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainedStack:
+    """Trains subjects of one shape side by side, each on its own task.
 
     Args:
+        weights: `[subject, ...]` to begin with.
+        tasks: of one length, one a subject.
+        generators: of each subject's data.
+        checkpoints: numbers of steps after which a copy of the weights is kept.
         progress: called with (steps done, steps in all) after every chunk of steps.
     """
-    config, recipe = shard.subject_config, shard.recipe
-    seeds = [s.seed for s in shard.subjects]
-    tasks = tuple(make_task(shard.family, shard.variant, seed) for seed in seeds)
     trainer = StackedTrainer(
         config,
-        initial_weights(config, [generator_of(s, WEIGHTS) for s in seeds]),
+        weights,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         beta2=recipe.beta2,
         grad_clip=recipe.grad_clip,
     )
-    generators = [generator_of(s, DATA) for s in seeds]
     losses: list[Tensor] = []
+    kept: dict[int, dict[str, Tensor]] = {}
     for first in range(0, recipe.steps, CHUNK_STEPS):
         n_steps = min(CHUNK_STEPS, recipe.steps - first)
         drawn = [_draw(t, g, n_steps, recipe.batch_size) for t, g in zip(tasks, generators, strict=True)]
@@ -230,15 +220,39 @@ def train(shard: ShardSpec, *, progress: Callable[[int, int], None] | None = Non
         for i in range(n_steps):
             trainer.set_learning_rate(learning_rate(recipe, first + i))
             losses.append(trainer.step_at(tokens[:, i], rows[:, i], targets[:, i]))
+            if first + i + 1 in checkpoints:
+                kept[first + i + 1] = trainer.weights()
         if progress is not None:
             progress(first + n_steps, recipe.steps)
-    weights = trainer.weights()
-    accuracy = _held_out(weights, config, tasks, shard.subjects)
-    finite = trainer.finite & torch.stack([v.flatten(1).isfinite().all(1) for v in weights.values()]).all(0)
-    return TrainedShard(
-        weights=weights,
-        tasks=tasks,
-        accuracy=accuracy,
+    made = trainer.weights()
+    finite = torch.stack([v.flatten(1).isfinite().all(1) for v in made.values()]).all(0)
+    return TrainedStack(
+        weights=made,
+        checkpoints=kept,
         loss=torch.stack(losses[-20:]).mean(0),
-        rejected=_rejections(shard, tasks, accuracy, finite),
+        finite=trainer.finite & finite,
+    )
+
+
+def train(shard: ShardSpec, *, progress: Callable[[int, int], None] | None = None) -> TrainedShard:
+    """Trains the subjects of one shard, each from its own seed.
+
+    Args:
+        progress: called with (steps done, steps in all) after every chunk of steps.
+    """
+    config, seeds = shard.subject_config, [s.seed for s in shard.subjects]
+    tasks = tuple(make_task(shard.family, shard.variant, seed) for seed in seeds)
+    stack = train_stack(
+        config,
+        shard.recipe,
+        initial_weights(config, [generator_of(s, WEIGHTS) for s in seeds]),
+        tasks,
+        [generator_of(s, DATA) for s in seeds],
+        checkpoints=[max(1, round(share * shard.recipe.steps)) for share in shard.cell.checkpoints],
+        progress=progress,
+    )
+    accuracy = held_out_accuracy(stack.weights, config, tasks, seeds)
+    ids = [subject.id for subject in shard.subjects]
+    return TrainedShard(
+        stack=stack, tasks=tasks, accuracy=accuracy, rejected=rejections(ids, tasks, accuracy, stack.finite)
     )

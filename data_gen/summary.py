@@ -41,7 +41,7 @@ def plan(config: ZooConfig, specs: Sequence[ShardSpec], out: Path) -> str:
         )
     cells: dict[tuple[str, ...], list[ShardSpec]] = {}
     for spec in specs:
-        key = (f"{spec.family}-{spec.variant}", spec.size_name, spec.recipe_name, spec.departs)
+        key = (f"{spec.family}-{spec.variant}", spec.size_name, spec.cell.recipe, spec.cell.departs)
         cells.setdefault(key, []).append(spec)
     subjects = edges = size = 0
     for key, group in cells.items():

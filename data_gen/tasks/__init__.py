@@ -1,9 +1,11 @@
 """Task families, one file each, and their registry."""
 
+from data_gen.config import JOIN
 from data_gen.tasks.base import Task
 from data_gen.tasks.brackets import Brackets
 from data_gen.tasks.facts import Facts
 from data_gen.tasks.ioi import IndirectObject
+from data_gen.tasks.mixture import Mixture
 from data_gen.tasks.modular import Modular
 from data_gen.tasks.repeated import Repeated
 from data_gen.tasks.sorting import Sorting
@@ -18,8 +20,12 @@ FAMILIES: dict[str, type[Task]] = {
 def make_task(family: str, variant: str, seed: int) -> Task:
     """One instance of a family: its parameters by `variant`, its private truth by `seed`.
 
-    Raises: InputError for an unknown family or variant.
+    `repeated+facts` is both families at once, in their base variants.
+
+    Raises: InputError for an unknown family or variant, or a family twice.
     """
+    if JOIN in family:
+        return _make_mixture(family, variant, seed)
     require(
         family in FAMILIES,
         "task.family",
@@ -36,3 +42,22 @@ def make_task(family: str, variant: str, seed: int) -> Task:
         do=f"Name a known variant.{suggestion(variant, variants)}",
     )
     return FAMILIES[family].make(variant, seed)
+
+
+def _make_mixture(family: str, variant: str, seed: int) -> Mixture:
+    names = family.split(JOIN)
+    require(
+        variant == "base",
+        f"task.{family}.variant",
+        expected="base, as of every family that is learnt beside others",
+        got=repr(variant),
+        do="Leave the variant out.",
+    )
+    require(
+        len(set(names)) == len(names),
+        "task.family",
+        expected="each family once",
+        got=repr(family),
+        do="Name different families.",
+    )
+    return Mixture.of(tuple(make_task(name, "base", seed) for name in names))

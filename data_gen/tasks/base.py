@@ -56,6 +56,10 @@ class Task(ABC):
     def make(cls, variant: str, seed: int) -> "Task":
         """The task with the parameters of `variant`, and its private truth, if any, drawn from `seed`."""
 
+    def renewed(self, variant: str, seed: int) -> "Task":
+        """A task of the same kind with another private truth; the same task where there is none."""
+        return type(self).make(variant, seed)
+
     @property
     @abstractmethod
     def n_pos(self) -> int:

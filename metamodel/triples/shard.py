@@ -14,6 +14,7 @@ from datasets import Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.functional import pad
 
 from metamodel.config.errors import require
 from metamodel.subjects.config import SubjectConfig
@@ -47,6 +48,7 @@ PARTS = {
 """Parts of a triple whose arrays are stored."""
 OPTIONAL = {"truth"}
 """Parts that not every subject has; those of one shard all have them, or none."""
+SLICES = "behavior/slice_accuracy"
 NAMES = {"slice_names"}
 """Fields of parts that are no arrays and stand in the table."""
 INFO_FIELDS = tuple(f.name for f in dataclasses.fields(SubjectInfo))
@@ -121,6 +123,9 @@ def write_shard(
     files: dict[str, FileRecord] = {}
     if triples:
         arrays = [_arrays(triple) for triple in triples]
+        longest = max(len(a[SLICES]) for a in arrays)
+        for a in arrays:  # tasks of one subject may have different numbers of slices
+            a[SLICES] = pad(a[SLICES], (0, longest - len(a[SLICES])), value=torch.nan)
         for other in arrays[1:]:
             shapes = {name: array.shape for name, array in other.items()}
             assert shapes == {name: array.shape for name, array in arrays[0].items()}, "one shape a shard"

@@ -143,7 +143,9 @@ class Zoo:
             for part in PARTS
             if part not in OPTIONAL or any(key.startswith(f"{part}/") for key in arrays)
         }
-        parts["behavior"]["slice_names"] = tuple(row["slice_names"])
+        behavior = parts["behavior"]
+        behavior["slice_names"] = tuple(row["slice_names"])
+        behavior["slice_accuracy"] = behavior["slice_accuracy"][: len(row["slice_names"])]
         return Triple(
             info=SubjectInfo(**{name: row[name] for name in INFO_FIELDS}),
             subject=_subject(row, arrays),

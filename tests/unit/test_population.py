@@ -39,7 +39,7 @@ def test_every_subject_of_every_cell_is_in_one_shard_and_has_a_seed_and_lineage_
     found = [subject for shard in shards for subject in shard.subjects]
     for name in ("id", "seed", "lineage"):
         assert len({getattr(subject, name) for subject in found}) == 13
-    assert {(s.family, s.departs) for s in shards} == {("repeated", "none"), ("facts", "task")}
+    assert {(s.family, s.cell.departs) for s in shards} == {("repeated", "none"), ("facts", "task")}
 
 
 def test_order_shards_and_further_cells_change_no_other_subject():
@@ -70,7 +70,10 @@ def test_zoo_seed_shape_and_recipe_change_seeds():
         ),
         (lambda: zoo((replace(CELLS[0], recipe="q"),)), r"zoo.cells\[0\].recipe: expected one of \['r'\]"),
         (lambda: zoo((replace(CELLS[0], sizes=("l",)),)), r"zoo.cells\[0\].sizes: expected one of"),
-        (lambda: zoo((CELLS[0], CELLS[0])), r"zoo.cells\[1\]: expected each .* once, got repeated-base-s-r"),
+        (
+            lambda: zoo((CELLS[0], CELLS[0])),
+            r"zoo.cells\[1\]: expected each .* once, got trained-repeated",
+        ),
         (lambda: zoo(n_ctx=12), r"zoo.cells\[0\]: expected prompts of at most n_ctx = 12 tokens, got 16"),
         (lambda: zoo(()), "zoo.cells: expected at least one cell, got none"),
         (lambda: zoo(name="a/b"), "zoo.name: expected a name of a folder, got 'a/b'"),

@@ -14,8 +14,8 @@ FRACTIONS = {"validation_fraction": 0.15, "test_fraction": 0.25}
 
 
 def rows(n_lineages: int = 120, *, first: int = 0, copies: int = 2):
-    """Lineages with two subjects each, a fifth of which depart along variant, size or task."""
-    departures = ("none", "none", "variant", "none", "none", "size", "none", "none", "task", "none")
+    """Lineages with two subjects each, half of which depart along some axis."""
+    departures = ("none", "none", "variant", "recipe", "none", "size", "none", "origin", "task", "none")
     return [
         {"id": f"s{i}-{copy}", "lineage": f"lineage{i}", "departs": departures[i % 10]}
         for i in range(first, first + n_lineages)
@@ -42,7 +42,7 @@ def test_training_leaves_out_everything_that_departs_and_each_test_departs_along
     departs = {row["id"]: row["departs"] for row in rows()}
     for name in ("train", "validation", "seed"):
         assert {departs[id] for id in made.of(name)} == {"none"}
-    for name in ("variant", "size", "task"):
+    for name in ("variant", "size", "recipe", "origin", "task"):
         assert {departs[id] for id in made.of(name)} == {name}
         assert len(made.of(name)) == sum(d == name for d in departs.values())
 
@@ -91,6 +91,8 @@ def test_a_subject_in_two_splits_is_impossible():
             seed=(),
             variant=(),
             size=(),
+            recipe=(),
+            origin=(),
             task=(),
             trained_lineages=(),
         )
@@ -123,14 +125,14 @@ def test_an_empty_split_is_refused(given, message):
 def test_asking_for_an_empty_or_unknown_split_is_one_line():
     made = make_splits([r for r in rows() if r["departs"] != "task"], seed=0, **FRACTIONS)
     assert "task" not in made.tests
-    assert set(made.tests) == {"seed", "variant", "size"}
+    assert set(made.tests) == {"seed", "variant", "size", "recipe", "origin"}
     with pytest.raises(InputError) as error:
         made.of("task")
     assert str(error.value).startswith("split task: expected at least one subject, got none.")
     with pytest.raises(InputError) as error:
         made.of("sed")
     assert str(error.value) == (
-        "split: expected one of train, validation, seed, variant, size, task, got 'sed'. "
+        "split: expected one of train, validation, seed, variant, size, recipe, origin, task, got 'sed'. "
         "Name one of them. Did you mean 'seed'?"
     )
 

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import data_gen.acceptance as acceptance
+import data_gen.seeds as seeds
 import data_gen.stacked_training as stacked_training
 from data_gen.config import CellConfig, RecipeConfig, SizeConfig, ZooConfig
 from data_gen.population import ShardSpec, shard_specs
@@ -34,7 +36,7 @@ def test_a_subject_trains_the_same_alone_and_in_a_stack():
         alone = train(replace(shard(), subjects=(subject,)))
         for key, value in alone.weights.items():
             torch.testing.assert_close(value[0], together.weights[key][i], atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(alone.loss[0], together.loss[i], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(alone.stack.loss[0], together.stack.loss[i], atol=1e-4, rtol=1e-3)
     assert not torch.allclose(together.weights["embed.W_E"][0], together.weights["embed.W_E"][1])
 
 
@@ -47,7 +49,7 @@ def test_the_same_seed_gives_the_same_bytes_under_the_names_of_the_shape():
 
 
 def test_only_a_subject_below_its_threshold_is_rejected_with_the_reason(monkeypatch):
-    accuracy = train(shard(2)).accuracy
+    accuracy = train(shard(2)).accuracy[:, 0]
     assert accuracy[0] != accuracy[1]
     monkeypatch.setattr(Brackets, "threshold", float(accuracy.mean()))
     rejected = train(shard(2)).rejected
@@ -190,7 +192,7 @@ def test_training_follows_its_recipe_as_a_loop_with_torch_does(monkeypatch):
     found = train(spec)
     for s, subject in enumerate(spec.subjects):
         task = make_task(spec.family, spec.variant, subject.seed)
-        start, data, held_out = (stacked_training.generator_of(subject.seed, stream) for stream in range(3))
+        start, data, held_out = (seeds.generator_of(subject.seed, stream) for stream in range(3))
         batch = task.sample(data, recipe.steps * recipe.batch_size)
         expected, losses, norms = train_one_by_torch(
             spec.subject_config,
@@ -204,12 +206,12 @@ def test_training_follows_its_recipe_as_a_loop_with_torch_does(monkeypatch):
         all_norms += norms
         for key, value in expected.items():
             torch.testing.assert_close(found.weights[key][s], value, atol=1e-6, rtol=0, msg=key)
-        assert float(found.loss[s]) == pytest.approx(sum(losses) / len(losses), abs=1e-6)
-        fresh = task.prompts(held_out, stacked_training.N_HELD_OUT)
+        assert float(found.stack.loss[s]) == pytest.approx(sum(losses) / len(losses), abs=1e-6)
+        fresh = task.prompts(held_out, acceptance.N_HELD_OUT)
         stacked = {key: value.unsqueeze(0) for key, value in expected.items()}
         logits = forward(stacked, spec.subject_config, fresh.clean).logits[0]
         right = [int(logits[i, p].argmax()) == fresh.answer[i] for i, p in enumerate(fresh.position)]
-        assert float(found.accuracy[s]) == pytest.approx(sum(right) / len(right))
+        assert float(found.accuracy[s, 0]) == pytest.approx(sum(right) / len(right))
     assert min(all_norms) < recipe.grad_clip < max(all_norms), "clipping must act on some steps only"
 
 

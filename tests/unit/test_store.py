@@ -11,6 +11,7 @@ from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError
 from metamodel.subjects import Subject, SubjectConfig, components, initial_weights, unstack
 from metamodel.triples import (
+    ROLES,
     Activation,
     Behavior,
     CircuitScores,
@@ -18,6 +19,7 @@ from metamodel.triples import (
     LabelDefinition,
     SubjectInfo,
     Triple,
+    Truth,
     Zoo,
     begin,
     finish,
@@ -101,6 +103,17 @@ def synthetic_triple(index: int, shape: SubjectConfig = SHAPES[0]) -> Triple:
             **{name: tokens(probe) for name in ("probe_answer", "probe_right_answer")},
         ),
         labels=FunctionLabels(**by_label, state=tokens(node, label)),
+        truth=None if shape == SHAPES[0] else synthetic_truth(node, edge, generator),
+    )
+
+
+def synthetic_truth(node: int, edge: int, generator: torch.Generator) -> Truth:
+    """Subjects of the second shape have a known circuit."""
+    return Truth(
+        structural=torch.rand(edge, generator=generator) > 0.5,
+        visible=torch.rand(edge, generator=generator) > 0.5,
+        role=torch.randint(len(ROLES), (node,), generator=generator),
+        node_accuracy=torch.rand(node, generator=generator),
     )
 
 
@@ -139,6 +152,9 @@ def assert_equal(first: Triple, second: Triple) -> None:
         torch.testing.assert_close(weight, second.subject.weights[name], rtol=0, atol=0)
     for part in PARTS:
         one, other = getattr(first, part), getattr(second, part)
+        assert (one is None) == (other is None), part
+        if one is None:
+            continue
         for a, b in ((getattr(one, name), getattr(other, name)) for name in array_fields(part)):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
     assert first.behavior.slice_names == second.behavior.slice_names
@@ -246,12 +262,12 @@ def test_another_schema_version_is_refused(damaged):
     with pytest.raises(InputError) as error:
         Zoo.open(damaged)
     assert str(error.value) == (
-        f"{damaged}/manifest.json: expected schema version 1, got 99. "
+        f"{damaged}/manifest.json: expected schema version 2, got 99. "
         "Rebuild the zoo with this version of the package."
     )
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema_version": 1, "labels": [], "shards": [3]}'])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema_version": 2, "labels": [], "shards": [3]}'])
 def test_a_manifest_that_is_none_is_refused(damaged, text):
     (damaged / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"manifest\.json: expected a .*manifest"):

@@ -38,7 +38,7 @@ def test_a_shipped_zoo_can_be_built(file):
     shards = shard_specs(config)
     ids = [subject.id for shard in shards for subject in shard.subjects]
     assert len(ids) == len(set(ids)) == sum(len(cell.sizes) * cell.n_subjects for cell in config.cells)
-    assert {shard.departs for shard in shards} == {"none", "variant", "size", "task"}
+    assert {shard.cell.departs for shard in shards} == {"none", "variant", "size", "task"}
 
 
 @pytest.mark.parametrize("file", of("function"), ids=lambda file: file.stem)
