@@ -41,6 +41,8 @@ class ProgramTask(Task):
     variants: ClassVar[tuple[str, ...]] = VARIANTS
     slice_names: ClassVar[tuple[str, ...]] = ("one_symbol", "other_prompt")
 
+    header: ClassVar[int] = HEADER
+
     program: Program
 
     def __post_init__(self):
