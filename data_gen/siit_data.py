@@ -11,13 +11,9 @@ from data_gen.programs.interpreter import interchange, output
 from data_gen.programs.language import UNDEFINED, Program
 from data_gen.programs.placement import Placement, carried
 from data_gen.programs.task import HEADER, ProgramTask
+from data_gen.siit_exchange import partner
 from data_gen.tasks.base import UNSUPERVISED
 from metamodel.subjects.config import SubjectConfig, components
-
-
-def partner(values: Tensor, dim: int) -> Tensor:
-    """For each prompt along an axis its partner, the next one: what it is exchanged with."""
-    return values.roll(-1, dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,6 +10,7 @@ it at random leaves leaks that the mean over components hides.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -20,18 +21,18 @@ from torch import Tensor
 from data_gen.config import RecipeConfig
 from data_gen.programs.placement import Placement
 from data_gen.programs.task import ProgramTask
-from data_gen.siit_data import draw, host_nodes, partner
-from data_gen.siit_exchange import Written, exchanged_logits, one_node, written_sites
+from data_gen.siit_data import ExchangeData, draw, host_nodes
+from data_gen.siit_exchange import CleanRun, exchanged_logits, run_clean
 from data_gen.stacked_training import CHUNK_STEPS, StackedTrainer, TrainedStack, learning_rate
 from data_gen.tasks.base import UNSUPERVISED
 from metamodel.subjects.config import SubjectConfig, components
-from metamodel.subjects.forward import Weights, forward
+from metamodel.subjects.forward import Weights
 
 HostChoice = Literal["worst", "uniform"]
 """Which component without variables is trained on: `uniform` draws one a step, for comparison."""
 MEASURE_EVERY = 4
 """Steps between measurements of which host is the worst."""
-MEASURE_PROMPTS = 32
+MEASURE_PROMPTS = 16
 """Prompts of the batch on which it is measured."""
 INTERCHANGE_WEIGHT, HOST_WEIGHT = 1.0, 1.0
 
@@ -67,25 +68,21 @@ def balanced_loss(
 def host_losses(
     weights: Weights,
     config: SubjectConfig,
-    tokens: Int[Tensor, "subject batch pos"],
+    clean: CleanRun,
     targets: Int[Tensor, "subject batch pos"],
-    other: Written,
     host: Bool[Tensor, "subject node"],
 ) -> Float[Tensor, "subject node"]:
-    """Cross entropy when one component is exchanged; minus infinity for components that are no host."""
+    """Cross entropy when one component is exchanged; minus infinity for components that are no host.
+
+    Args:
+        targets: of the first prompts of the clean run, which are the ones that are looked at.
+    """
     nodes = host.any(0).nonzero().squeeze(1)
+    node = nodes[None, :, None].expand(len(targets), -1, targets.shape[1])
+    logits = exchanged_logits(weights, config, clean, node)
     found = torch.full(host.shape, -torch.inf)
-    n_subjects, n = tokens.shape[:2]
-    node = nodes.repeat_interleave(n).expand(n_subjects, -1)
-    logits = exchanged_logits(
-        weights,
-        config,
-        tokens.repeat(1, len(nodes), 1),
-        {site: value.repeat(1, len(nodes), *[1] * (value.ndim - 2)) for site, value in other.items()},
-        one_node(node, config),
-    )
-    for i, of_node in enumerate(logits.split(n, 1)):
-        found[:, nodes[i]] = mean_loss(of_node, targets)
+    for row, i in enumerate(nodes):
+        found[:, i] = mean_loss(logits[:, row], targets)
     return found.masked_fill(~host, -torch.inf)
 
 
@@ -125,49 +122,80 @@ def train_siit(
         beta2=recipe.beta2,
         grad_clip=recipe.grad_clip,
     )
-    host = host_masks(placements, config)
-    worst, losses = torch.zeros(len(tasks), dtype=torch.long), []
+    host, losses = host_masks(placements, config), []
+    chosen = host.float().argmax(1)
     for first in range(0, recipe.steps, CHUNK_STEPS):
         n_steps = min(CHUNK_STEPS, recipe.steps - first)
         drawn = [
             draw(task, placement, config, generator, n_steps, recipe.batch_size)
             for task, placement, generator in zip(tasks, placements, generators, strict=True)
         ]
-        tokens, targets = torch.stack([d.tokens for d in drawn], 1), torch.stack([d.targets for d in drawn], 1)
-        node, exchanged = torch.stack([d.node for d in drawn], 1), torch.stack([d.exchanged for d in drawn], 1)
         for i in range(n_steps):
             trainer.set_learning_rate(learning_rate(recipe, first + i))
+            step = _Step.of(drawn, i)
             views = trainer.views()
-            run = forward(views, config, tokens[i], taps=written_sites(config))
-            other = {site: partner(value, 1) for site, value in run.taps.items()}
+            clean = run_clean(views, config, step.tokens)
             if choice == "uniform":
-                worst = torch.stack(
-                    [_random(h, g) for h, g in zip(host, generators, strict=True)]
-                )
+                chosen = torch.stack([_random(h, g) for h, g in zip(host, generators, strict=True)])
             elif (first + i) % MEASURE_EVERY == 0 and host.any():
-                few = slice(0, MEASURE_PROMPTS)
-                worst = host_losses(
-                    views, config, tokens[i, :, few], targets[i, :, few],
-                    {site: value[:, few] for site, value in other.items()}, host,
-                ).argmax(1)
-            swap = torch.cat([one_node(node[i], config), one_node(worst[:, None].expand(node[i].shape), config) & host[:, None]], 1)
-            twice = {site: torch.cat([value, value], 1) for site, value in other.items()}
-            logits = exchanged_logits(views, config, tokens[i].repeat(1, 2, 1), twice, swap)
-            changed, kept = logits.chunk(2, 1)
-            behavior = mean_loss(run.logits, targets[i])
-            loss = behavior + INTERCHANGE_WEIGHT * balanced_loss(changed, exchanged[i], targets[i])
-            loss = loss + HOST_WEIGHT * mean_loss(kept, targets[i])
+                few = step.targets[:, :MEASURE_PROMPTS]
+                chosen = host_losses(views, config, clean, few, host).argmax(1)
+            loss = _loss(views, config, clean, step, chosen, has_host=host.any(1))
             trainer.descend(loss)
             losses.append(loss.detach())
         if progress is not None:
             progress(first + n_steps, recipe.steps)
     made = trainer.weights()
     finite = torch.stack([v.flatten(1).isfinite().all(1) for v in made.values()]).all(0)
-    return TrainedStack(weights=made, checkpoints={}, loss=torch.stack(losses[-20:]).mean(0), finite=trainer.finite & finite)
+    return TrainedStack(
+        weights=made,
+        checkpoints={},
+        loss=torch.stack(losses[-20:]).mean(0),
+        finite=trainer.finite & finite,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Step:
+    """Data of one step, of all subjects; see `ExchangeData`."""
+
+    tokens: Int[Tensor, "subject batch pos"]
+    targets: Int[Tensor, "subject batch pos"]
+    node: Int[Tensor, "subject batch"]
+    exchanged: Int[Tensor, "subject batch pos"]
+
+    @classmethod
+    def of(cls, drawn: Sequence[ExchangeData], i: int) -> "_Step":
+        return cls(
+            tokens=torch.stack([d.tokens[i] for d in drawn]),
+            targets=torch.stack([d.targets[i] for d in drawn]),
+            node=torch.stack([d.node[i] for d in drawn]),
+            exchanged=torch.stack([d.exchanged[i] for d in drawn]),
+        )
+
+
+def _loss(
+    weights: Weights,
+    config: SubjectConfig,
+    clean: CleanRun,
+    step: _Step,
+    chosen: Int[Tensor, " subject"],
+    has_host: Bool[Tensor, " subject"],
+) -> Float[Tensor, " subject"]:
+    """All three terms of each subject's loss."""
+    nodes = torch.stack([step.node, chosen[:, None].expand_as(step.node)], dim=1)
+    changed, kept = exchanged_logits(weights, config, clean, nodes).unbind(1)
+    return (
+        mean_loss(clean.logits, step.targets)
+        + INTERCHANGE_WEIGHT * balanced_loss(changed, step.exchanged, step.targets)
+        + HOST_WEIGHT * has_host * mean_loss(kept, step.targets)
+    )
 
 
 def _each(logits: Tensor, targets: Tensor) -> Float[Tensor, "subject batch pos"]:
-    flat = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=UNSUPERVISED, reduction="none")
+    flat = F.cross_entropy(
+        logits.flatten(0, 2), targets.flatten(), ignore_index=UNSUPERVISED, reduction="none"
+    )
     return flat.view(targets.shape)
 
 
