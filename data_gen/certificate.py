@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from data_gen.compiler.truth import truths
-from data_gen.programs.inputs import all_inputs, random_inputs
+from data_gen.programs.inputs import random_inputs
 from data_gen.programs.interpreter import interchange, output
 from data_gen.programs.language import UNDEFINED
 from data_gen.programs.placement import Placement, carried
@@ -20,6 +20,7 @@ from data_gen.programs.task import HEADER, ProgramTask
 from metamodel.circuits.graph import Destination
 from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.config import Component, components
+from metamodel.subjects.forward import forward
 from metamodel.subjects.sites import Replacement
 from metamodel.subjects.subject import Subject
 from metamodel.triples.schema import ROLES, Truth
@@ -60,9 +61,8 @@ def certify(
 
 
 @torch.no_grad()
-def exactness(subject: Subject, task: ProgramTask, generator: torch.Generator) -> float:
-    """Share of places at which a subject answers as the program does: on every input where they are few."""
-    symbols = all_inputs(task.program, generator)
+def exactness(subject: Subject, task: ProgramTask, symbols: Int[Tensor, "batch place"]) -> float:
+    """Share of places that are asked at which a subject answers as the program does, on these inputs."""
     given = subject.run(task.tokens(symbols)).logits[0, :, HEADER:].argmax(-1) - task.first_answer
     right = given == output(task.program, symbols)
     return float(right[:, task.program.first :].double().mean())
@@ -132,8 +132,6 @@ def _answers(
     written: dict[str, Tensor],
 ) -> Int[Tensor, "batch place"]:
     """What a subject answers when one component writes what it wrote on the other prompts."""
-    from metamodel.subjects.forward import forward
-
     site = _site(component)
     exchange: Replacement = lambda value: _exchanged(value, written[site], component)  # noqa: E731
     logits = forward(subject.stacked, subject.config, tokens, replace={site: exchange}).logits

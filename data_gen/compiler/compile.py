@@ -6,7 +6,7 @@ that BOS keeps among the selected: 1/(1+n), which an MLP turns into n.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -101,10 +101,7 @@ def minimal_size(program: Program, *, n_ctx: int = 16, n_free: int = N_FREE) -> 
     )
     writer = _Writer(layout, roomy, SHARPNESS)
     writer.write()
-    return SubjectConfig(
-        **roomy.to_dict()
-        | {"d_model": layout.d_used + n_free, "d_head": writer.d_head, "d_mlp": writer.d_mlp}
-    )
+    return replace(roomy, d_model=layout.d_used + n_free, d_head=writer.d_head, d_mlp=writer.d_mlp)
 
 
 class _Writer:
@@ -260,8 +257,22 @@ class _Writer:
                 require(ok, where, expected="two means, or none", got="one", do=do)
                 means = (self.domains[step.first], self.domains[step.second]) if of_means[0] else None
                 pair = (blocks[step.first], blocks[step.second])
-                return sequence_map_neurons(d_model, pair, step.table, n_out, means, unit, where)
+                longest = self.program.length if self.same_places(step) else 0
+                return sequence_map_neurons(d_model, pair, step.table, n_out, means, unit, longest, where)
         raise AssertionError(name)
+
+    def same_places(self, step: SequenceMap) -> bool:
+        """Whether both arguments are means over the same places on any prompt."""
+        first, second = (
+            next((s for s in self.program.steps if s.name == read), None)
+            for read in (step.first, step.second)
+        )
+        return (
+            isinstance(first, Aggregate)
+            and isinstance(second, Aggregate)
+            and first.select == second.select
+            and not (first.select.reads_query or first.select.reads_key)
+        )
 
     def fits(self, rank: int) -> None:
         self.d_head = max(self.d_head, rank)
@@ -288,7 +299,7 @@ def _indices(block: slice) -> Tensor:
 
 def _amplitude(program: Program) -> float:
     """What a mean of 1 is stored as: large enough that neighbouring fractions stay apart under noise."""
-    return math.sqrt((program.length + 1) * program.length)
+    return 2 * math.sqrt((program.length + 1) * program.length)
 
 
 def _factor(

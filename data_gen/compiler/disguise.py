@@ -25,11 +25,16 @@ from metamodel.subjects.subject import Subject
 
 NOISE = 0.08
 """Standard deviation of the noise on every weight, relative to the root mean square of its array."""
+QK_NOISE = 0.1
+"""Share of it that queries and keys get: a mean over n places tells n from n+1 only if their scores agree to
+a tenth of a nat, in which the sharpness multiplies relative noise."""
 CONDITION = 3.0
 """Largest condition number of the change of any basis."""
-LOUDEST = 3.0
+LOUDEST = 2.0
 """Largest root mean square norm of what the distractors of one layer write."""
 _N_PROBES = 256
+_SPARE = 0.05
+"""Size of queries and keys in those directions of a program's head that it does not use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,14 +109,32 @@ class _Filler:
                     self.distractor_head(layer, head, scores, writes)
             if self.config.has_mlp:
                 self.distractor_neurons(layer, neuron)
-        for key, value in self.weights.items():
-            size = value.square().mean().sqrt().clamp(min=0.05)
-            self.weights[key] = value + noise * size * self.normal(*value.shape)
+        self.add_noise(noise)
         return self.subject()
 
     def subject(self) -> Subject:
         weights = {key: value.float() for key, value in self.weights.items()}
         return self.draft.subject.with_weights(weights)
+
+    def add_noise(self, noise: float) -> None:
+        """On every array, relative to its size; on neurons, to the size of each, and none on their biases.
+
+        Two neurons that make one step get the same noise: it moves and scales the step, where noise of each
+        alone would be multiplied by what they cancel.
+        """
+        for key, value in self.weights.items():
+            if ".mlp.W" not in key and not key.endswith("b_in"):
+                size = value.square().mean().sqrt().clamp(min=0.05)
+                size = size * (QK_NOISE if key[-3:] in ("W_Q", "W_K", "b_Q") else 1.0)
+                self.weights[key] = value + noise * size * self.normal(*value.shape)
+        for layer in range(self.config.n_layers if self.config.has_mlp else 0):
+            read, write = (self.weights[f"blocks.{layer}.mlp.W_{x}"] for x in ("in", "out"))
+            reading, writing = self.normal(*read.shape), self.normal(*write.shape)
+            second = (read[:, 1:] == read[:, :-1]).all(0) & (write[1:] == -write[:-1]).all(1)
+            for neuron in (second.nonzero().squeeze(1) + 1).tolist():
+                reading[:, neuron], writing[neuron] = reading[:, neuron - 1], -writing[neuron - 1]
+            self.weights[f"blocks.{layer}.mlp.W_in"] = read + noise * reading * _rms(read, 0)
+            self.weights[f"blocks.{layer}.mlp.W_out"] = write + noise * writing * _rms(write, 1)
 
     def embeddings(self) -> None:
         """Tokens and positions get something in the free directions, unused ones in all."""
@@ -171,7 +194,7 @@ class _Filler:
         n = int(idle.sum())
         for matrix in (query, key):
             columns = torch.zeros(self.config.d_model, n, dtype=torch.float64)
-            columns[free] = 0.3 * self.normal(width, n) / width**0.5
+            columns[free] = _SPARE * self.normal(width, n) / width**0.5
             matrix[:, idle] = columns
 
     def distractor_head(self, layer: int, head: int, scores: float, writes: float) -> None:
@@ -206,3 +229,7 @@ class _Filler:
         site = f"blocks.{layer}.hook_mlp_out"
         written = self.subject().run(self.task.tokens(symbols), taps=[site]).taps[site]
         return float(written[..., self.used :].square().sum(-1).mean().sqrt())
+
+
+def _rms(x: Float[Tensor, "row column"], dim: int) -> Float[Tensor, "*rest"]:
+    return x.square().mean(dim, keepdim=True).sqrt()

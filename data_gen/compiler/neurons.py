@@ -53,9 +53,13 @@ def sequence_map_neurons(
     n_out: int,
     means: tuple[tuple[Fraction, ...], tuple[Fraction, ...]] | None,
     unit: float,
+    longest: int,
     where: str,
 ) -> Neurons:
     """One neuron a pair of values, on where both are there; of two means, a function of their difference.
+
+    Args:
+        longest: of two means over the same places, the largest number of them; 0 for any two means.
 
     Raises: InputError if a function of two means depends on more than their difference.
     """
@@ -63,8 +67,11 @@ def sequence_map_neurons(
         direction = torch.zeros(d_model, dtype=torch.float64)
         direction[blocks[0]], direction[blocks[1]] = unit, -unit
         found: dict[Fraction, int] = {}
+        counts = range(1, longest + 1)
         for a, row in zip(means[0], table, strict=True):
             for b, out in zip(means[1], row, strict=True):
+                if longest and not any((n * a).denominator == (n * b).denominator == 1 for n in counts):
+                    continue
                 ok, got = found.setdefault(a - b, out) == out, f"{a} and {b}"
                 do = "Map the means first."
                 require(ok, where, expected="a function of the difference of two means", got=got, do=do)

@@ -1,5 +1,6 @@
 """The two truths of a known circuit: which edges the algorithm uses, and which of them patching can see."""
 
+import itertools
 from collections.abc import Collection
 
 import torch
@@ -33,7 +34,7 @@ def edge_uses(program: Program, placement: Placement) -> dict[Edge, list[Use]]:
     for name, step, argument in uses(program):
         add(placement[name][-1], _destination(placement[step][0], argument), (name, step, argument))
     for name, places in placement.items():
-        for source, reader in zip(places[:-1], places[1:], strict=True):
+        for source, reader in itertools.pairwise(places):
             add(source, _destination(reader, HANDED), (name, name, HANDED))
     answer = Destination(component=Component(kind="unembedding"), channel="logits")
     add(placement[program.output][-1], answer, (program.output, program.output, HANDED))
