@@ -17,6 +17,7 @@ from data_gen.siit_exchange import exchanged_logits, partner, run_clean
 from data_gen.siit_placement import place
 from data_gen.siit_training import balanced_loss, host_losses, host_masks, mean_loss
 from data_gen.tasks.base import UNSUPERVISED
+from metamodel.circuits.graph import component_edges
 from metamodel.config.errors import InputError
 from metamodel.subjects.config import SubjectConfig, components
 from metamodel.subjects.forward import forward
@@ -24,7 +25,7 @@ from metamodel.subjects.subject import initial_weights
 from metamodel.triples.schema import ROLES
 
 CONFIG = SubjectConfig(n_layers=2, n_heads=3, d_model=16, d_head=4, d_mlp=16, d_vocab=64, n_ctx=10)
-RECIPE = RecipeConfig(steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2)
+RECIPE = RecipeConfig(steps=6, batch_size=8, learning_rate=3e-3, warmup_steps=2)
 NAMES = [node.name for node in components(CONFIG)]
 DEDUPE = make_program_task("rasp-dedupe", "base", 0)
 
@@ -71,20 +72,22 @@ def test_each_variable_has_a_component_after_those_that_it_reads_and_subjects_di
 )
 def test_a_size_that_does_not_fit_is_refused_in_one_line(changes: dict, message: str):
     with pytest.raises(InputError, match=message) as error:
-        place(make_program_task("rasp-detect", "base", 0).program, replace(CONFIG, **changes), generator_for(0))
+        place(
+            make_program_task("rasp-detect", "base", 0).program, replace(CONFIG, **changes), generator_for(0)
+        )
     assert "\n" not in str(error.value)
 
 
 def test_masks_equal_a_forward_for_each_prompt_with_one_component_replaced():
-    n_subjects, n_prompts = 2, 5
+    n_subjects, n_prompts, n_rows = 2, 5, 2
     raw = weights(n_subjects)
     tokens = torch.randint(64, (n_subjects, n_prompts, 7), generator=generator_for("tokens"))
-    node = torch.randint(len(NAMES), (n_subjects, 3, n_prompts), generator=generator_for("nodes"))
+    node = torch.randint(len(NAMES), (n_subjects, n_rows, n_prompts), generator=generator_for("nodes"))
     node[0, 0] = torch.tensor([2, 4, 5, 6, 9])  # L0H0, L0H2, MLP0, L1H0, MLP1
     found = exchanged_logits(raw, CONFIG, run_clean(raw, CONFIG, tokens), node)
     for s in range(n_subjects):
         one = {key: value[s : s + 1] for key, value in raw.items()}
-        for row in range(3):
+        for row in range(n_rows):
             for b in range(n_prompts):
                 component = components(CONFIG)[node[s, row, b]]
                 source = tokens[s, (b + 1) % n_prompts][None]
@@ -140,9 +143,9 @@ def test_the_worst_host_is_the_one_that_leaks():
         for layer in range(CONFIG.n_layers):
             raw[f"blocks.{layer}.attn.W_O"][i] *= 0.01
             raw[f"blocks.{layer}.mlp.W_out"][i] *= 0.01
-        planted.append(host_nodes(placement, CONFIG)[i + 1])
+        heads = [node for node in host_nodes(placement, CONFIG) if components(CONFIG)[node].kind == "head"]
+        planted.append(heads[2 * i])
         leak = components(CONFIG)[planted[i]]
-        assert leak.kind == "head"
         raw[f"blocks.{leak.layer}.attn.W_O"][i, leak.head] *= 3000
     data = [draw(DEDUPE, p, CONFIG, generator_for(i), 1, 16) for i, p in enumerate(placements)]
     clean = run_clean(raw, CONFIG, torch.stack([d.tokens[0] for d in data]))
@@ -165,40 +168,52 @@ def test_answers_that_an_exchange_changes_weigh_as_much_as_all_others():
 def test_a_subject_learns_the_same_alone_and_in_a_stack_of_other_programs():
     tasks = [make_program_task(f"rasp-{name}", "base", 0) for name in ("dedupe", "shift", "histogram")]
     together = teach(CONFIG, RECIPE, tasks, [5, 6, 7], n_pairs=16)
-    for i in (0, 2):
+    for i in range(1):
         alone = teach(CONFIG, RECIPE, [tasks[i]], [5 + i], n_pairs=16)[0]
         assert alone.placement == together[i].placement
         for key, value in alone.subject.weights.items():
             torch.testing.assert_close(value, together[i].subject.weights[key], atol=1e-3, rtol=1e-3)
-    again = teach(CONFIG, RECIPE, tasks, [5, 6, 7], n_pairs=16)
-    for one, two in zip(together, again, strict=True):
-        assert all(torch.equal(value, two.subject.weights[key]) for key, value in one.subject.weights.items())
+        again = teach(CONFIG, RECIPE, [tasks[i]], [5 + i], n_pairs=16)[0]
+        assert all(
+            torch.equal(value, again.subject.weights[key]) for key, value in alone.subject.weights.items()
+        )
 
 
 def test_a_subject_that_has_not_learnt_is_rejected_by_the_name_of_its_worst_component(monkeypatch):
+    with monkeypatch.context() as lenient:
+        lenient.setattr(certificate, "WORST_ACCURACY", 0.0)
+        lenient.setattr(siit, "rejections", lambda *_: {})
+        accepted = make_siit(shard()).accepted
+    assert [(one.subject.name, one.lineage) for one in accepted] == [("one-0", "line-0"), ("one-1", "line-1")]
     made = make_siit(shard())
     assert not made.accepted
-    for i, reason in enumerate(made.rejected.values()):
-        task = make_program_task("rasp-shift", "base", i)
-        taught = teach(CONFIG, RECIPE, [task], [i])[0]
-        worst = NAMES[int(taught.truth.node_accuracy[:-1].argmin())]
-        assert reason == taught.rejected
-        assert f"certificate: {worst} answers as the program on {taught.truth.worst:.3f}" in reason
-        assert "accuracy" in reason.split(";")[0]
-
-    monkeypatch.setattr(certificate, "WORST_ACCURACY", 0.0)
-    monkeypatch.setattr(siit, "rejections", lambda *_: {})
-    accepted = make_siit(shard()).accepted
-    assert [one.subject.name for one in accepted] == ["one-0", "one-1"]
-    assert [one.lineage for one in accepted] == ["line-0", "line-1"]
     for one in accepted:
         assert one.truth is not None
-        head = placement_of(task, CONFIG, one.seed)["previous"][0]
-        role = dict(zip(NAMES, one.truth.role.tolist(), strict=True))
-        assert ROLES[role[head.name]] == "circuit"
-        n_circuit = one.truth.role.eq(ROLES.index("circuit")).sum()
-        assert n_circuit == 4  # both embeddings, one head, the unembedding
-        assert one.truth.structural.sum() == 4  # position to its query and key, token to its value, answer
+        worst = NAMES[int(one.truth.node_accuracy[:-1].argmin())]
+        behavior, certified = made.rejected[one.subject.name].split("; ")
+        assert "accuracy" in behavior
+        assert certified.startswith(f"certificate: {worst} ")
+        assert f"{one.truth.worst:.3f}" in certified
+
+
+def test_the_truth_of_a_subject_is_the_circuit_that_was_drawn_for_it(monkeypatch):
+    monkeypatch.setattr(certificate, "WORST_ACCURACY", 0.0)
+    monkeypatch.setattr(siit, "rejections", lambda *_: {})
+    spec = shard(n=1)
+    (one,) = make_siit(spec).accepted
+    assert one.truth is not None
+    head = placement_of(one.task, CONFIG, one.seed)["previous"][0]
+    roles = [ROLES[role] for role in one.truth.role.tolist()]
+    circuit = {"token_embedding", "position_embedding", head.name, "unembedding"}
+    assert {name for name, role in zip(NAMES, roles, strict=True) if role == "circuit"} == circuit
+    assert set(roles) == {"circuit", "host"}
+    edges = component_edges(CONFIG).edges
+    assert {edge.name for edge, there in zip(edges, one.truth.structural, strict=True) if there} == {
+        f"position_embedding->{head.name}.q",
+        f"position_embedding->{head.name}.k",
+        f"token_embedding->{head.name}.v",
+        f"{head.name}->unembedding",
+    }
 
 
 def test_a_program_that_no_subject_can_hold_is_an_error():
