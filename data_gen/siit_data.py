@@ -1,4 +1,5 @@
-"""What subjects with a circuit to learn are trained on: prompts, partners, and the program's answers to both."""
+"""What subjects with a circuit to learn are trained on: prompts, and the program's answers before and after
+one of its variables is exchanged."""
 
 from dataclasses import dataclass
 

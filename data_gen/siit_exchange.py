@@ -1,7 +1,7 @@
 """Exchanges of components between prompts, for many subjects and prompts at once.
 
-Which component is exchanged is drawn for each prompt of each subject, so that subjects with different circuits
-train in one stack. A prompt's partner, whose component it takes, is the next one of the batch.
+Which component is exchanged is given for each prompt of each subject, so that subjects with different
+circuits train in one stack. A prompt's partner, whose component it takes, is the next one of the batch.
 """
 
 from collections.abc import Mapping

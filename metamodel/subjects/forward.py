@@ -260,7 +260,7 @@ def run_from_heads(
     layer: int,
     site: Sites | None = None,
 ) -> Run:
-    """The rest of a forward, from the residual stream before block `layer` and what its heads hold (`hook_z`)."""
+    """The rest of a forward, from the residual stream before block `layer` and its heads' `hook_z`."""
     site = Sites((), {}) if site is None else site
     attn = f"blocks.{layer}.attn"
     out = _project(z.flatten(3), weights[f"{attn}.W_O"].flatten(1, 2), weights[f"{attn}.b_O"])

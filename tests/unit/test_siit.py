@@ -1,4 +1,4 @@
-"""Subjects that are taught a circuit: what they are trained on, and what a subject that has not learnt it is told."""
+"""Subjects that are taught a circuit: what they are trained on, and why those that have not learnt it go."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def test_each_variable_has_a_component_after_those_that_it_reads_and_subjects_di
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"d_mlp": 0}, "a subject with MLPs"),
         ({"n_layers": 1, "n_heads": 1}, "expected more layers or heads"),
