@@ -9,7 +9,7 @@ import data_gen.certificate as certificate
 import data_gen.siit as siit
 from data_gen.config import CellConfig, RecipeConfig
 from data_gen.population import ShardSpec, SubjectSpec
-from data_gen.programs import POSITIONS, TOKENS, interchange, make_program_task, output
+from data_gen.programs import POSITIONS, TOKENS, ProgramTask, interchange, make_program_task, output
 from data_gen.seeds import generator_for
 from data_gen.siit import make_siit, placement_of, teach
 from data_gen.siit_data import circuit_nodes, draw, host_nodes
@@ -202,6 +202,7 @@ def test_the_truth_of_a_subject_is_the_circuit_that_was_drawn_for_it(monkeypatch
     spec = shard(n=1)
     (one,) = make_siit(spec).accepted
     assert one.truth is not None
+    assert isinstance(one.task, ProgramTask)
     head = placement_of(one.task, CONFIG, one.seed)["previous"][0]
     roles = [ROLES[role] for role in one.truth.role.tolist()]
     circuit = {"token_embedding", "position_embedding", head.name, "unembedding"}
