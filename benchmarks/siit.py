@@ -65,6 +65,7 @@ def taught(program: str, options: argparse.Namespace, choice: HostChoice) -> tup
 
 def ranking(one: Taught, seed: int) -> dict[str, float]:
     """How well the exact sweep ranks the edges of one subject: 'intervention/truth/metric' -> value."""
+    assert one.subject is not None
     assert one.truth is not None
     prompts = one.task.prompts(generator_for("sweep", seed), N_PROMPTS)
     found = {}
@@ -79,12 +80,13 @@ def ranking(one: Taught, seed: int) -> dict[str, float]:
 
 def certificates(subjects: Sequence[Taught]) -> dict[str, object]:
     """Share that is accepted, and accuracy of the worst component and of the mean one."""
-    nodes = components(subjects[0].subject.config)
-    inner = torch.tensor([node.layer >= 0 for node in nodes])
+    truths = [one.truth for one in subjects if one.truth is not None]
+    whole = [one.subject for one in subjects if one.subject is not None]
+    inner = torch.tensor([node.layer >= 0 for node in components(whole[0].config)]) if whole else None
     return {
         "accepted": sum(not one.rejected for one in subjects) / len(subjects),
-        "worst": [round(one.truth.worst, 3) for one in subjects],
-        "mean": [round(float(one.truth.node_accuracy[inner].mean()), 3) for one in subjects],
+        "worst": [round(truth.worst, 3) for truth in truths],
+        "mean": [round(float(truth.node_accuracy[inner].mean()), 3) for truth in truths],
         "rejected": [one.rejected for one in subjects if one.rejected],
     }
 

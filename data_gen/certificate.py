@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from data_gen.compiler.truth import truths
 from data_gen.programs.inputs import random_inputs
 from data_gen.programs.interpreter import interchange, output
 from data_gen.programs.language import UNDEFINED
 from data_gen.programs.placement import Placement, carried
 from data_gen.programs.task import HEADER, ProgramTask
+from data_gen.programs.truth import truths
 from metamodel.circuits.graph import Destination
 from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.config import Component, components

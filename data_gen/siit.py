@@ -29,10 +29,11 @@ from metamodel.triples.schema import Truth
 class Taught:
     """A subject that was taught a circuit, and whether it has learnt it."""
 
-    subject: Subject
     task: ProgramTask
     placement: Placement
-    truth: Truth
+    subject: Subject | None
+    """None if its training diverged."""
+    truth: Truth | None
     rejected: str
     """Why it must not enter a zoo, naming the worst component; empty if it may."""
 
@@ -71,7 +72,7 @@ def make_siit(spec: ShardSpec, report: Callable[[int, int], None] | None = None)
             progress=report,
         )
         for (subject, task), one in zip(alike, taught, strict=True):
-            if one.rejected:
+            if one.rejected or one.subject is None:
                 rejected[subject.id] = one.rejected
                 continue
             accepted[subject.id] = Made(
@@ -123,6 +124,11 @@ def teach(
     failed = rejections(names, tasks, accuracy, trained.finite)
     taught = []
     for i, (name, task, seed) in enumerate(zip(names, tasks, seeds, strict=True)):
+        if not trained.finite[i]:
+            taught.append(
+                Taught(task=task, placement=placements[i], subject=None, truth=None, rejected=failed[name])
+            )
+            continue
         subject = Subject(config=config, weights=unstack(trained.weights, i), name=name)
         truth = known_truth(
             subject,

@@ -5,6 +5,7 @@ select holds; where nothing is selected it attends to BOS, which holds the defau
 that BOS keeps among the selected: 1/(1+n), which an MLP turns into n.
 """
 
+import contextlib
 import math
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,7 @@ from data_gen.programs.language import (
 from data_gen.programs.task import HEADER, ProgramTask
 from data_gen.tasks.base import BOS, D_VOCAB, FIRST_SYMBOL
 from metamodel.circuits.graph import Destination
-from metamodel.config.errors import require
+from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import Component, SubjectConfig, weight_shapes
 from metamodel.subjects.subject import Subject
 
@@ -38,6 +39,8 @@ MARGIN = 10.0
 """Logit of the answer above all others."""
 N_FREE = 4
 """Directions that a disguise wants for its distractors."""
+_DRAWS = 10
+"""Random layouts that are tried before the earliest one is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,12 +79,17 @@ def compile_program(
         require(
             expected == got, f"{where}: {name}", expected=repr(expected), got=repr(got), do="Change the size."
         )
-    layout = lay_out(program, n_layers=size.n_layers, n_heads=size.n_heads, generator=generator)
     n_pos = HEADER + program.length
-    for name, least in (("d_model", layout.d_used), ("n_ctx", n_pos)):
+    for name, least in (("d_model", lay_out(program).d_used), ("n_ctx", n_pos)):
         got = getattr(size, name)
         do = "Take a larger size, see minimal_size."
         require(got >= least, f"{where}: {name}", expected=f"at least {least}", got=got, do=do)
+    for _ in range(_DRAWS if generator is not None else 0):
+        # Some draws put more into one layer than it holds.
+        with contextlib.suppress(InputError):
+            layout = lay_out(program, n_layers=size.n_layers, n_heads=size.n_heads, generator=generator)
+            return _Writer(layout, size, sharpness).write()
+    layout = lay_out(program, n_layers=size.n_layers, n_heads=size.n_heads)
     return _Writer(layout, size, sharpness).write()
 
 
@@ -299,7 +307,7 @@ def _indices(block: slice) -> Tensor:
 
 def _amplitude(program: Program) -> float:
     """What a mean of 1 is stored as: large enough that neighbouring fractions stay apart under noise."""
-    return 2 * math.sqrt((program.length + 1) * program.length)
+    return math.sqrt((program.length + 1) * program.length)
 
 
 def _factor(

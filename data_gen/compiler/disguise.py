@@ -48,7 +48,7 @@ class Disguised:
     """`node_order[i]`: index in the plain subject of the disguised one's node i."""
 
 
-def disguise(draft: Draft, generator: torch.Generator, *, noise: float = NOISE) -> Disguised:
+def disguised(draft: Draft, generator: torch.Generator, *, noise: float = NOISE) -> Disguised:
     """Other weights with the same answers and circuit, up to noise.
 
     Raises: InputError if the program leaves fewer than two directions free.
@@ -107,6 +107,7 @@ class _Filler:
                     self.spare(layer, head)
                 else:
                     self.distractor_head(layer, head, scores, writes)
+            self.quieten_heads(layer)
             if self.config.has_mlp:
                 self.distractor_neurons(layer, neuron)
         self.add_noise(noise)
@@ -220,15 +221,19 @@ class _Filler:
         read[:, idle] = (norm / c.d_model) ** 0.5 * self.normal(c.d_model, n)
         self.weights[f"{mlp}.b_in"][idle] = 0.3 * self.normal(n)
         write[idle] = norm**0.5 * rows
-        loud = self.loudness(layer)
-        write[idle] *= min(1.0, LOUDEST / loud) if loud > 0 else 1.0
+        write[idle] *= self.quietening(f"blocks.{layer}.hook_mlp_out")
 
-    def loudness(self, layer: int) -> float:
-        """Root mean square norm of what an MLP writes to the free directions."""
+    def quieten_heads(self, layer: int) -> None:
+        """Distractor heads of a layer, and spare directions of others, no louder together than LOUDEST."""
+        out = self.weights[f"blocks.{layer}.attn.W_O"]
+        out[..., self.used :] *= self.quietening(f"blocks.{layer}.hook_attn_out")
+
+    def quietening(self, site: str) -> float:
+        """What brings the root mean square norm of writes to the free directions down to LOUDEST."""
         symbols = random_inputs(self.task.program, self.generator, _N_PROBES)
-        site = f"blocks.{layer}.hook_mlp_out"
         written = self.subject().run(self.task.tokens(symbols), taps=[site]).taps[site]
-        return float(written[..., self.used :].square().sum(-1).mean().sqrt())
+        loud = float(written[..., self.used :].square().sum(-1).mean().sqrt())
+        return min(1.0, LOUDEST / max(loud, 1e-9))
 
 
 def _rms(x: Float[Tensor, "row column"], dim: int) -> Float[Tensor, "*rest"]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data_gen.certificate import N_PAIRS, exactness, known_truth, rejection
 from data_gen.compiler.compile import Draft, compile_program
-from data_gen.compiler.disguise import NOISE, Disguised, disguise
+from data_gen.compiler.disguise import NOISE, Disguised, disguised
 from data_gen.programs.inputs import all_inputs
 from data_gen.programs.language import Program
 from data_gen.programs.placement import Placement
@@ -21,13 +21,15 @@ from metamodel.triples.schema import Truth
 
 SHARPEST, BLUNTEST = 20.0, 10.0
 """Range of the sharpness that is drawn for a subject, in nats."""
-STEPS, BATCH, LEARNING_RATE = 100, 64, 2e-4
+STEPS, BATCH, LEARNING_RATE = 100, 64, 5e-5
 """The fine-tune that smears what the compiler wrote."""
 LEAST_EXACT = 0.99
 """Share of answers that must be the program's after the fine-tune."""
+_RATES = (1.0, 0.25, 0.0625)
+"""Learning rates that are tried, relative to LEARNING_RATE, until a subject is accepted."""
 _FEW = 2000
 """Inputs on which a noise is tried."""
-_NOISES = (1.0, 0.5, 0.25, 0.125, 0.06, 0.03)
+_NOISES = (1.0, 0.5, 0.25, 0.125, 0.06, 0.03, 0.015)
 """Noise that is tried, relative to NOISE: the largest that leaves every answer right is taken."""
 
 
@@ -44,6 +46,8 @@ class Report:
     """At the end."""
     noise: float
     """Of the disguise."""
+    learning_rate: float
+    """Of the fine-tune: the largest that was tried and left a subject to accept, or the smallest."""
     worst: float
     """Accuracy of the worst component: the certificate."""
     rejected: str
@@ -78,41 +82,74 @@ def make_compiled(
     inputs = all_inputs(program, generator_for("exact", name))
     exact_compiled = exactness(draft.subject, task, inputs)
     hidden, noise, exact_disguised = _disguised(draft, task, inputs, seed, disguise_number)
-    tune = generator_for("fine-tune", name, seed, disguise_number)
-    subject = fine_tuned(hidden.subject, task, tune, steps=steps)
+    share, tuned = 0.0, None
+    for share in _RATES:
+        tuned = _tuned(hidden, task, inputs, seed, disguise_number, steps, share * LEARNING_RATE)
+        if not tuned.why:
+            break
+    assert tuned is not None
+    report = Report(
+        sharpness=sharpness,
+        exact_compiled=exact_compiled,
+        exact_disguised=exact_disguised,
+        exact=tuned.exact,
+        noise=noise,
+        learning_rate=share * LEARNING_RATE,
+        worst=tuned.truth.worst,
+        rejected=tuned.why,
+    )
+    return Compiled(
+        subject=tuned.subject, truth=tuned.truth, task=task, placement=hidden.placement, report=report
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Tuned:
+    subject: Subject
+    truth: Truth
+    exact: float
+    why: str
+    """Why it must not enter a zoo."""
+
+
+def _tuned(
+    hidden: Disguised,
+    task: ProgramTask,
+    inputs: Int[Tensor, "batch place"],
+    seed: int,
+    number: int,
+    steps: int,
+    learning_rate: float,
+) -> _Tuned:
+    """A disguised subject after its fine-tune, certified again."""
+    name = task.program.name
+    tune = generator_for("fine-tune", name, seed, number)
+    subject = fine_tuned(hidden.subject, task, tune, steps=steps, learning_rate=learning_rate)
     truth = known_truth(
         subject,
         task,
         hidden.placement,
         prompts=task.prompts(generator_for("truth", name), N_PAIRS),
-        generator=generator_for("certificate", name, seed, disguise_number),
+        generator=generator_for("certificate", name, seed, number),
         constants=hidden.constants,
     )
-    exact = exactness(subject, task, inputs)
-    why = rejection(truth, subject)
+    exact, why = exactness(subject, task, inputs), rejection(truth, subject)
     if exact < LEAST_EXACT:
         why = f"answers as the program in {exact:.3f} of places, below {LEAST_EXACT}"
-    report = Report(
-        sharpness=sharpness,
-        exact_compiled=exact_compiled,
-        exact_disguised=exact_disguised,
-        exact=exact,
-        noise=noise,
-        worst=truth.worst,
-        rejected=why,
-    )
-    return Compiled(subject=subject, truth=truth, task=task, placement=hidden.placement, report=report)
+    return _Tuned(subject=subject, truth=truth, exact=exact, why=why)
 
 
-def fine_tuned(subject: Subject, task: ProgramTask, generator: torch.Generator, *, steps: int) -> Subject:
+def fine_tuned(
+    subject: Subject, task: ProgramTask, generator: torch.Generator, *, steps: int, learning_rate: float
+) -> Subject:
     """A subject after a few steps on its task, with a learning rate that falls to zero."""
     if steps == 0:
         return subject
-    trainer = StackedTrainer(subject.config, subject.stacked, learning_rate=LEARNING_RATE, weight_decay=0.0)
+    trainer = StackedTrainer(subject.config, subject.stacked, learning_rate=learning_rate, weight_decay=0.0)
     batch = task.sample(generator, steps * BATCH)
     tokens, targets = (x.view(steps, 1, BATCH, -1) for x in (batch.tokens, batch.targets))
     for step in range(steps):
-        trainer.set_learning_rate(LEARNING_RATE * (1 - step / steps))
+        trainer.set_learning_rate(learning_rate * (1 - step / steps))
         trainer.step(tokens[step], targets[step])
     return subject.with_weights({key: value[0] for key, value in trainer.weights().items()})
 
@@ -126,7 +163,7 @@ def _disguised(
     for share in _NOISES:
         noise = share * NOISE
         generator = generator_for("disguise", task.program.name, seed, number)
-        hidden = disguise(draft, generator, noise=noise)
+        hidden = disguised(draft, generator, noise=noise)
         if exactness(hidden.subject, task, few) == 1.0:
             break
     assert hidden is not None

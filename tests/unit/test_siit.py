@@ -172,6 +172,9 @@ def test_a_subject_learns_the_same_alone_and_in_a_stack_of_other_programs():
     together = teach(CONFIG, RECIPE, tasks, [5, 6, 7], n_pairs=16)
     alone, again = (teach(CONFIG, RECIPE, tasks[2:], [7], n_pairs=16)[0] for _ in range(2))
     assert alone.placement == together[2].placement
+    assert alone.subject is not None
+    assert again.subject is not None
+    assert together[2].subject is not None
     for key, value in alone.subject.weights.items():
         torch.testing.assert_close(value, together[2].subject.weights[key], atol=1e-3, rtol=1e-3)
         assert torch.equal(value, again.subject.weights[key])
@@ -192,6 +195,19 @@ def test_a_subject_that_has_not_learnt_is_rejected_by_the_name_of_its_worst_comp
         assert "accuracy" in behavior
         assert certified.startswith(f"certificate: {worst} ")
         assert f"{one.truth.worst:.3f}" in certified
+
+
+def test_a_subject_whose_training_diverges_is_rejected_and_the_others_go_on(monkeypatch):
+    def diverging(*given, **named):
+        made = initial_weights(*given, **named)
+        made["embed.W_E"][0] = torch.nan
+        return made
+
+    monkeypatch.setattr(siit, "initial_weights", diverging)
+    monkeypatch.setattr(siit, "N_PAIRS", 16)
+    rejected = make_siit(shard()).rejected
+    assert rejected["one-0"] == "training diverged: weights or gradients are not finite"
+    assert "diverged" not in rejected["one-1"]
 
 
 def test_the_truth_of_a_subject_is_the_circuit_that_was_drawn_for_it(monkeypatch):
