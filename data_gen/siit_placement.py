@@ -7,7 +7,7 @@ carries it. Layers and heads are drawn, so that subjects of one program do not s
 import torch
 
 from data_gen.compiler.layout import schedule
-from data_gen.programs.language import Map, Program, SequenceMap
+from data_gen.programs.language import TOKENS, Map, Program, SequenceMap
 from data_gen.programs.placement import Placement, embeddings
 from data_gen.programs.task import HEADER
 from metamodel.config.errors import require
@@ -20,7 +20,7 @@ def place(program: Program, config: SubjectConfig, generator: torch.Generator) -
     Args:
         generator: draws the layer among those that leave room for the steps that follow, and the head.
 
-    Raises: InputError if the program does not fit the shape.
+    Raises: InputError if the program does not fit the shape, or has a variable that no exchange can show.
     """
     _check(program, config)
     slots = schedule(program, config.n_layers, config.n_heads, generator, width_takes_mlp=False)
@@ -51,6 +51,18 @@ def _check(program: Program, config: SubjectConfig) -> None:
         got=config.attention_dir,
         do=f"Set attention_dir: {direction}.",
     )
+    varying = {TOKENS}
+    for step in program.steps:
+        # Prompts share their positions: what positions alone determine is the same after every exchange, so
+        # that nothing would teach or certify where it is computed.
+        require(
+            not varying.isdisjoint(step.reads.values()),
+            f"{where}: {step.name}",
+            expected="a step that depends on the tokens",
+            got="one of positions alone",
+            do="Take another program: exchanges between prompts cannot show this variable.",
+        )
+        varying.add(step.name)
     n_pos = HEADER + program.length
     ok, do = n_pos <= config.n_ctx, "Raise n_ctx or shorten the program."
     require(ok, where, expected=f"n_ctx of at least {n_pos}", got=config.n_ctx, do=do)

@@ -78,6 +78,14 @@ def test_a_size_that_does_not_fit_is_refused_in_one_line(changes: dict, message:
     assert "\n" not in str(error.value)
 
 
+def test_a_variable_that_no_exchange_can_show_is_refused():
+    program = make_program_task("rasp-reverse", "base", 0).program
+    with pytest.raises(
+        InputError, match="opposite: expected a step that depends on the tokens, got one of posi"
+    ):
+        place(program, replace(CONFIG, attention_dir="bidirectional"), generator_for(0))
+
+
 def test_masks_equal_a_forward_for_each_prompt_with_one_component_replaced():
     n_subjects, n_prompts, n_rows = 2, 5, 2
     raw = weights(n_subjects)
