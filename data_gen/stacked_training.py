@@ -136,13 +136,17 @@ class StackedTrainer:
             logits.flatten(0, 1), targets.flatten(), ignore_index=UNSUPERVISED, reduction="none"
         )
         loss = each.view_as(targets).sum(1) / (targets != UNSUPERVISED).sum(1).clamp(min=1)
+        self.descend(loss)
+        return loss.detach()
+
+    def descend(self, loss: Float[Tensor, " subject"]) -> None:
+        """One step of the optimiser on losses that were computed from `views`."""
         self.optimizer.zero_grad()
         loss.sum().backward()
         gradients = [buffer.grad for buffer in self.buffers if buffer.grad is not None]
         self.finite &= clip(gradients, self.grad_clip).isfinite()
         self.finite_steps += self.finite
         self.optimizer.step()
-        return loss.detach()
 
     def set_learning_rate(self, value: float) -> None:
         for group in self.optimizer.param_groups:

@@ -70,7 +70,7 @@ def lay_out(
 
     Raises: InputError if `n_layers` of `n_heads` cannot hold the program.
     """
-    slots = _schedule(program, n_layers, n_heads, generator)
+    slots = schedule(program, n_layers, n_heads, generator)
     used: dict[int, int] = {}
     placement = dict(embeddings(program))
     for step in program.steps:
@@ -105,11 +105,22 @@ def _blocks(program: Program) -> dict[str, slice]:
     return blocks
 
 
-def _schedule(
-    program: Program, n_layers: int | None, n_heads: int | None, generator: torch.Generator | None
+def schedule(
+    program: Program,
+    n_layers: int | None,
+    n_heads: int | None,
+    generator: torch.Generator | None,
+    *,
+    width_takes_mlp: bool = True,
 ) -> dict[str, int]:
-    """Slot in which each step starts. A selector width takes the MLP after its head as well."""
-    latest = _latest(program, n_layers) if n_layers is not None else {}
+    """Slot in which each step starts: attention of layer l is 2·l, its MLP 2·l + 1.
+
+    Args:
+        width_takes_mlp: a selector width takes the MLP after its head as well.
+
+    Raises: InputError if `n_layers` of `n_heads` cannot hold the program.
+    """
+    latest = _latest(program, n_layers, width_takes_mlp) if n_layers is not None else {}
     done = {TOKENS: -1, POSITIONS: -1}
     slots: dict[str, int] = {}
     filled: dict[int, int] = {}
@@ -128,7 +139,7 @@ def _schedule(
             )
         slots[step.name] = _pick(free, generator)
         filled[slots[step.name]] = filled.get(slots[step.name], 0) + 1
-        done[step.name] = slots[step.name] + isinstance(step, SelectorWidth)
+        done[step.name] = slots[step.name] + (width_takes_mlp and isinstance(step, SelectorWidth))
     return slots
 
 
@@ -142,12 +153,12 @@ def _pick(options: Sequence[int], generator: torch.Generator | None) -> int:
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 
-def _latest(program: Program, n_layers: int) -> dict[str, int]:
+def _latest(program: Program, n_layers: int, width_takes_mlp: bool) -> dict[str, int]:
     """Last slot in which each step may start, such that all that follows still fits."""
     end = {step.name: 2 * n_layers for step in program.steps}
     found = {}
     for step in reversed(program.steps):
-        slot = end[step.name] - 1 - isinstance(step, SelectorWidth)
+        slot = end[step.name] - 1 - (width_takes_mlp and isinstance(step, SelectorWidth))
         slot -= (slot + isinstance(step, Map | SequenceMap)) % 2
         found[step.name] = slot
         for name in step.reads.values():

@@ -245,15 +245,46 @@ def run_blocks(
         block = f"blocks.{layer}"
         resid = site(f"{block}.hook_resid_pre", resid)
         out = _attention(weights, config, layer, resid, addends, site)
-        resid = site(f"{block}.hook_resid_mid", resid + site(f"{block}.hook_attn_out", out))
-        if config.has_mlp:
-            own = addends.get(f"{block}.hook_mlp_in")
-            out = _mlp(weights, config, layer, resid if own is None else resid + own, site)
-            resid = resid + site(f"{block}.hook_mlp_out", out)
-        resid = site(f"{block}.hook_resid_post", resid)
+        resid = _end_block(weights, config, layer, resid, out, addends, site)
     if "hook_unembed_in" in addends:
         resid = resid + addends["hook_unembed_in"]
     return Run(logits=unembed(weights, config, resid, site), taps=site.recorded)
+
+
+def run_from_heads(
+    weights: Weights,
+    config: SubjectConfig,
+    resid: Float[Tensor, "subject batch pos d_model"],
+    z: Float[Tensor, "subject batch pos head d_head"],
+    *,
+    layer: int,
+    site: Sites | None = None,
+) -> Run:
+    """The rest of a forward, from the residual stream before block `layer` and its heads' `hook_z`."""
+    site = Sites((), {}) if site is None else site
+    attn = f"blocks.{layer}.attn"
+    out = _project(z.flatten(3), weights[f"{attn}.W_O"].flatten(1, 2), weights[f"{attn}.b_O"])
+    resid = _end_block(weights, config, layer, resid, out, _NOTHING, site)
+    return run_blocks(weights, config, resid, first_layer=layer + 1, site=site)
+
+
+def _end_block(
+    weights: Weights,
+    config: SubjectConfig,
+    layer: int,
+    resid: Tensor,
+    attn_out: Tensor,
+    addends: Mapping[str, Tensor],
+    site: Sites,
+) -> Float[Tensor, "subject batch pos d_model"]:
+    """Adds attention's output and then the MLP's to the residual stream."""
+    block = f"blocks.{layer}"
+    resid = site(f"{block}.hook_resid_mid", resid + site(f"{block}.hook_attn_out", attn_out))
+    if config.has_mlp:
+        own = addends.get(f"{block}.hook_mlp_in")
+        out = _mlp(weights, config, layer, resid if own is None else resid + own, site)
+        resid = resid + site(f"{block}.hook_mlp_out", out)
+    return site(f"{block}.hook_resid_post", resid)
 
 
 def unembed(
