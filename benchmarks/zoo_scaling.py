@@ -132,6 +132,7 @@ def main() -> None:
         for n in options.subjects:
             builds[str(n)] = measured_build(Path(folder), n, options.workers)
             sys.stderr.write(f"{n} subjects: {json.dumps(builds[str(n)])}\n")
+    largest = builds[str(max(options.subjects))]
     print(
         json.dumps(
             {
@@ -140,7 +141,8 @@ def main() -> None:
                     n: round(b["cpu_seconds"] / int(n), 4) for n, b in builds.items()
                 },
                 "peak_memory_mib": {n: round(b["peak_memory_mib"]) for n, b in builds.items()},
-                "bytes_per_subject": {n: round(b["bytes"] / b["accepted"]) for n, b in builds.items()},
+                "bytes_per_subject": round(largest["bytes"] / largest["accepted"]),
+                "bytes_per_subject_by_zoo": {n: round(b["bytes"] / b["accepted"]) for n, b in builds.items()},
                 "accepted": {n: b["accepted"] for n, b in builds.items()},
                 **{
                     f"{name}_milliseconds_per_subject": {

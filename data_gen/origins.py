@@ -7,6 +7,7 @@ from data_gen.config import MadeOrigin
 from data_gen.made import MadeShard
 from data_gen.planted import make_planted
 from data_gen.population import ShardSpec
+from data_gen.siit import make_siit
 from data_gen.trained import make_trained
 
 Maker = Callable[[ShardSpec, Callable[[int, int], None] | None], MadeShard]
@@ -15,5 +16,6 @@ Maker = Callable[[ShardSpec, Callable[[int, int], None] | None], MadeShard]
 MAKERS: dict[MadeOrigin, Maker] = {
     "trained": make_trained,
     "compiled": make_compiled_shard,
+    "siit": make_siit,
     "planted": make_planted,
 }
