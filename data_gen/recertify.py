@@ -9,28 +9,33 @@ from data_gen.programs.language import POSITIONS, TOKENS, Program
 from data_gen.programs.placement import Placement
 from data_gen.programs.task import ProgramTask
 from data_gen.seeds import generator_for
-from metamodel.subjects.config import SubjectConfig, components
+from metamodel.subjects.config import Component, SubjectConfig, components
 from metamodel.triples.schema import ROLES, Triple, Truth
 
 TOLERANCE = 0.03
 """Largest change of a component's accuracy on fresh pairs of inputs that is chance: three standard errors of
 what accepted subjects have, 0.95 to 1, on 512 pairs."""
-CERTIFIED = ("compiled", "siit")
-"""Origins whose certificate is measured component by component."""
 
 
 def certificate_problems(triple: Triple, zoo_seed: int) -> Iterator[str]:
     """A line for each component that holds less on fresh pairs of inputs than its certificate says."""
     info, truth = triple.info, triple.truth
-    if truth is None or info.origin not in CERTIFIED:
+    if truth is None:
         return
     number = int(info.subject.rsplit("-", 1)[1])
     program = program_for(
         info.family, info.variant, network_seed(zoo_seed, info.family, info.variant), number
     )
-    placement = placement_of(program, truth, triple.subject.config)
+    config = triple.subject.config
+    copies = copies_of(truth, config)
+    placement = {
+        name: tuple(node for node in places if node not in copies)
+        for name, places in placement_of(program, truth, config).items()
+    }
     generator = generator_for("certificate again", info.id)
-    found = certify(triple.subject, ProgramTask(program=program), placement, generator, N_PAIRS)
+    found = certify(
+        triple.subject, ProgramTask(program=program), placement, generator, N_PAIRS, copies=copies
+    )
     for i, node in enumerate(components(triple.subject.config)):
         stored, again = float(truth.node_accuracy[i]), float(found[i])
         if again < stored - TOLERANCE:
@@ -38,6 +43,16 @@ def certificate_problems(triple: Triple, zoo_seed: int) -> Iterator[str]:
                 f"{info.id}: {node.name} ({ROLES[int(truth.role[i])]}) holds on {again:.3f} of fresh pairs, "
                 f"its certificate says {stored:.3f}"
             )
+
+
+def copies_of(truth: Truth, config: SubjectConfig) -> dict[Component, Component]:
+    """The head of the circuit that each redundant or negative copy stands beside: of the same variables."""
+    found = zip(components(config), truth.role.tolist(), truth.variables.tolist(), strict=True)
+    held = [(node, ROLES[role], bits) for node, role, bits in found if bits]
+    originals = {(node.layer, bits): node for node, role, bits in held if role == "circuit"}
+    return {
+        node: originals[node.layer, bits] for node, role, bits in held if role in ("redundant", "negative")
+    }
 
 
 def placement_of(program: Program, truth: Truth, config: SubjectConfig) -> Placement:
