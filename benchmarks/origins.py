@@ -106,7 +106,9 @@ def main(arguments: list[str]) -> None:
         f"{kind}_held_out": {
             "all": measure(x, shape, origin, held),
             "without_norm": measure(
-                *(array[no_norm] for array in (x, shape, origin)),
+                x[no_norm],
+                shape[no_norm],
+                origin[no_norm],
                 [group for group, one in zip(held, no_norm, strict=True) if one],
             ),
         }

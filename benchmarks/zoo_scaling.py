@@ -26,9 +26,9 @@ import torch
 from builds import small_zoo, start
 
 from data_gen.config import CellConfig, HarvestConfig, RecipeConfig, SizeConfig, ZooConfig
-from data_gen.harvest import harvest
+from data_gen.made import Made
 from data_gen.population import shard_specs
-from data_gen.shard import subject_info
+from data_gen.shard import harvest_all
 from data_gen.stacked_training import train
 from metamodel.subjects import Subject, unstack
 from metamodel.triples import Zoo, finish, valid_shard
@@ -107,12 +107,16 @@ def of_shape(n_layers: int, n_heads: int) -> tuple[float, float]:
     began = time.process_time()
     trained = train(spec)
     middle = time.process_time()
-    subjects = [
-        Subject(config=spec.subject_config, weights=unstack(trained.weights, i), name=s.id)
+    made = [
+        Made(
+            subject=Subject(config=spec.subject_config, weights=unstack(trained.weights, i), name=s.id),
+            task=trained.tasks[i],
+            seed=s.seed,
+            lineage=s.lineage,
+        )
         for i, s in enumerate(spec.subjects)
     ]
-    infos = [subject_info(spec, subject) for subject in spec.subjects]
-    harvest(subjects, list(trained.tasks), infos, config.harvest, config.seed)
+    harvest_all(spec, tuple(made), config.harvest, config.seed)
     return (middle - began) / N_SHAPED, (time.process_time() - middle) / N_SHAPED
 
 

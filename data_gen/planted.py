@@ -123,7 +123,7 @@ def plant(
         decoys={new[decoy]: new[of] for decoy, of in plot.decoys.items()},
     )
     inputs = all_inputs(task.program, generator_for("exact", task.program.name))
-    why = ""
+    tried: list[tuple[Subject, Truth, str]] = []
     for rate in RATES:
         tune = generator_for(seed, "fine-tune")
         subject = fine_tuned(element.subject, task, tune, steps=steps, learning_rate=rate * LEARNING_RATE)
@@ -131,9 +131,10 @@ def plant(
         exact, why = exactness(subject, task, inputs), rejection(truth, subject)
         if exact < LEAST_EXACT:
             why = f"answers as the program in {exact:.3f} of places, below {LEAST_EXACT}"
+        tried.append((subject, truth, why))
         if not why:
             break
-    return subject, truth, why
+    return tried[-1]
 
 
 def _plot(program: Program, size: SubjectConfig, generator: torch.Generator) -> tuple[Plot, Draft]:

@@ -121,10 +121,10 @@ def teach(
         progress=progress,
     )
     accuracy = held_out_accuracy(trained.weights, config, tasks, seeds)
-    failed = rejections(names, tasks, accuracy, trained.finite)
+    failed = rejections(names, tasks, accuracy, trained.diverged_at)
     taught = []
     for i, (name, task, seed) in enumerate(zip(names, tasks, seeds, strict=True)):
-        if not trained.finite[i]:
+        if trained.diverged_at[i]:
             taught.append(
                 Taught(task=task, placement=placements[i], subject=None, truth=None, rejected=failed[name])
             )

@@ -145,14 +145,7 @@ def train_siit(
             losses.append(loss.detach())
         if progress is not None:
             progress(first + n_steps, recipe.steps)
-    made = trainer.weights()
-    finite = torch.stack([v.flatten(1).isfinite().all(1) for v in made.values()]).all(0)
-    return TrainedStack(
-        weights=made,
-        checkpoints={},
-        loss=torch.stack(losses[-20:]).mean(0),
-        finite=trainer.finite & finite,
-    )
+    return TrainedStack.of(trainer, losses, {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ and data come from its own seed: it trains the same alone and in any stack.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,24 @@ class TrainedStack:
     """Mean cross entropy over the last steps, in nats."""
     diverged_at: Int[Tensor, " subject"]
     """Step, from 1, at which a gradient or weight was first not finite; 0 where none ever was."""
+
+    @classmethod
+    def of(
+        cls,
+        trainer: "StackedTrainer",
+        losses: Sequence[Tensor],
+        checkpoints: Mapping[int, dict[str, Tensor]],
+    ) -> "TrainedStack":
+        """What a trainer has made, and the losses `[subject]` of all its steps."""
+        weights = trainer.weights()
+        finite = torch.stack([v.flatten(1).isfinite().all(1) for v in weights.values()]).all(0)
+        step = (trainer.finite_steps + 1).clamp(max=len(losses))
+        return cls(
+            weights=weights,
+            checkpoints=dict(checkpoints),
+            loss=torch.stack(list(losses[-20:])).mean(0),
+            diverged_at=torch.where(trainer.finite & finite, 0, step),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -231,16 +249,7 @@ def train_stack(
                 kept[first + i + 1] = trainer.weights()
         if progress is not None:
             progress(first + n_steps, recipe.steps)
-    made = trainer.weights()
-    finite = torch.stack([v.flatten(1).isfinite().all(1) for v in made.values()]).all(0)
-    return TrainedStack(
-        weights=made,
-        checkpoints=kept,
-        loss=torch.stack(losses[-20:]).mean(0),
-        diverged_at=torch.where(
-            trainer.finite & finite, 0, (trainer.finite_steps + 1).clamp(max=recipe.steps)
-        ),
-    )
+    return TrainedStack.of(trainer, losses, kept)
 
 
 def train(shard: ShardSpec, *, progress: Callable[[int, int], None] | None = None) -> TrainedShard:
