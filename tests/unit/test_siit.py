@@ -46,6 +46,7 @@ def shard(family: str = "rasp-shift", n: int = 2, **changes: int) -> ShardSpec:
         recipe=RECIPE,
         subjects=tuple(SubjectSpec(id=f"one-{i}", seed=i, lineage=f"line-{i}") for i in range(n)),
         first=0,
+        network_seed=0,
     )
 
 
