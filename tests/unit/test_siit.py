@@ -215,7 +215,7 @@ def test_a_subject_whose_training_diverges_is_rejected_and_the_others_go_on(monk
     monkeypatch.setattr(siit, "initial_weights", diverging)
     monkeypatch.setattr(siit, "N_PAIRS", 16)
     rejected = make_siit(shard()).rejected
-    assert rejected["one-0"] == "training diverged: weights or gradients are not finite"
+    assert rejected["one-0"] == "training diverged at step 1: weights or gradients are not finite"
     assert "diverged" not in rejected["one-1"]
 
 
