@@ -38,7 +38,25 @@ def test_a_shipped_zoo_can_be_built(file):
     shards = shard_specs(config)
     ids = [subject.id for shard in shards for subject in shard.subjects]
     assert len(ids) == len(set(ids)) == sum(len(cell.sizes) * cell.n_subjects for cell in config.cells)
-    assert {shard.cell.departs for shard in shards} == {"none", "variant", "size", "task"}
+    departures = {"none", "variant", "size", "task"} | ({"recipe", "origin"} if len(ids) > 400 else set())
+    assert {shard.cell.departs for shard in shards} == departures
+
+
+def test_the_full_zoo_is_as_deep_wide_and_mixed_as_it_is_meant_to_be():
+    config = parsed(ROOT / "configs/zoo/full.yaml", ZooConfig)
+    subjects = [
+        (config.sizes[size], cell)
+        for cell in config.cells
+        for size in cell.sizes
+        for _ in range(cell.n_subjects)
+    ]
+    n = len(subjects)
+    trained = [cell for _, cell in subjects if cell.origin == "trained"]
+    assert n >= 1200
+    assert sum(size.n_layers >= 3 for size, _ in subjects) >= 0.15 * n
+    assert sum(size.d_model >= 64 for size, _ in subjects) >= 0.1 * n
+    assert sum(cell.origin == "siit" for _, cell in subjects) >= 60
+    assert sum(len(cell.families) > 1 for cell in trained) >= 0.2 * len(trained)
 
 
 @pytest.mark.parametrize("file", of("function"), ids=lambda file: file.stem)
