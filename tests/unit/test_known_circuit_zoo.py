@@ -38,7 +38,7 @@ def cell(family: str, n: int, **changes) -> CellConfig:
     )
 
 
-CONFIG = zoo_config(cell("rasp-first", 2), cell("rasp-random", 3))
+CONFIG = zoo_config(cell("rasp-first", 2), cell("rasp-random", 4))
 
 
 @pytest.fixture(scope="module")
