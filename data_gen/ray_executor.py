@@ -6,6 +6,7 @@ folder under the same path. The one file that imports Ray, which is an extra: `p
 """
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ from data_gen.workers import (
 from metamodel.config import InputError
 
 R = TypeVar("R")
+PATIENCE = 10.0
+"""Seconds in which the cluster of RAY_ADDRESS must take a connection."""
 OBJECT_STORE = 100 * 2**20
 """Bytes of Ray's object store where we start it: only records of shards pass through."""
 QUIET = {
@@ -154,6 +157,26 @@ def _ray() -> ModuleType:
     return ray
 
 
+def _knock(address: str) -> None:
+    """Raises InputError if nobody listens at host:port; Ray itself waits minutes for an answer."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except OSError as error:
+        raise _no_answer(address) from error
+
+
+def _no_answer(address: str) -> InputError:
+    return InputError(
+        "RAY_ADDRESS",
+        expected="a Ray cluster",
+        got=f"no answer from {address}",
+        do="Start it with `ray start --head`, or unset the variable.",
+    )
+
+
 @contextmanager
 def _cluster(ray: ModuleType, workers: int | None) -> Iterator[None]:
     """Joins a cluster or starts one of `workers` cores, and leaves or ends it afterwards."""
@@ -161,16 +184,14 @@ def _cluster(ray: ModuleType, workers: int | None) -> Iterator[None]:
         yield
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address:
+        _knock(address)
     try:
         ray.init(address="auto", **quiet)
     except ConnectionError as error:
-        if address := os.environ.get("RAY_ADDRESS"):
-            raise InputError(
-                "RAY_ADDRESS",
-                expected="a Ray cluster",
-                got=f"no answer from {address}",
-                do="Start it with `ray start --head`, or unset the variable.",
-            ) from error
+        if address:
+            raise _no_answer(address) from error
         ray.init(
             address="local",
             num_cpus=workers or os.cpu_count() or 1,

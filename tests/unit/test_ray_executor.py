@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,6 +30,19 @@ def test_without_ray_the_command_says_how_to_install_it(monkeypatch):
     assert str(error.value) == (
         "--executor: expected Ray, for --executor ray, got none installed. "
         'Install it: pip install "metamodel[ray]"'
+    )
+
+
+def test_an_address_without_a_cluster_is_one_line_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        ray_executor._knock(address)
+        ray_executor._knock("auto")
+    with pytest.raises(InputError) as error:
+        ray_executor._knock(address)
+    assert str(error.value) == (
+        f"RAY_ADDRESS: expected a Ray cluster, got no answer from {address}. "
+        "Start it with `ray start --head`, or unset the variable."
     )
 
 
