@@ -7,7 +7,8 @@ processes with the same threads: all of them run at once in `--processes` proces
 turn inside every round, so that a noisy machine disturbs them alike. Figures are medians over rounds, in
 milliseconds of wall time per subject and training step, with all processes counted. `ratio_to_arithmetic` is
 `stacked` over the time that the matrix products alone would take at the rate of one batched product.
-Progress goes to stderr; the last line of stdout is one JSON object.
+On a GPU: `--device cuda --processes 1 --subjects 512`. Progress goes to stderr; the last line of stdout is
+one JSON object.
 """
 
 import argparse
@@ -95,27 +96,28 @@ def bridge_loop(tokens: Tensor) -> Step:
     from transformer_lens.model_bridge import TransformerBridge
 
     c = CONFIG
+    device = tokens.device
     bridges = [
         TransformerBridge.boot_native(  # pyright: ignore[reportAttributeAccessIssue]
             TransformerBridgeConfig(
                 n_layers=c.n_layers, n_heads=c.n_heads, d_model=c.d_model, d_head=c.d_head, d_mlp=c.d_mlp,
                 d_vocab=c.d_vocab, n_ctx=c.n_ctx, act_fn=c.act_fn, normalization_type="LN", seed=seed,
             )
-        )
+        ).to(device)
         for seed in range(len(tokens))
     ]  # fmt: skip
     return loop_steps(bridges, tokens)
 
 
 def module_loop(tokens: Tensor) -> Step:
-    return loop_steps([PlainTransformer(CONFIG) for _ in tokens], tokens)
+    return loop_steps([PlainTransformer(CONFIG).to(tokens.device) for _ in tokens], tokens)
 
 
 def vmap(tokens: Tensor) -> Step:
     """`torch.func` over stacked plain modules."""
-    modules = [PlainTransformer(CONFIG) for _ in tokens]
+    modules = [PlainTransformer(CONFIG).to(tokens.device) for _ in tokens]
     parameters, buffers = torch.func.stack_module_state(modules)
-    skeleton = PlainTransformer(CONFIG)
+    skeleton = PlainTransformer(CONFIG).to(tokens.device)
     optimiser = torch.optim.AdamW(
         parameters.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
     )
@@ -136,9 +138,8 @@ def vmap(tokens: Tensor) -> Step:
 def stacked(tokens: Tensor) -> Step:
     """What the zoo's training does, gradient clipping included."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(tokens))]
-    trainer = StackedTrainer(
-        CONFIG, initial_weights(CONFIG, generators), learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY
-    )
+    weights = {key: value.to(tokens.device) for key, value in initial_weights(CONFIG, generators).items()}
+    trainer = StackedTrainer(CONFIG, weights, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     targets = tokens.roll(-1, dims=-1)
     targets[..., -1] = -100
 
@@ -166,19 +167,28 @@ def products(c: SubjectConfig) -> list[tuple[int, int, int, int]]:
     return block * c.n_layers + [(1, rows, c.d_model, c.d_vocab)]
 
 
-def arithmetic_ms(subjects: int) -> float:
+def arithmetic_ms(subjects: int, device: torch.device) -> float:
     """Milliseconds for the products of a forward and backward at the rate of one batched product."""
     rows = PROMPTS * CONFIG.n_ctx
-    a, b = torch.randn(subjects, rows, CONFIG.d_model), torch.randn(subjects, CONFIG.d_model, CONFIG.d_mlp)
+    a = torch.randn(subjects, rows, CONFIG.d_model, device=device)
+    b = torch.randn(subjects, CONFIG.d_model, CONFIG.d_mlp, device=device)
     out = a @ b
     times = []
     for _ in range(20):
+        wait(device)
         start = time.perf_counter()
         torch.bmm(a, b, out=out)
+        wait(device)
         times.append(time.perf_counter() - start)
     rate = 2 * subjects * rows * CONFIG.d_model * CONFIG.d_mlp / statistics.median(times)
     flops = 3 * sum(2 * n * i * j * k for n, i, j, k in products(CONFIG))
     return flops / rate * 1e3
+
+
+def wait(device: torch.device) -> None:
+    """Until an accelerator has done what it was told."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def work(rank: int, barrier, queue, arguments: argparse.Namespace) -> None:
@@ -187,19 +197,22 @@ def work(rank: int, barrier, queue, arguments: argparse.Namespace) -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(rank)
-    tokens = torch.randint(0, CONFIG.d_vocab, (arguments.subjects, PROMPTS, CONFIG.n_ctx))
+    device = torch.device(arguments.device)
+    tokens = torch.randint(0, CONFIG.d_vocab, (arguments.subjects, PROMPTS, CONFIG.n_ctx)).to(device)
     steps = {name: make(tokens) for name, make in METHODS.items()}
     for step in steps.values():
         step()
     for round_index in range(arguments.rounds):
         for name, step in steps.items():
+            wait(device)
             barrier.wait()
             start = time.perf_counter()
             for _ in range(arguments.steps):
                 step()
+            wait(device)
             queue.put((round_index, name, time.perf_counter() - start))
         barrier.wait()
-        queue.put((round_index, "arithmetic", arithmetic_ms(arguments.subjects)))
+        queue.put((round_index, "arithmetic", arithmetic_ms(arguments.subjects, device)))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
@@ -234,6 +247,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, or cuda with one process and hundreds of subjects"
+    )
     parser.add_argument("--subjects", type=int, default=8, help="subjects of each process")
     parser.add_argument("--steps", type=int, default=5, help="training steps per measurement")
     parser.add_argument("--rounds", type=int, default=7)

@@ -55,8 +55,8 @@ class TrainedStack:
         return cls(
             weights=weights,
             checkpoints=dict(checkpoints),
-            loss=torch.stack(list(losses[-20:])).mean(0),
-            diverged_at=torch.where(trainer.finite & finite, 0, step),
+            loss=torch.stack(list(losses[-20:])).mean(0).cpu(),
+            diverged_at=torch.where(trainer.finite.cpu() & finite, 0, step.cpu()),
         )
 
 
@@ -132,9 +132,9 @@ class StackedTrainer:
         return found
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the named weights, in the order of `weight_shapes`."""
+        """A copy of the named weights on the CPU, in the order of `weight_shapes`."""
         views = self.views()
-        return {key: views[key].detach().clone() for key in self.shapes}
+        return {key: views[key].detach().to("cpu", copy=True) for key in self.shapes}
 
     def step(
         self, tokens: Int[Tensor, "subject batch pos"], targets: Int[Tensor, "subject batch pos"]
@@ -216,6 +216,7 @@ def train_stack(
     generators: Sequence[torch.Generator],
     *,
     checkpoints: Sequence[int] = (),
+    device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainedStack:
     """Trains subjects of one shape side by side, each on its own task.
@@ -225,11 +226,13 @@ def train_stack(
         tasks: of one length, one a subject.
         generators: of each subject's data.
         checkpoints: numbers of steps after which a copy of the weights is kept.
+        device: where the steps run; data are drawn on the generators' device, and weights come back to the
+            CPU. On a GPU, stack hundreds.
         progress: called with (steps done, steps in all) after every chunk of steps.
     """
     trainer = StackedTrainer(
         config,
-        weights,
+        {key: value.to(device) for key, value in weights.items()},
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         beta2=recipe.beta2,
@@ -240,8 +243,8 @@ def train_stack(
     for first in range(0, recipe.steps, CHUNK_STEPS):
         n_steps = min(CHUNK_STEPS, recipe.steps - first)
         drawn = [_draw(t, g, n_steps, recipe.batch_size) for t, g in zip(tasks, generators, strict=True)]
-        tokens = torch.stack([d[0] for d in drawn])
-        rows, targets = supervised_rows(torch.stack([d[1] for d in drawn]).flatten(2))
+        tokens = torch.stack([d[0] for d in drawn]).to(device)
+        rows, targets = supervised_rows(torch.stack([d[1] for d in drawn]).flatten(2).to(device))
         for i in range(n_steps):
             trainer.set_learning_rate(learning_rate(recipe, first + i))
             losses.append(trainer.step_at(tokens[:, i], rows[:, i], targets[:, i]))
