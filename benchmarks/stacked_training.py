@@ -15,6 +15,7 @@ import argparse
 import json
 import logging
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_gen.stacked_training import StackedTrainer
+from data_gen.workers import MEMORY_VARIABLES
 from metamodel.subjects import SubjectConfig, initial_weights
 
 CONFIG = SubjectConfig(n_layers=2, n_heads=4, d_model=32, d_head=8, d_mlp=128, d_vocab=64, n_ctx=16)
@@ -217,6 +219,7 @@ def work(rank: int, barrier, queue, arguments: argparse.Namespace) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Median milliseconds per subject and step of every method, and of the arithmetic."""
+    os.environ.update(MEMORY_VARIABLES)  # as workers have it, here for every method
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(arguments.processes), context.Queue()
     workers = [

@@ -64,7 +64,7 @@ def build(
     specs = shard_specs(config)
     began = begin(out, name=config.name, config=plain(config), labels=LABELS, n_shards=len(specs))
     jobs = {
-        spec.index: Job(n_subjects=len(spec.subjects), cost=cost(spec, config.harvest))
+        spec.index: Job(n_subjects=spec.n_networks, cost=cost(spec, config.harvest))
         for spec in specs
         if spec.index % shards[1] == shards[0]
     }
@@ -130,8 +130,9 @@ def main(arguments: Sequence[str]) -> None:
         sys.stdout.write(f"{out}: {n} of {len(specs)} shards are there; the last build completes the zoo.\n")
         return
     sys.stdout.write(summary(whole, specs))
-    n_subjects, seconds = sum(len(s.accepted) for s in whole.shards), int(time.monotonic() - began)
-    sys.stdout.write(f"\n{out} holds {n_subjects} subjects. ")
+    n_subjects, seconds = sum(s.n_subjects for s in whole.shards), int(time.monotonic() - began)
+    n_triples = sum(len(s.accepted) for s in whole.shards)
+    sys.stdout.write(f"\n{out} holds {n_triples} triples of {n_subjects} subjects. ")
     sys.stdout.write(f"This run took {seconds // 60}:{seconds % 60:02d}. Check the zoo with:\n")
     sys.stdout.write(f"  python -m data_gen.verify {out}\n")
 

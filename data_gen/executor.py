@@ -55,7 +55,7 @@ def build_shards(
         show=progress,
     ) as shown:
         for record in there:
-            shown.advance(accepted=len(record.accepted), rejected=len(record.rejected), cost=0.0)
+            shown.advance(accepted=record.n_subjects, rejected=len(record.rejected), cost=0.0)
         with closing(run(make, todo, workers=workers)) as outcomes:
             for outcome in outcomes:
                 if outcome is None:
@@ -68,7 +68,7 @@ def build_shards(
                 else:
                     done, cost = outcome.result, jobs[outcome.job].cost
                     shown.working(outcome.job, 0.0)
-                    shown.advance(accepted=len(done.accepted), rejected=len(done.rejected), cost=cost)
+                    shown.advance(accepted=done.n_subjects, rejected=len(done.rejected), cost=cost)
     if died:
         shard, cause = min(died.items())
         raise InputError(

@@ -54,6 +54,13 @@ class ShardSpec:
     def variant(self) -> str:
         return self.cell.variant
 
+    @property
+    def n_networks(self) -> int:
+        """Networks that come of the shard, relatives included."""
+        cell = self.cell
+        relatives = len(self.among_first(cell.n_finetuned)) + len(self.among_first(cell.n_pruned))
+        return len(self.subjects) * (1 + len(cell.checkpoints)) + relatives
+
     def among_first(self, n: int) -> tuple[SubjectSpec, ...]:
         """Those of the shard's subjects that are among the first `n` of the cell."""
         return self.subjects[: max(0, n - self.first)]

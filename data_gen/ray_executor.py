@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from data_gen.workers import (
     ATTEMPTS,
     HEARTBEAT,
+    MEMORY_VARIABLES,
     THREAD_VARIABLES,
     Advance,
     Outcome,
@@ -58,7 +59,7 @@ def run_jobs(
     """
     ray = _ray()
     with _cluster(ray, workers):
-        environment = {"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")}
+        environment = {"env_vars": dict.fromkeys(THREAD_VARIABLES, "1") | MEMORY_VARIABLES}
         # attempts are counted here, as on one machine: Ray's own retries would hide how a worker died
         task = ray.remote(num_cpus=1, max_retries=0, runtime_env=environment)(_job)
         board: Any = ray.remote(num_cpus=0)(Board).remote()

@@ -65,7 +65,7 @@ def summary(manifest: Manifest, specs: Sequence[ShardSpec]) -> str:
     rejected: dict[tuple[str, str], list[str]] = {}
     for spec, record in zip(specs, manifest.shards, strict=True):
         key = (f"{spec.family}-{spec.variant}", spec.size_name)
-        accepted[key] += len(record.accepted)
+        accepted[key] += record.n_subjects
         rejected.setdefault(key, []).extend(record.rejected.values())
     for key, reasons in rejected.items():
         table.add_row(*key, str(accepted[key]), str(len(reasons)), _example(reasons))

@@ -34,12 +34,13 @@ def main(arguments: Sequence[str]) -> None:
         sys.stderr.write(f"{folder}: {n_problems} problems\n")
         raise SystemExit(2)
     manifest = read_manifest(folder)
-    accepted = sum(len(record.accepted) for record in manifest.shards)
+    triples = sum(len(record.accepted) for record in manifest.shards)
+    accepted = sum(record.n_subjects for record in manifest.shards)
     rejected = sum(len(record.rejected) for record in manifest.shards)
     measured = min(options.measured, accepted)
     sys.stdout.write(
-        f"{folder}: ok, {manifest.n_shards} shards, {accepted} subjects ({rejected} rejected), "
-        f"{measured} measured again, fingerprint {manifest.fingerprint[:12]}\n"
+        f"{folder}: ok, {manifest.n_shards} shards, {triples} triples of {accepted} subjects "
+        f"({rejected} rejected), {measured} measured again, fingerprint {manifest.fingerprint[:12]}\n"
     )
 
 

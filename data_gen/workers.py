@@ -21,6 +21,9 @@ from metamodel.config import InputError
 
 R = TypeVar("R")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+MEMORY_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+"""Settings of glibc's allocator: arrays of megabytes are not given back to the system at every step and taken
+again, page by page. Other allocators ignore them."""
 ATTEMPTS = 2
 """How often a job is started whose worker dies."""
 HEARTBEAT = 1.0
@@ -163,7 +166,7 @@ def _start(function: Callable[[int, Report], R]) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(function, theirs), daemon=True)
-    with _one_thread(), _interrupts_ignored():
+    with _worker_environment(), _interrupts_ignored():
         process.start()
     theirs.close()
     return _Worker(process=process, connection=ours)
@@ -195,10 +198,11 @@ def _serve(function: Callable[[int, Report], R], connection: Connection) -> None
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Environment in which numerical libraries of a process that is started take one thread."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+def _worker_environment() -> Iterator[None]:
+    """Environment of a process that is started: numerical libraries take one thread and keep their memory."""
+    variables = dict.fromkeys(THREAD_VARIABLES, "1") | MEMORY_VARIABLES
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

@@ -54,6 +54,11 @@ class ShardRecord:
     rejected: dict[str, str]
     """Id to reason."""
 
+    @property
+    def n_subjects(self) -> int:
+        """Networks that were accepted; one that has learnt several families has several rows."""
+        return len({id.partition("@")[0] for id in self.accepted})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
