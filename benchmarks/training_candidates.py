@@ -2,10 +2,10 @@
 
     python benchmarks/training_candidates.py [--skip-compiled]
 
-One thread. Each candidate takes turns with `stacked`, the training step of the zoo, on the same tokens;
-figures are medians of the ratio candidate / stacked, so below 1 is faster. `compile_seconds` is what the first
-step of a compiled candidate takes. `allocator` runs `stacked` in fresh processes with and without the settings
-that workers get. Progress goes to stderr; the last line of stdout is one JSON object.
+One thread. Each candidate takes turns with `stacked`, the training step of the zoo, on the same tokens.
+Figures are medians of the ratio candidate / stacked, so below 1 is faster. `compile_seconds` is what the
+first step of a compiled candidate takes. `allocator` runs `stacked` in fresh processes with and without the
+settings that workers get. Progress goes to stderr; the last line of stdout is one JSON object.
 """
 
 import argparse

@@ -42,10 +42,11 @@ def certify(
     *,
     copies: Mapping[Component, Component] = _NO_COPIES,
 ) -> Float[Tensor, " node"]:
-    """Accuracy of every component under interchange, NaN for the unembedding.
+    """Accuracy of every component under interchange, NaN where no exchange can tell: for the unembedding, and
+    for variables that are the same on all prompts, as positions are.
 
     Args:
-        generator: draws `n` pairs of inputs; a stream of its own keeps them apart from training's.
+        generator: draws `n` pairs of inputs, of those that nothing is trained on.
         copies: copy -> original, a head of the same layer: they are exchanged together.
 
     All places that are asked count. Those whose answer the exchange changes weigh as much as those whose
@@ -53,7 +54,7 @@ def certify(
     Places where the program has no answer after the exchange do not count.
     """
     program = task.program
-    base, source = (random_inputs(program, generator, n) for _ in range(2))
+    base, source = (random_inputs(program, generator, n, "held_out") for _ in range(2))
     tokens, before = task.tokens(base), output(program, base)
     written = subject.run(task.tokens(source), taps=_sites(subject)).taps
     nodes = components(subject.config)
@@ -68,7 +69,8 @@ def certify(
         place = torch.arange(program.length, device=base.device) >= program.first
         asked = place & (expected != UNDEFINED)
         right, changed = answers == expected, expected != before
-        found[i] = _balanced(right, asked & changed, asked & ~changed)
+        if not names or bool((asked & changed).any()):
+            found[i] = _balanced(right, asked & changed, asked & ~changed)
     return found
 
 
@@ -89,6 +91,7 @@ def known_truth(
     generator: torch.Generator,
     n_pairs: int = N_PAIRS,
     constants: Collection[Destination] = (),
+    copies: Mapping[Component, Component] = _NO_COPIES,
     others: str = "distractor",
 ) -> Truth:
     """Both truths, roles and certificate of a subject that is said to run a program.
@@ -96,6 +99,7 @@ def known_truth(
     Args:
         prompts: on which an edge is visible or not.
         constants: destinations that read which token is BOS, see `truths`.
+        copies: copy -> original, see `certify`.
         others: role of components that carry no variable.
     """
     structural, visible = truths(task, placement, subject.config, prompts, constants)
@@ -107,7 +111,7 @@ def known_truth(
         visible=visible,
         role=torch.tensor(role),
         variables=variable_bits(task.program, placement, subject.config),
-        node_accuracy=certify(subject, task, placement, generator, n_pairs),
+        node_accuracy=certify(subject, task, placement, generator, n_pairs, copies=copies),
     )
 
 
@@ -175,4 +179,4 @@ def _balanced(
 ) -> Float[Tensor, ""]:
     """Mean of the shares that are right where the answer changes and where it stays."""
     shares = [right[where].float().mean() for where in (changed, kept) if bool(where.any())]
-    return torch.stack(shares).mean()
+    return torch.stack(shares).mean() if shares else torch.tensor(torch.nan)

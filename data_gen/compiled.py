@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from data_gen.compiler.make import make_compiled
 from data_gen.made import Made, MadeShard
-from data_gen.population import ShardSpec
+from data_gen.population import ShardSpec, lineage_number
 from data_gen.programs.language import Program
 from data_gen.programs.sampling import LONGEST, random_programs
 from data_gen.programs.task import HEADER, RANDOM, ProgramTask, program_of
+from data_gen.seeds import derived_seed
 from data_gen.tasks.base import Task
 from data_gen.tasks.mixture import Padded
 from metamodel.config import InputError
@@ -16,8 +17,8 @@ from metamodel.config import InputError
 def make_compiled_shard(spec: ShardSpec, report: Callable[[int, int], None] | None = None) -> MadeShard:
     """Compiles, disguises, fine-tunes and certifies the subjects of one shard.
 
-    Subjects of a named program are disguises of one network, numbered through their cell. Of `rasp-random`
-    each has a program of its own, unlike the others of its cell.
+    Of a named program each pair of subjects, by their number in the cell, is two disguises of one network. Of
+    `rasp-random` each has a program of its own, unlike the others of its cell.
 
     Args:
         report: called with (subjects done, subjects in all).
@@ -29,7 +30,7 @@ def make_compiled_shard(spec: ShardSpec, report: Callable[[int, int], None] | No
             made = make_compiled(
                 program_for(spec.family, spec.variant, spec.network_seed, number),
                 spec.subject_config,
-                spec.network_seed,
+                network_of(spec.family, spec.network_seed, number),
                 disguise_number=number,
             )
         except InputError as error:
@@ -53,6 +54,11 @@ def make_compiled_shard(spec: ShardSpec, report: Callable[[int, int], None] | No
         if report is not None:
             report(i + 1, len(spec.subjects))
     return MadeShard(accepted=tuple(accepted), rejected=rejected)
+
+
+def network_of(family: str, network_seed: int, number: int) -> int:
+    """Seed of the network that a subject is a disguise of."""
+    return derived_seed(network_seed, "network", lineage_number(family, number))
 
 
 def _of_one_length(task: ProgramTask) -> Task:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_gen.kin import kin
 from metamodel.config import require, suggestion
 from metamodel.config.words import Departure
 
@@ -178,8 +179,8 @@ def check_departure(where: str, cell: CellConfig, known: Sequence[CellConfig]) -
     """
     if cell.departs == "none" or not known:
         return
-    kin = [c for c in known if c.family == cell.family and c.origin == cell.origin]
-    alike = [c for c in kin if c.recipe == cell.recipe]
+    same = [c for c in known if c.family == cell.family and c.origin == cell.origin]
+    alike = [c for c in same if c.recipe == cell.recipe]
     sizes = {size for c in known for size in c.sizes}
     match cell.departs:
         case "variant":
@@ -191,14 +192,16 @@ def check_departure(where: str, cell: CellConfig, known: Sequence[CellConfig]) -
             fits = cell.variant in {c.variant for c in alike} and not set(cell.sizes) & sizes
         case "recipe":
             like = "origin, family, variant and size of a cell that departs in nothing, a recipe of none"
-            there = {size for c in kin if c.variant == cell.variant for size in c.sizes}
+            there = {size for c in same if c.variant == cell.variant for size in c.sizes}
             fits = cell.recipe not in {c.recipe for c in known} and set(cell.sizes) <= there
         case "origin":
-            like = "an origin of no cell that departs in nothing"
-            fits = cell.origin not in {c.origin for c in known}
+            like = "family, variant and sizes of cells that depart in nothing, and an origin of none"
+            new = cell.origin not in {c.origin for c in known}
+            there = {(c.family, c.variant) for c in known}
+            fits = new and set(cell.sizes) <= sizes and (cell.family, cell.variant) in there
         case "task":
-            like = "recipe and sizes of cells that depart in nothing, and a family of none"
-            new = not set(cell.families) & {family for c in known for family in c.families}
+            like = "recipe and sizes of cells that depart in nothing, and a family of none, by whatever name"
+            new = not set(cell.families) & {k for c in known for family in c.families for k in kin(family)}
             fits = new and set(cell.sizes) <= sizes and cell.recipe in {c.recipe for c in known}
     require(
         fits,

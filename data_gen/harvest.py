@@ -58,7 +58,7 @@ def build_imported(
     """
     from data_gen.build_lock import claimed
     from data_gen.executor import Job, build_shards
-    from data_gen.imported import harvest_config, import_shard, model_folders
+    from data_gen.imported import fingerprint_of, harvest_config, import_shard, model_folders
     from data_gen.labels.registry import LABELS
     from data_gen.prompt_file import read_prompts
     from metamodel.config.parser import plain
@@ -67,7 +67,7 @@ def build_imported(
     networks, task = model_folders(source), read_prompts(prompts)
     config = {
         "name": out.name,
-        "imported": [network.name for network in networks],
+        "imported": {network.name: fingerprint_of(network) for network in networks},
         "prompts": task.digest,
         "most_edges": most_edges,
         "harvest": plain(harvest_config(task)),
@@ -78,7 +78,6 @@ def build_imported(
         tuple(str(network.absolute()) for network in networks),
         str(prompts.absolute()),
         most_edges,
-        out.name,
         out.absolute(),
     )
     jobs = {i: Job(n_subjects=1, cost=1.0) for i in range(len(networks))}

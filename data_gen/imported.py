@@ -1,5 +1,6 @@
 """Other people's networks as a zoo: each is read from its folder, harvested, and stored as its own shard."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from data_gen.prompt_file import PromptFile, read_prompts
 from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError, require
 from metamodel.subjects import Subject
-from metamodel.triples.manifest import ShardRecord
+from metamodel.triples.manifest import ShardRecord, sha256
 from metamodel.triples.schema import SubjectInfo
 from metamodel.triples.shard import write_shard
 
@@ -34,6 +35,15 @@ def model_folders(folder: Path) -> tuple[Path, ...]:
     return found
 
 
+def fingerprint_of(network: Path) -> str:
+    """Hash of the files of a network: another one under the same name is another zoo."""
+    digest = hashlib.sha256()
+    for path in sorted(network.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".bin"):
+            digest.update(path.name.encode() + sha256(path).encode())
+    return digest.hexdigest()[:16]
+
+
 def harvest_config(task: PromptFile) -> HarvestConfig:
     """As much as the file of prompts allows."""
     n = len(task.given)
@@ -44,7 +54,6 @@ def import_shard(
     networks: tuple[str, ...],
     prompts: str,
     most_edges: int,
-    zoo: str,
     folder: Path,
     index: int,
     report: Callable[[float], None] | None = None,
@@ -58,16 +67,13 @@ def import_shard(
         networks: folders of all of them.
         prompts: the file of prompts.
         most_edges: edges of the largest circuit that is swept.
-        zoo: name of the zoo.
         folder: of the zoo.
     """
     torch.set_num_threads(1)
     source, task = Path(networks[index]), read_prompts(Path(prompts))
     try:
         subject = _readable(source, task, most_edges)
-        triples = harvest(
-            [subject], [task], [_info(subject, zoo, Path(prompts))], harvest_config(task), seed=0
-        )
+        triples = harvest([subject], [task], [_info(subject, Path(prompts))], harvest_config(task), seed=0)
     except InputError as error:
         return write_shard(folder, index, (), {source.name: str(error)})
     return write_shard(folder, index, triples, {})
@@ -94,7 +100,7 @@ def _readable(source: Path, task: PromptFile, most_edges: int) -> Subject:
     return Subject(config=subject.config, weights=subject.weights, name=source.name, notes=subject.notes)
 
 
-def _info(subject: Subject, zoo: str, prompts: Path) -> SubjectInfo:
+def _info(subject: Subject, prompts: Path) -> SubjectInfo:
     shape = subject.config
     return SubjectInfo(
         id=subject.name,
@@ -104,7 +110,7 @@ def _info(subject: Subject, zoo: str, prompts: Path) -> SubjectInfo:
         size=f"l{shape.n_layers}h{shape.n_heads}d{shape.d_model}",
         recipe="unknown",
         seed=0,
-        lineage=f"{zoo}-{subject.fingerprint()}",
+        lineage=subject.fingerprint(),
         origin="imported",
         departs="origin",
     )

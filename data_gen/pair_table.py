@@ -7,7 +7,7 @@ from datasets import Features, List, Value
 
 from data_gen.pairs import RELATED, pairs
 from metamodel.subjects.config import components
-from metamodel.triples.schema import Triple
+from metamodel.triples.schema import ROLES, Triple
 from metamodel.triples.store import Zoo
 from metamodel.triples.tables import write_table
 
@@ -62,8 +62,30 @@ def _alive(triple: Triple, node: int) -> bool:
 
 
 def _by_variables(one: Triple, other: Triple) -> list[int]:
-    """Components that carry the same variables of one algorithm correspond."""
-    assert one.truth is not None
-    assert other.truth is not None
-    held = {bits: i for i, bits in enumerate(other.truth.variables.tolist()) if bits}
-    return [held.get(bits, NONE) if bits else NONE for bits in one.truth.variables.tolist()]
+    """Components of one kind and role that carry the same variables correspond, the n-th to the n-th.
+
+    Embeddings and unembedding correspond to themselves.
+    """
+    first, second = _claims(one), _claims(other)
+    found = []
+    for claim in first:
+        found.append(second.index(claim) if claim is not None and claim in second else NONE)
+    return found
+
+
+def _claims(triple: Triple) -> list[tuple[object, ...] | None]:
+    """For each component what it is said to be: kind, role, variables, and the how-manieth of these."""
+    assert triple.truth is not None
+    met: Counter[tuple[object, ...]] = Counter()
+    claims: list[tuple[object, ...] | None] = []
+    nodes = components(triple.subject.config)
+    for node, role, bits in zip(
+        nodes, triple.truth.role.tolist(), triple.truth.variables.tolist(), strict=True
+    ):
+        if not bits and node.kind in ("head", "mlp"):
+            claims.append(None)
+            continue
+        claim = (node.kind, ROLES[role] if bits else "", bits)
+        met[claim] += 1
+        claims.append((*claim, met[claim]))
+    return claims

@@ -3,9 +3,10 @@
     python -m data_gen.pairs data/medium
 
 `seed`: the same task, size and recipe from other initialisations; `size`: the same task, wider or deeper;
-`algorithm`: the same task in a subject of another origin, such as a compiled and a trained one; `checkpoint`,
-`finetuned`, `pruned`, `disguise`: a subject and its relative, whose components correspond; `unrelated`: other
-families, to calibrate absence. Whoever splits pairs goes by both lineages, and by what both depart from.
+`origin`: the same program in subjects that were made in different ways; `algorithm`: the same task in a
+trained subject and in one that runs a known program; `checkpoint`, `finetuned`, `pruned`, `disguise`: a
+subject and its relative, whose components correspond; `unrelated`: subjects that have learnt nothing in
+common, to calibrate absence. Whoever splits pairs goes by both lineages, and by what both depart from.
 """
 
 import hashlib
@@ -15,11 +16,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from data_gen.config import JOIN
+from data_gen.kin import kin
 from metamodel.config import require
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_options
 
-Kind = Literal["seed", "size", "algorithm", "checkpoint", "finetuned", "pruned", "disguise", "unrelated"]
+Kind = Literal[
+    "seed", "size", "origin", "algorithm", "checkpoint", "finetuned", "pruned", "disguise", "unrelated"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 RELATED: tuple[Kind, ...] = ("checkpoint", "finetuned", "pruned", "disguise")
 """Pairs of one lineage, whose components correspond."""
@@ -39,12 +44,18 @@ def kind_of(first: Row, second: Row) -> Kind | None:
     if first["relation"] != "none" or second["relation"] != "none":
         return None
     if not same_task:
-        return "unrelated" if first["family"] != second["family"] else None
+        return "unrelated" if not kin_of(first) & kin_of(second) else None
     if first["origin"] != second["origin"]:
-        return "algorithm"
+        return "algorithm" if "trained" in (first["origin"], second["origin"]) else "origin"
     if first["size"] != second["size"]:
         return "size"
     return "seed" if first["recipe"] == second["recipe"] else None
+
+
+def kin_of(row: Row) -> frozenset[str]:
+    """All families that the network of a triple has learnt, and their kin."""
+    learnt = row["subject"].split("-base")[0].split(JOIN) if "@" in row["id"] else [row["family"]]
+    return frozenset().union(*(kin(family) for family in learnt))
 
 
 def _relation(first: Row, second: Row) -> Kind | None:

@@ -9,7 +9,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from data_gen.config import CellConfig, RecipeConfig, SizeConfig, ZooConfig
+import torch
+
+from data_gen.config import CellConfig, MadeOrigin, RecipeConfig, SizeConfig, ZooConfig
+from data_gen.programs.language import Program
 from data_gen.programs.task import RANDOM, ProgramTask
 from data_gen.tasks import make_task
 from data_gen.tasks.base import D_VOCAB
@@ -44,7 +47,7 @@ class ShardSpec:
     first: int
     """Number of the first of them inside its cell."""
     network_seed: int
-    """Seeds the network that all compiled subjects of a program are disguises of."""
+    """From it derive the networks that compiled subjects are disguises of."""
 
     @property
     def family(self) -> str:
@@ -113,10 +116,8 @@ def _check_task(where: str, cell: CellConfig, size_name: str, shape: SubjectConf
         got=repr(cell.family),
         do="Name a program, or train the subjects.",
     )
-    if runs_program and cell.origin == "compiled" and cell.family != RANDOM:
-        from data_gen.compiler.compile import compile_program  # its package trains, by the specs of this file
-
-        compile_program(task.program, shape)
+    if runs_program and cell.family != RANDOM:
+        check_fit(task.program, shape, cell.origin)
     require(
         task.n_pos <= shape.n_ctx,
         where,
@@ -131,6 +132,22 @@ def _check_task(where: str, cell: CellConfig, size_name: str, shape: SubjectConf
         got=f"bidirectional ones of size {size_name}",
         do="Choose another size or family.",
     )
+
+
+def check_fit(program: Program, shape: SubjectConfig, origin: MadeOrigin) -> None:
+    """Raises: InputError if subjects of this shape and origin cannot hold a program."""
+    # What makes subjects trains them by the specs of this file.
+    from data_gen.compiler.compile import compile_program
+    from data_gen.planted_weights import arrange
+    from data_gen.siit_placement import place
+
+    match origin:
+        case "compiled":
+            compile_program(program, shape)
+        case "siit":
+            place(program, shape, torch.Generator())
+        case "planted":
+            arrange(program, shape, torch.Generator())
 
 
 def _subjects(
@@ -153,18 +170,29 @@ def _subjects(
             }
         )
         name = f"{cell.family}-{cell.variant}{made}-{size_name}-{cell.recipe}-{number:04d}"
-        compiled = cell.origin == "compiled"
-        lineage = _program(config.seed, cell.family, cell.variant, number) if compiled else digest
+        lineage = digest
+        if cell.origin in ("compiled", "planted"):
+            own = lineage_number(cell.family, number) if cell.origin == "compiled" else 0
+            lineage = _program(config.seed, cell.family, cell.variant, own, cell.origin)
         found.append(SubjectSpec(id=name, seed=int(digest[:13], 16), lineage=lineage[:16]))
     return tuple(found)
 
 
+DISGUISES = 2
+"""Disguises of one compiled network; the next subject of the program is a disguise of another."""
+
+
+def lineage_number(family: str, number: int) -> int:
+    """Which of a program's compiled networks the subject of this number is a disguise of."""
+    return number if family == RANDOM else number // DISGUISES
+
+
 def network_seed(zoo_seed: int, family: str, variant: str) -> int:
-    """Seed of the network that compiled subjects of a program are disguises of, or of all random ones."""
-    return int(_program(zoo_seed, family, variant, 0)[:13], 16)
+    """From it derive a program's compiled networks, or the programs of all random ones."""
+    return int(_program(zoo_seed, family, variant, 0, "compiled")[:13], 16)
 
 
-def _program(zoo_seed: int, family: str, variant: str, number: int) -> str:
-    """Fingerprint of a program: compiled subjects that run the same one, at any size, share a lineage."""
-    own = number if family == RANDOM else 0
-    return fingerprint({"zoo_seed": zoo_seed, "program": [family, variant], "index": own})
+def _program(zoo_seed: int, family: str, variant: str, network: int, origin: str) -> str:
+    """Fingerprint of a compiled network, or of the circuit that all planted subjects of a program hold."""
+    program = [family, variant, origin]
+    return fingerprint({"zoo_seed": zoo_seed, "program": program, "index": network})

@@ -1,4 +1,4 @@
-"""Measures the certificate of a stored subject again, from what the zoo holds of it and nothing else."""
+"""Measures the certificate of a stored subject again, by the weights and claims that the zoo holds."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ from data_gen.compiled import program_for
 from data_gen.population import network_seed
 from data_gen.programs.language import POSITIONS, TOKENS, Program
 from data_gen.programs.placement import Placement
-from data_gen.programs.task import ProgramTask
+from data_gen.programs.task import RANDOM, ProgramTask
 from data_gen.seeds import generator_for
 from metamodel.subjects.config import Component, SubjectConfig, components
 from metamodel.triples.schema import ROLES, Triple, Truth
 
-TOLERANCE = 0.03
-"""Largest change of a component's accuracy on fresh pairs of inputs that is chance: three standard errors of
-what accepted subjects have, 0.95 to 1, on 512 pairs."""
+TOLERANCE = 0.06
+"""Largest change of a component's accuracy on other pairs of inputs that may be chance: three standard errors
+of the difference of two accuracies of 0.97, each on the 150 places that the rarest exchange changes."""
 
 
 def certificate_problems(triple: Triple, zoo_seed: int) -> Iterator[str]:
@@ -23,9 +23,8 @@ def certificate_problems(triple: Triple, zoo_seed: int) -> Iterator[str]:
     if truth is None:
         return
     number = int(info.subject.rsplit("-", 1)[1])
-    program = program_for(
-        info.family, info.variant, network_seed(zoo_seed, info.family, info.variant), number
-    )
+    family = RANDOM if info.family.startswith(RANDOM) else info.family
+    program = program_for(family, info.variant, network_seed(zoo_seed, family, info.variant), number)
     config = triple.subject.config
     copies = copies_of(truth, config)
     placement = {
@@ -48,7 +47,7 @@ def certificate_problems(triple: Triple, zoo_seed: int) -> Iterator[str]:
 def copies_of(truth: Truth, config: SubjectConfig) -> dict[Component, Component]:
     """The head of the circuit that each redundant or negative copy stands beside: of the same variables."""
     found = zip(components(config), truth.role.tolist(), truth.variables.tolist(), strict=True)
-    held = [(node, ROLES[role], bits) for node, role, bits in found if bits]
+    held = [(node, ROLES[role], bits) for node, role, bits in found if bits and node.kind == "head"]
     originals = {(node.layer, bits): node for node, role, bits in held if role == "circuit"}
     return {
         node: originals[node.layer, bits] for node, role, bits in held if role in ("redundant", "negative")

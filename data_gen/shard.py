@@ -10,7 +10,9 @@ from data_gen.harvesting import harvest
 from data_gen.made import Made
 from data_gen.origins import MAKERS
 from data_gen.population import ShardSpec, shard_specs
-from data_gen.tasks.mixture import parts_of
+from data_gen.programs.task import PREFIX, RANDOM, ProgramTask
+from data_gen.tasks.base import Task
+from data_gen.tasks.mixture import inner, parts_of
 from data_gen.trained import FINETUNING_SHARE
 from metamodel.circuits.graph import component_edges
 from metamodel.triples.manifest import ShardRecord
@@ -59,11 +61,22 @@ def harvest_all(
     """One triple for each subject and each of its tasks: all of the first task, then all of the second."""
     triples: list[Triple] = []
     for i, family in enumerate(spec.cell.families):
-        parts = [parts_of(one.task)[i] for one in subjects]
-        infos = [subject_info(spec, one, family) for one in subjects]
-        networks, truths = [one.subject for one in subjects], [one.truth for one in subjects]
-        triples += harvest(networks, parts, infos, config, seed, truths=truths)
+        # Random programs are tasks of their own, each with a null of its own.
+        groups = [(one,) for one in subjects] if family == RANDOM else [subjects]
+        for group in groups:
+            parts = [parts_of(one.task)[i] for one in group]
+            infos = [
+                subject_info(spec, one, _name(part, family)) for one, part in zip(group, parts, strict=True)
+            ]
+            networks, truths = [one.subject for one in group], [one.truth for one in group]
+            triples += harvest(networks, parts, infos, config, seed, truths=truths)
     return tuple(triples)
+
+
+def _name(task: Task, family: str) -> str:
+    """Name of a triple's family; of a random program, the program's own."""
+    program = inner(task)
+    return f"{PREFIX}{program.program.name}" if isinstance(program, ProgramTask) else family
 
 
 def subject_info(spec: ShardSpec, made: Made, family: str) -> SubjectInfo:

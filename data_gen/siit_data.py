@@ -52,7 +52,7 @@ def draw(
 ) -> ExchangeData:
     """Fresh prompts for `n_steps`."""
     program = task.program
-    base = random_inputs(program, generator, n_steps * batch_size)
+    base = random_inputs(program, generator, n_steps * batch_size, "training")
     source = partner(base.view(n_steps, batch_size, -1), 1).flatten(0, 1)
     circuit = circuit_nodes(placement, config)
     which = torch.randint(len(circuit), (len(base),), generator=generator)

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from data_gen.acceptance import held_out_accuracy, rejections
@@ -151,8 +152,21 @@ def _judged(copies: Sequence[Made], diverged_at: Tensor) -> MadeShard:
     )
 
 
+@torch.no_grad()
+def _mean_writes(parent: Made) -> Float[Tensor, "layer head d_model"]:
+    """What each head writes on average over prompts and positions of the subject's tasks."""
+    subject, layers = parent.subject, range(parent.subject.config.n_layers)
+    prompts = parent.task.prompts(generator_for(parent.seed, "pruning"), N_PRUNING_PROMPTS)
+    taps = [f"blocks.{layer}.attn.hook_result" for layer in layers]
+    run = subject.run(prompts.clean, taps=taps)
+    return torch.stack([run.taps[name][0].mean((0, 1)) for name in taps])
+
+
 def _without_least(parent: Made) -> dict[str, Tensor]:
-    """Weights without the heads that cost least on any of the subject's tasks: those do nothing any more."""
+    """Weights without the heads that cost least on any of the subject's tasks.
+
+    What they write on average stays, as in the ablation that ranks them.
+    """
     subject = parent.subject
     heads = [(i, node) for i, node in enumerate(components(subject.config)) if node.kind == "head"]
     cost = torch.stack(
@@ -166,8 +180,10 @@ def _without_least(parent: Made) -> dict[str, Tensor]:
     ).amax(0)
     order = sorted(heads, key=lambda head: float(cost[head[0]]))
     weights = {name: weight.clone() for name, weight in subject.weights.items()}
+    written = _mean_writes(parent)
     for _, node in order[: int(PRUNED_SHARE * len(heads))]:
         attn = f"blocks.{node.layer}.attn"
+        weights[f"{attn}.b_O"] += written[node.layer, node.head]
         for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
             weights[f"{attn}.{name}"][node.head] = 0.0
     return weights

@@ -1,9 +1,10 @@
 """Which prompts a program is defined on: all of them where they are few, fresh ones otherwise."""
 
 import math
+from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from data_gen.programs.interpreter import valid
@@ -12,6 +13,9 @@ from metamodel.config.errors import require
 
 EXHAUSTIVE = 10_000
 """Most inputs of which all are looked at."""
+HELD_OUT = 8
+"""One in so many prompts is held out."""
+Part = Literal["any", "training", "held_out"]
 _ROUNDS = 200
 """Draws after which a program counts as defined almost nowhere."""
 
@@ -23,15 +27,31 @@ def n_inputs(program: Program) -> int:
     return math.prod(map(len, program.symbols_at))
 
 
-def random_inputs(program: Program, generator: torch.Generator, n: int) -> Int[Tensor, "batch pos"]:
+def held_out(symbols: Int[Tensor, "batch pos"]) -> Bool[Tensor, " batch"]:
+    """Prompts that nothing is trained on: one in HELD_OUT of them, by a hash of their symbols."""
+    hashed = torch.zeros_like(symbols[:, 0])
+    for column in symbols.unbind(1):
+        hashed = (31 * hashed + column + 7) % 100_003
+    return hashed % HELD_OUT == 0
+
+
+def random_inputs(
+    program: Program, generator: torch.Generator, n: int, part: Part = "any"
+) -> Int[Tensor, "batch pos"]:
     """`n` random prompts, as indices of symbols, on which every answer is defined.
+
+    Args:
+        part: those that may be trained on, those that are held out for certificates, or any.
 
     Raises: InputError if almost no prompt is.
     """
     found, n_found = [], 0
     for _ in range(_ROUNDS):
         drawn = _any(program, generator, max(2 * n, 64))
-        found.append(drawn[valid(program, drawn)])
+        usable = valid(program, drawn)
+        if part != "any":
+            usable &= held_out(drawn) == (part == "held_out")
+        found.append(drawn[usable])
         n_found += len(found[-1])
         if n_found >= n:
             return torch.cat(found)[:n]

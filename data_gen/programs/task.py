@@ -65,8 +65,8 @@ class ProgramTask(Task):
         return RANDOM if self.program.name.startswith("random-") else f"{PREFIX}{self.program.name}"
 
     def renewed(self, variant: str, seed: int) -> "Task":
-        """Another random program where programs are drawn; else the same one."""
-        return make_program_task(self.name, variant, seed)
+        """The same: what is private to a subject is its program."""
+        return self
 
     def content(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " symbol"]:
         """All tokens behind BOS: there is no marker."""
@@ -90,7 +90,7 @@ class ProgramTask(Task):
         return tokens[:, HEADER:] - FIRST_SYMBOL
 
     def sample(self, generator: torch.Generator, n: int) -> Batch:
-        symbols = random_inputs(self.program, generator, n)
+        symbols = random_inputs(self.program, generator, n, "training")
         tokens = self.tokens(symbols)
         targets = torch.full_like(tokens, UNSUPERVISED)
         first = self.program.first

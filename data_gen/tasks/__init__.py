@@ -95,4 +95,12 @@ def _make_mixture(family: str, variant: str, seed: int) -> Mixture:
         got=repr(family),
         do="Name different families.",
     )
+    programs = [name for name in names if name.startswith(PROGRAM)]
+    require(
+        not programs,
+        "task.family",
+        expected="families whose prompts have a marker, beside others",
+        got=f"{programs[0] if programs else ''}, whose prompts have none",
+        do="Let programs be learnt alone.",
+    )
     return Mixture.of(tuple(make_task(name, "base", seed) for name in names))

@@ -15,7 +15,8 @@ from metamodel.triples.manifest import Manifest, write_atomically
 from metamodel.triples.store import Zoo
 
 CARD = "README.md"
-LICENSE = "apache-2.0"
+LICENSE, UNKNOWN_LICENSE = "apache-2.0", "other"
+"""Of zoos that this package made, and of those that hold other people's networks."""
 COUNTED = ("origin", "family", "size", "recipe", "relation", "departs")
 """Columns whose values the card counts."""
 
@@ -62,7 +63,7 @@ def write_card(folder: Path) -> Path:
 
 def _front_matter(manifest: Manifest) -> str:
     values = {
-        "license": LICENSE,
+        "license": UNKNOWN_LICENSE if "imported" in manifest.config else LICENSE,
         "pretty_name": manifest.name,
         "tags": ["meta-models", "mechanistic-interpretability", "weight-space-learning"],
         "configs": [{"config_name": "triples", "data_files": "shards/*.arrow"}],
@@ -106,9 +107,10 @@ def _splits(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _built(manifest: Manifest) -> str:
+    made = "data_gen.harvest" if "imported" in manifest.config else "data_gen.build"
     return (
         "## How it was built\n\n"
-        f"By version {manifest.code_version} of the `metamodel` package: `python -m data_gen.build` with the "
+        f"By version {manifest.code_version} of the `metamodel` package: `python -m {made}` with the "
         "configuration that `manifest.json` holds. The same configuration gives the same bytes on one "
         f"kind of machine. Fingerprint `{manifest.fingerprint[:16]}`; `python -m data_gen.verify` checks it."
     )

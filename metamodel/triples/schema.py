@@ -156,16 +156,18 @@ class Truth:
     structural: Bool[Tensor, " edge"]
     """Edges along which the algorithm moves a variable."""
     visible: Bool[Tensor, " edge"]
-    """Those of them whose variable differs, and matters, between some clean prompt and its corrupt one."""
+    """Those of them whose exchange alone changes the algorithm's answer, between some clean prompt and its
+    corrupt one. Copies that share the work of a component hide each other: none of their edges is visible."""
     role: Int[Tensor, " node"]
     """Index into `ROLES`."""
     variables: Int[Tensor, " node"]
     """Bit i is set where a component carries the algorithm's i-th variable: components of two subjects of one
     task correspond where they share a bit."""
     node_accuracy: Float[Tensor, " node"]
-    """Certificate, on held-out pairs of inputs: share of pairs on which the subject answers as the algorithm
-    does after one component's output is taken from the other input. For components that carry no variable
-    the answer must stay. NaN for components that are never exchanged: the unembedding."""
+    """Certificate, on held-out pairs of inputs: how often the subject answers as the algorithm does after one
+    component's output is taken from the other input; places whose answer changes weigh as much as the rest.
+    For components that carry no variable the answer must stay. NaN where no exchange can tell: for the
+    unembedding, and for variables that are the same on all inputs."""
 
     @property
     def worst(self) -> float:

@@ -55,7 +55,7 @@ def test_networks_of_a_folder_become_a_zoo_and_the_broken_one_a_reason(networks,
     out, names = tmp_path / "zoo", [str(p) for p in model_folders(networks)]
     begin(out, name="zoo", config={"name": "zoo"}, labels=LABELS, n_shards=len(names))
     for i in range(len(names)):
-        import_shard(tuple(names), str(prompts), 1000, "zoo", out, i)
+        import_shard(tuple(names), str(prompts), 1000, out, i)
     torch.set_num_threads(threads)
     assert finish(out) is not None
     assert list(problems(out, n_measured=2)) == []
@@ -91,7 +91,7 @@ def test_shorter_prompts_are_filled_up_behind_and_answered_where_they_end(prompt
 def test_a_circuit_that_is_too_large_is_left_out_with_its_number_of_edges(networks, prompts, tmp_path):
     threads = torch.get_num_threads()
     begin(tmp_path / "zoo", name="zoo", config={}, labels=LABELS, n_shards=1)
-    record = import_shard((str(networks / "net0"),), str(prompts), 5, "zoo", tmp_path / "zoo", 0)
+    record = import_shard((str(networks / "net0"),), str(prompts), 5, tmp_path / "zoo", 0)
     torch.set_num_threads(threads)
     assert "net0: expected at most 5 edges, each of which is patched, got 21" in record.rejected["net0"]
 

@@ -15,10 +15,11 @@ from data_gen.shard import make_shard
 from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError
 from metamodel.config.parser import plain
+from metamodel.subjects.config import components
 from metamodel.triples import ROLES, Zoo, begin, finish
 from metamodel.triples.dataset_card import write_card
 
-SIZE = SizeConfig(n_layers=2, n_heads=3, d_model=36, d_head=10, d_mlp=24, normalization_type="none")
+SIZE = SizeConfig(n_layers=4, n_heads=3, d_model=36, d_head=10, d_mlp=24, normalization_type="none")
 
 
 def zoo_config(*cells: CellConfig) -> ZooConfig:
@@ -38,7 +39,7 @@ def cell(family: str, n: int, **changes) -> CellConfig:
     )
 
 
-CONFIG = zoo_config(cell("rasp-first", 2), cell("rasp-random", 4))
+CONFIG = zoo_config(cell("rasp-first", 3), cell("rasp-random", 4))
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +74,12 @@ def test_a_compiled_subject_is_stored_with_its_truths_and_its_certificate(zoo):
 
 def test_disguises_of_a_program_share_a_lineage_and_random_programs_do_not(zoo):
     rows = zoo.to_pandas()
-    named, drawn = rows[rows["family"] == "rasp-first"], rows[rows["family"] == "rasp-random"]
-    assert named["lineage"].nunique() == 1
+    named, drawn = rows[rows["family"] == "rasp-first"], rows[rows["family"] != "rasp-first"]
+    assert named["lineage"].tolist()[0] == named["lineage"].tolist()[1] != named["lineage"].tolist()[2]
     assert len(drawn) >= 2
-    assert drawn["lineage"].nunique() == len(drawn)
-    first, second = zoo.where(family="rasp-first")
+    assert drawn["lineage"].nunique() == drawn["family"].nunique() == len(drawn)
+    assert drawn["family"].str.startswith("rasp-random-").all()
+    first, second, _ = zoo.where(family="rasp-first")
     assert first.subject.fingerprint() != second.subject.fingerprint()
 
 
@@ -86,8 +88,13 @@ def test_a_zoo_is_verified_with_its_certificates_and_a_false_claim_is_found(zoo)
     triple = zoo.where(family="rasp-first")[0]
     truth = triple.truth
     assert truth is not None
-    heads = [i for i, role in enumerate(truth.role.tolist()) if ROLES[role] == "circuit" and 2 <= i < 8]
-    other = next(i for i in range(2, 5) if i not in heads)
+    nodes = components(triple.subject.config)
+    heads = [
+        i
+        for i, role in enumerate(truth.role.tolist())
+        if ROLES[role] == "circuit" and nodes[i].kind == "head"
+    ]
+    other = next(i for i, node in enumerate(nodes) if node.kind == "head" and i not in heads)
     bits = truth.variables.clone()
     bits[other], bits[heads[0]] = bits[heads[0]], bits[other]
     false = dataclasses.replace(triple, truth=dataclasses.replace(truth, variables=bits))
@@ -97,14 +104,17 @@ def test_a_zoo_is_verified_with_its_certificates_and_a_false_claim_is_found(zoo)
 
 
 def test_components_of_disguises_correspond_where_they_carry_the_same_variables(zoo):
-    assert add_pairs(zoo.folder, most=10)["disguise"] == 1
+    counts = add_pairs(zoo.folder, most=10)
+    assert (counts["disguise"], counts["seed"]) == (1, 2)
     pair = next(p for p in zoo.table("pairs").to_list() if p["kind"] == "disguise")
     first, second = zoo.triple(pair["first"]), zoo.triple(pair["second"])
     assert first.truth is not None
     assert second.truth is not None
     for i, j in enumerate(pair["map"]):
+        inside = components(first.subject.config)[i].kind in ("head", "mlp")
         carries = bool(first.truth.variables[i])
-        assert (j >= 0) == carries
+        assert (j >= 0) == (carries or not inside)
+        assert inside or j == i
         if carries:
             assert first.truth.variables[i] == second.truth.variables[j]
 
@@ -117,7 +127,12 @@ def test_components_of_disguises_correspond_where_they_carry_the_same_variables(
             r"zoo\.cells\[0\]\.family: expected a program, such as rasp-histogram, for compiled",
         ),
         (cell("rasp-palindrome", 1), "program palindrome: attention_dir: expected 'bidirectional'"),
-        (cell("rasp-shuffle-dyck", 1), "program shuffle-dyck: expected more layers or heads, got 2 layers"),
+        (cell("rasp-sort", 1), "program sort: attention_dir: expected 'bidirectional'"),
+        (cell("rasp-induction", 1, origin="planted"), "program induction: planted: expected a size with 8"),
+        (
+            cell("rasp-reverse", 1, origin="siit"),
+            "program reverse: .*: expected a step that depends on the tokens",
+        ),
         (cell("rasp-hstogram", 1), r"task\.family: expected one of .*'rasp-histogram'\?"),
     ],
 )

@@ -5,7 +5,8 @@ import torch
 
 from data_gen.certificate import certify
 from data_gen.config import CellConfig, RecipeConfig, SizeConfig, ZooConfig
-from data_gen.planted import make_planted, plant
+from data_gen.planted import host_family, make_planted, plant
+from data_gen.planted_weights import arrange, compose
 from data_gen.population import shard_specs
 from data_gen.programs.task import make_program_task
 from data_gen.recertify import placement_of
@@ -14,6 +15,7 @@ from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError
 from metamodel.subjects.config import SubjectConfig, components
 from metamodel.subjects.forward import forward
+from metamodel.subjects.subject import initial_weights, unstack
 from metamodel.triples.schema import ROLES
 
 SIZE = SubjectConfig(
@@ -63,20 +65,34 @@ def test_a_planted_subject_answers_as_its_program_and_is_certified(planted):
     assert {ROLES[r] for r in truth.role.tolist()} == {"circuit", "host", "decoy", "redundant", "negative"}
 
 
-def test_a_copy_shows_the_attention_of_its_original_and_a_share_of_what_it_writes(planted):
-    task, subject, truth, _ = planted
+def test_a_copy_shows_the_attention_of_its_original_and_a_share_of_what_it_writes():
+    task = make_program_task("rasp-induction", "base", 0)
+    arrangement = arrange(task.program, SIZE, generator_for(3))
+    host = unstack(initial_weights(arrangement.host, [generator_for(4)]), 0)
+    subject = compose(SIZE, arrangement, host, generator_for(5))
     tokens = task.prompts(torch.Generator().manual_seed(0), 20).clean
-    run = subject.run(
-        tokens, taps=[f"blocks.{i}.attn.hook_{x}" for i in range(2) for x in ("pattern", "result")]
-    )
-    for copy, original in originals(truth).items():
+    taps = [f"blocks.{i}.attn.hook_{x}" for i in range(2) for x in ("pattern", "result")]
+    run, circuit = subject.run(tokens, taps=taps), slice(0, arrangement.circuit.d_model)
+    assert len(arrangement.copies) == 2
+    for copy, original in arrangement.copies.items():
         pattern = run.taps[f"blocks.{copy.layer}.attn.hook_pattern"][0]
-        torch.testing.assert_close(pattern[:, copy.head], pattern[:, original.head], atol=1e-3, rtol=0)
-        written = run.taps[f"blocks.{copy.layer}.attn.hook_result"][0]
-        share = 1.0 if copy in heads(truth, "redundant") else -1 / 3
-        # up to value biases, which a change of gauge moves elsewhere
-        own, other = (written[:, :, h.head] - written[:, :, h.head].mean((0, 1)) for h in (copy, original))
-        torch.testing.assert_close(own, share * other, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(pattern[:, copy.head], pattern[:, original.head], atol=0.02, rtol=0)
+        written = run.taps[f"blocks.{copy.layer}.attn.hook_result"][0][..., circuit]
+        share = -1 / 3 if copy in arrangement.negative else 1.0
+        own, other = written[:, :, copy.head], written[:, :, original.head]
+        torch.testing.assert_close(own, share * other, atol=0.03, rtol=1e-3)
+
+
+def test_nothing_of_a_planted_subject_is_idle(planted):
+    _, subject, _, _ = planted
+    for layer in range(SIZE.n_layers):
+        attn, mlp = f"blocks.{layer}.attn", f"blocks.{layer}.mlp"
+        q, k, v, o = (subject.weights[f"{attn}.W_{x}"] for x in "QKVO")
+        for circuit in (q @ k.transpose(1, 2), v @ o):
+            values = torch.linalg.svdvals(circuit.double())[:, : SIZE.d_head]
+            assert (values[:, -1] > 1e-8 * values[:, 0]).all()
+        assert (subject.weights[f"{mlp}.W_in"].norm(dim=0) > 1e-3).all()
+        assert (subject.weights[f"{mlp}.W_out"].norm(dim=1) > 1e-3).all()
 
 
 def test_a_decoy_shows_the_attention_of_a_head_of_the_circuit_and_nothing_reads_what_it_writes(planted):
@@ -109,6 +125,10 @@ def test_the_edges_of_a_copy_are_edges_of_the_circuit_and_those_of_decoys_are_no
     for decoy in heads(truth, "decoy"):
         assert not any(decoy.name in name for name in names)
     assert bool((truth.visible <= truth.structural).all())
+    # heads that share one's work hide each other
+    shared = {*heads(truth, "redundant"), *(originals(truth)[copy] for copy in heads(truth, "redundant"))}
+    seen = {name for name, i in index.items() if truth.visible[i]}
+    assert not any(head.name in name for head in (*shared, *heads(truth, "negative")) for name in seen)
 
 
 def test_exchanging_a_copy_alone_would_fail_where_exchanging_all_of_them_holds(planted):
@@ -130,8 +150,9 @@ def test_every_other_host_is_trained_and_a_program_that_leaves_no_room_is_one_li
     config = ZooConfig(name="z", n_ctx=16, sizes={"s": size}, recipes={"r": RECIPE}, cells=(cell,))
     made = make_planted(shard_specs(config)[0])
     assert len(made.accepted) + len(made.rejected) == 2
-    assert len({one.lineage for one in made.accepted}) == len(made.accepted)
+    assert len({one.lineage for one in made.accepted}) == 1  # they hold the same circuit
+    assert [host_family(number) for number in range(4)] == [None, "facts", None, "brackets"]
     task = make_program_task("rasp-induction", "base", 0)
     small = SubjectConfig(**{**SIZE.to_dict(), "d_model": 36})
-    with pytest.raises(InputError, match="expected a size with 8 directions and 2 heads left for a host"):
+    with pytest.raises(InputError, match="expected a size with 8 directions, 3 heads and a neuron"):
         plant(task, small, 0, host_family=None, recipe=RECIPE)
