@@ -131,7 +131,7 @@ def test_components_of_disguises_correspond_where_they_carry_the_same_variables(
         (cell("rasp-induction", 1, origin="planted"), "program induction: planted: expected a size with 8"),
         (
             cell("rasp-reverse", 1, origin="siit"),
-            "program reverse: .*: expected a step that depends on the tokens",
+            "program reverse: expected bidirectional attention",
         ),
         (cell("rasp-hstogram", 1), r"task\.family: expected one of .*'rasp-histogram'\?"),
     ],
