@@ -23,7 +23,11 @@ def test_every_kind_of_pair_is_told_from_the_rows():
     assert kind_of(first, row("b", recipe="q")) is None
     assert kind_of(first, row("b", size="wide")) == "size"
     assert kind_of(first, row("b", origin="compiled", size="wide")) == "algorithm"
+    assert kind_of(row("a", origin="siit"), row("b", origin="compiled")) == "origin"
     assert kind_of(first, row("b", family="sorting")) == "unrelated"
+    assert kind_of(row("a", family="sorting"), row("b", family="rasp-sort")) is None
+    both = row("facts+sorting-base-s-r-0000@sorting", subject="facts+sorting-base-s-r-0000", family="sorting")
+    assert kind_of(first, both) is None
     assert kind_of(first, row("b", variant="more_keys")) is None
     child = row("c", lineage="a", relation="pruned", relative="a")
     assert kind_of(first, child) == kind_of(child, first) == "pruned"

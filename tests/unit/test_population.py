@@ -106,6 +106,16 @@ def test_what_is_out_of_range_or_unknown_is_answered_in_one_line(make, message):
         ({"departs": "task", "family": "modular", "recipe": "other"}, False),
         ({"departs": "task", "family": "modular", "sizes": ("l",)}, False),
         ({"departs": "task", "variant": "long"}, False),
+        ({"departs": "task", "family": "modular+facts"}, True),
+        ({"departs": "task", "family": "modular+repeated"}, False),
+        ({"departs": "task", "family": "rasp-induction"}, False),  # repeated by another name
+        ({"departs": "recipe", "recipe": "other"}, True),
+        ({"departs": "recipe", "recipe": "other", "sizes": ("l",)}, False),
+        ({"departs": "recipe", "variant": "long"}, False),
+        ({"departs": "origin", "origin": "siit"}, True),
+        ({"departs": "origin", "origin": "siit", "sizes": ("l",)}, False),
+        ({"departs": "origin", "origin": "siit", "variant": "long"}, False),
+        ({"departs": "origin", "variant": "long"}, False),
     ],
 )
 def test_what_departs_departs_along_one_axis_only(changes, fits):
@@ -120,6 +130,27 @@ def test_what_departs_departs_along_one_axis_only(changes, fits):
         InputError, match=rf"zoo\.cells\[1\]\.departs: expected .* got '{changes['departs']}' for"
     ):
         zoo(cells, sizes=sizes, recipes=recipes)
+
+
+def test_made_subjects_share_lineages_as_they_share_circuits_however_they_are_sharded():
+    size = replace(SMALL, n_heads=6, d_model=64, d_head=10, d_mlp=64, normalization_type="none")
+    recipes = {"r": RecipeConfig(steps=100)}
+
+    def lineages(per_shard: int) -> dict[str, list[str]]:
+        base = CellConfig(family="rasp-first", sizes=("s",), recipe="r", n_subjects=6)
+        cells = tuple(replace(base, origin=origin) for origin in ("trained", "compiled", "siit", "planted"))
+        config = zoo(cells, sizes={"s": size}, recipes=recipes, subjects_per_shard=per_shard)
+        found: dict[str, list[str]] = {}
+        for shard in shard_specs(config):
+            assert shard.first % per_shard == 0
+            found.setdefault(shard.cell.origin, []).extend(subject.lineage for subject in shard.subjects)
+        return found
+
+    held = lineages(2)
+    assert held == lineages(5)
+    distinct = {origin: len(set(names)) for origin, names in held.items()}
+    assert distinct == {"trained": 6, "compiled": 3, "siit": 6, "planted": 1}
+    assert len({name for names in held.values() for name in names}) == 16
 
 
 def test_prompts_that_hold_their_answers_are_not_for_bidirectional_subjects():
