@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from data_gen import build, verify
+from data_gen import build, harvest, pairs, verify
 
 CONFIG = """\
 name: hurried
@@ -65,12 +68,14 @@ def test_a_build_that_is_stopped_goes_on_to_the_same_bytes_as_arrays_and_pools(
 
     kept = (stopped / "shards/shard-00000.safetensors").stat().st_mtime_ns
     array = called(build.main, "--config", config, "--out", stopped, "--shard", "1/2", "--workers", 1)
-    assert f"{stopped} holds 3 subjects." in array.out
+    assert f"{stopped} holds 3 triples of 3 subjects." in array.out
     assert (stopped / "shards/shard-00000.safetensors").stat().st_mtime_ns == kept
     called(build.main, "--config", config, "--out", pooled, "--workers", 2)
     assert len(list(pooled.glob("shards/*.safetensors"))) == len(list(pooled.glob("shards/*.arrow"))) == 2
     assert bytes_of(stopped) == bytes_of(pooled)
-    assert called(verify.main, pooled).out.startswith(f"{pooled}: ok, 2 shards, 3 subjects (0 rejected), ")
+    assert called(verify.main, pooled).out.startswith(
+        f"{pooled}: ok, 2 shards, 3 triples of 3 subjects (0 rejected), "
+    )
 
 
 def test_a_dry_run_counts_and_writes_nothing(config, tmp_path, called):
@@ -134,4 +139,52 @@ def test_verifying_what_is_no_zoo_is_one_line(tmp_path, run):
     assert run("data_gen.verify", tmp_path / "small", code=2).stderr == (
         f"{tmp_path}/small: expected a zoo, got no manifest.json. "
         "Build it: python -m data_gen.build --config configs/zoo/small.yaml\n"
+    )
+
+
+def test_pairs_are_added_to_a_finished_zoo_and_leave_it_whole(job, tmp_path, called):
+    zoo = tmp_path / "tiny"
+    shutil.copytree(job[0] / "data/tiny", zoo)
+    before = bytes_of(zoo)
+    told = called(pairs.main, zoo, "--most", 7).out
+    counts = dict(line.split()[:2] for line in told.splitlines()[:-1])
+    assert counts["seed"] == counts["size"] == counts["unrelated"] == "7"
+    assert counts["pruned"] == "0"
+    assert {name: value for name, value in bytes_of(zoo).items() if not name.startswith("tables/")} == before
+    assert called(verify.main, zoo).out.startswith(f"{zoo}: ok, ")
+    (zoo / "tables/pairs.arrow").write_bytes(b"")
+    found = called(verify.main, zoo, code=2)
+    assert found.out == f"{zoo}/tables/pairs.arrow: rows that are not those of its record\n"
+    refused = called(pairs.main, tmp_path / "none", code=2).err
+    assert refused.startswith(f"{tmp_path}/none: expected a zoo, got no manifest.json.")
+
+
+def test_peoples_own_networks_are_harvested_into_a_zoo(tmp_path, called):
+    nets, prompts = tmp_path / "nets", tmp_path / "words.jsonl"
+    for seed in range(2):
+        torch.manual_seed(seed)
+        shape = GPT2Config(vocab_size=40, n_positions=12, n_embd=8, n_layer=1, n_head=2)
+        GPT2LMHeadModel(shape).save_pretrained(nets / f"net{seed}")
+    made = [
+        {"clean": [0, 1 + i, 2], "corrupt": [0, 2 + i, 2], "answer": 1 + i, "corrupt_answer": 2 + i}
+        for i in range(16)
+    ]
+    prompts.write_text("".join(f"{json.dumps(one)}\n" for one in made))
+    words = (nets, "--prompts", prompts, "--out", tmp_path / "zoo", "--workers", 1)
+    said = called(harvest.main, *words)
+    assert said.out.startswith(f"{tmp_path}/zoo holds 2 of 2 networks. Check it with:")
+    assert called(verify.main, tmp_path / "zoo").out.startswith(f"{tmp_path}/zoo: ok, 2 shards, 2 triples")
+    card = (tmp_path / "zoo/README.md").read_text()
+    assert "license: other" in card
+    assert "python -m data_gen.harvest" in card
+    # the same again finds everything there; another network under the same name is another zoo
+    called(harvest.main, *words)
+    torch.manual_seed(9)
+    GPT2LMHeadModel(shape).save_pretrained(nets / "net1")
+    refused = called(harvest.main, *words, code=2).err
+    assert (
+        "expected the zoo of this configuration, got another one (there -> here): imported.net1: " in refused
+    )
+    assert called(harvest.main, nets, "--prompts", tmp_path / "no.jsonl", code=2).err == (
+        f"{tmp_path}/no.jsonl: expected a file of JSON lines, got no file. Check the path.\n"
     )
