@@ -54,11 +54,10 @@ def sweeps(triples: list[Triple]) -> dict[str, dict[str, object]]:
 
 
 def made(zoo: Zoo, origin: str) -> tuple[int, int]:
-    """Subjects of an origin that were accepted, and that were rejected: their ids name it."""
-    shards = zoo.manifest.shards
-    accepted = {id for shard in shards for id in shard.accepted if f"-{origin}-" in id}
-    rejected = {id for shard in shards for id in shard.rejected if f"-{origin}-" in id}
-    return len(accepted), len(rejected)
+    """Subjects of an origin that were accepted, and that were rejected: ids of programs name it."""
+    rejected = [id for shard in zoo.manifest.shards for id in shard.rejected]
+    n_rejected = sum(id.startswith("rasp-") and f"-{origin}-" in id for id in rejected)
+    return len(zoo.where(origin=origin)), n_rejected
 
 
 def main(arguments: list[str]) -> None:
