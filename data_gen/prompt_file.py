@@ -19,12 +19,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from data_gen.labels.registry import OFFSETS
 from data_gen.tasks.base import PAD, Batch, Task
 from metamodel.circuits.prompts import Prompts
 from metamodel.config import InputError, require
 
 FEWEST_PROMPTS = 16
 """Prompts without which behavior cannot be measured."""
+SHORTEST = max(OFFSETS) + 2
+"""Tokens of a prompt on which every distance that labels ask for occurs."""
 TOKENS = ("clean", "corrupt")
 ANSWERS = ("answer", "corrupt_answer")
 KEYS = {*TOKENS, *ANSWERS, "position", "slice"}
@@ -107,6 +110,13 @@ def read_prompts(path: Path) -> PromptFile:
         do="Add prompts: behavior and circuits are means over them.",
     )
     longest = max(len(p["clean"]) for p in found)
+    require(
+        longest >= SHORTEST,
+        str(path),
+        expected=f"prompts of at least {SHORTEST} tokens, for labels look back up to {max(OFFSETS)}",
+        got=longest,
+        do="Take longer prompts.",
+    )
     names = tuple(dict.fromkeys(p["slice"] for p in found))
 
     def tokens(key: str) -> Int[Tensor, "batch pos"]:

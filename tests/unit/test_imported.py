@@ -123,6 +123,10 @@ def test_missing_keys_equal_answers_few_prompts_and_no_networks_are_one_line_eac
     lines[0]["answer"] = lines[0]["corrupt_answer"]
     with pytest.raises(InputError, match=r":1: corrupt_answer: expected another answer"):
         read_prompts(write(prompts, lines))
+    short = [p | {"clean": p["clean"][:5], "corrupt": p["corrupt"][:5]} for p in lines]
+    short[0]["answer"] = short[0]["clean"][3]
+    with pytest.raises(InputError, match="expected prompts of at least 6 tokens"):
+        read_prompts(write(prompts, short))
     prompts.write_text("[1]\n")
     with pytest.raises(InputError, match=r":1: expected a JSON object"):
         read_prompts(prompts)

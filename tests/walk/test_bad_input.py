@@ -28,8 +28,8 @@ def broken(checkpoint, tmp_path):
         ),
         (
             ["metamodel.evaluate", "x", "--split", "sed"],
-            "--split: expected one of seed, variant, size, task, got 'sed'. Name one of them. "
-            "Did you mean 'seed'?",
+            "--split: expected one of seed, variant, size, recipe, origin, task, got 'sed'. Name one of them."
+            " Did you mean 'seed'?",
         ),
         (
             ["metamodel.read", "x", "y", "--lable", "z"],

@@ -166,7 +166,12 @@ def test_peoples_own_networks_are_harvested_into_a_zoo(tmp_path, called):
         shape = GPT2Config(vocab_size=40, n_positions=12, n_embd=8, n_layer=1, n_head=2)
         GPT2LMHeadModel(shape).save_pretrained(nets / f"net{seed}")
     made = [
-        {"clean": [0, 1 + i, 2], "corrupt": [0, 2 + i, 2], "answer": 1 + i, "corrupt_answer": 2 + i}
+        {
+            "clean": [0, 1 + i, 2, 3, 4, 5],
+            "corrupt": [0, 2 + i, 2, 3, 4, 5],
+            "answer": 1 + i,
+            "corrupt_answer": 2 + i,
+        }
         for i in range(16)
     ]
     prompts.write_text("".join(f"{json.dumps(one)}\n" for one in made))
