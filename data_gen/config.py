@@ -1,17 +1,11 @@
 """What a zoo is made of: sizes, recipes, cells of subjects, and how much is harvested. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data_gen.kin import kin
+from data_gen.bounds import at_least, positive
+from data_gen.cells import CellConfig, check_departure
 from metamodel.config import require, suggestion
-from metamodel.config.words import Departure
-
-JOIN = "+"
-"""Between the names of the families that one subject learns."""
-MadeOrigin = Literal["trained", "compiled", "siit", "planted"]
-"""Ways in which a zoo makes subjects."""
 
 MOST_LAYERS = 4
 """Deepest subject of a zoo."""
@@ -19,24 +13,6 @@ MOST_POSITIONS = 64
 """Longest context of a zoo."""
 FEWEST_NULL_COPIES = 20
 """Re-initialised copies that a null needs: fewer cannot tell a score from the best of them."""
-
-
-def _at_least(config: object, where: str, least: Mapping[str, float | int]) -> None:
-    for name, bound in least.items():
-        value = getattr(config, name)
-        require(
-            value >= bound,
-            f"{where}.{name}",
-            expected=f"at least {bound}",
-            got=value,
-            do=f"Set {bound} or more.",
-        )
-
-
-def _positive(config: object, where: str, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(value > 0, f"{where}.{name}", expected="> 0", got=value, do="Set a positive value.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +37,7 @@ class SizeConfig:
     """Which positions a query may attend to."""
 
     def __post_init__(self):
-        _at_least(self, "size", {"n_layers": 1, "n_heads": 1, "d_model": 2, "d_head": 1, "d_mlp": 0})
+        at_least(self, "size", {"n_layers": 1, "n_heads": 1, "d_model": 2, "d_head": 1, "d_mlp": 0})
         require(
             self.n_layers <= MOST_LAYERS,
             "size.n_layers",
@@ -93,8 +69,8 @@ class RecipeConfig:
     """Largest gradient norm of one subject."""
 
     def __post_init__(self):
-        _at_least(self, "recipe", {"steps": 1, "batch_size": 1, "weight_decay": 0, "warmup_steps": 0})
-        _positive(self, "recipe", "learning_rate", "grad_clip")
+        at_least(self, "recipe", {"steps": 1, "batch_size": 1, "weight_decay": 0, "warmup_steps": 0})
+        positive(self, "recipe", "learning_rate", "grad_clip")
         require(
             0 <= self.beta2 < 1, "recipe.beta2", expected="0 <= beta2 < 1", got=self.beta2, do="Try 0.98."
         )
@@ -105,111 +81,6 @@ class RecipeConfig:
             got=self.warmup_steps,
             do="Shorten the warmup.",
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellConfig:
-    """`n_subjects` subjects of one task at each of the sizes, trained by one recipe."""
-
-    family: str
-    """Task family, a name of `data_gen.tasks.FAMILIES`; `repeated+facts` learns both at once."""
-    variant: str = "base"
-    """Variant of the family: its parameters."""
-    sizes: tuple[str, ...]
-    """Names of sizes."""
-    recipe: str
-    """Name of a recipe."""
-    n_subjects: int
-    """Subjects that are trained at each size; those that stay below the task's threshold are dropped."""
-    origin: MadeOrigin = "trained"
-    """How subjects come to be."""
-    checkpoints: tuple[float, ...] = ()
-    """Shares of the training, between 0 and 1, after which a copy of each subject is kept too."""
-    n_finetuned: int = 0
-    """Subjects of which a copy is kept that was trained further, on another private truth if there is one."""
-    n_pruned: int = 0
-    """Subjects of which a copy is kept that lacks the half of its heads which matter least."""
-    departs: Departure = "none"
-    """Along which single axis these subjects depart from those that meta-models train on."""
-
-    def __post_init__(self):
-        where = f"cell {self.family}-{self.variant}"
-        _at_least(self, where, {"n_subjects": 1, "n_finetuned": 0, "n_pruned": 0})
-        require(
-            len(self.sizes) > 0, f"{where}.sizes", expected="at least one size", got="none", do="Name a size."
-        )
-        require(
-            all(0 < share < 1 for share in self.checkpoints),
-            f"{where}.checkpoints",
-            expected="shares between 0 and 1",
-            got=list(self.checkpoints),
-            do="Try [0.3]; the end of the training is always kept.",
-        )
-        related = bool(self.checkpoints) or self.n_finetuned > 0 or self.n_pruned > 0
-        require(
-            self.origin == "trained" or not related,
-            f"{where}.origin",
-            expected="'trained' for subjects with checkpoints, fine-tuned or pruned copies",
-            got=repr(self.origin),
-            do="Leave checkpoints, n_finetuned and n_pruned out.",
-        )
-        most = max(self.n_finetuned, self.n_pruned)
-        require(
-            most <= self.n_subjects,
-            where,
-            expected=f"at most {self.n_subjects} copies, one a subject",
-            got=most,
-            do="Train more subjects.",
-        )
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """Families that one subject learns."""
-        return tuple(self.family.split(JOIN))
-
-
-def check_departure(where: str, cell: CellConfig, known: Sequence[CellConfig]) -> None:
-    """A test split departs along one axis; along all others it is like some cell of training.
-
-    Args:
-        where: of the cell, for the error.
-        known: cells that depart in nothing.
-
-    Raises: InputError.
-    """
-    if cell.departs == "none" or not known:
-        return
-    same = [c for c in known if c.family == cell.family and c.origin == cell.origin]
-    alike = [c for c in same if c.recipe == cell.recipe]
-    sizes = {size for c in known for size in c.sizes}
-    match cell.departs:
-        case "variant":
-            like = "origin, family, recipe and size of a cell that departs in nothing, a variant of none"
-            new = cell.variant not in {c.variant for c in known if c.family == cell.family}
-            fits = new and set(cell.sizes) <= {size for c in alike for size in c.sizes}
-        case "size":
-            like = "origin, family, variant and recipe of a cell that departs in nothing, a size of none"
-            fits = cell.variant in {c.variant for c in alike} and not set(cell.sizes) & sizes
-        case "recipe":
-            like = "origin, family, variant and size of a cell that departs in nothing, a recipe of none"
-            there = {size for c in same if c.variant == cell.variant for size in c.sizes}
-            fits = cell.recipe not in {c.recipe for c in known} and set(cell.sizes) <= there
-        case "origin":
-            like = "family, variant and sizes of cells that depart in nothing, and an origin of none"
-            new = cell.origin not in {c.origin for c in known}
-            there = {(c.family, c.variant) for c in known}
-            fits = new and set(cell.sizes) <= sizes and (cell.family, cell.variant) in there
-        case "task":
-            like = "recipe and sizes of cells that depart in nothing, and a family of none, by whatever name"
-            new = not set(cell.families) & {k for c in known for family in c.families for k in kin(family)}
-            fits = new and set(cell.sizes) <= sizes and cell.recipe in {c.recipe for c in known}
-    require(
-        fits,
-        f"{where}.departs",
-        expected=like,
-        got=f"'{cell.departs}' for {cell.family}-{cell.variant}, {', '.join(cell.sizes)}, {cell.recipe}",
-        do="Change the cell, or add one that departs in nothing.",
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +99,7 @@ class HarvestConfig:
     """Re-initialised copies of each shape that make the null of every score."""
 
     def __post_init__(self):
-        _at_least(
+        at_least(
             self,
             "harvest",
             {
@@ -263,7 +134,7 @@ class ZooConfig:
     """How much is measured of each subject."""
 
     def __post_init__(self):
-        _at_least(self, "zoo", {"n_ctx": 4, "subjects_per_shard": 1, "seed": 0})
+        at_least(self, "zoo", {"n_ctx": 4, "subjects_per_shard": 1, "seed": 0})
         require(
             self.n_ctx <= MOST_POSITIONS,
             "zoo.n_ctx",

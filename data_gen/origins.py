@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from data_gen.cells import MadeOrigin
 from data_gen.compiled import make_compiled_shard
-from data_gen.config import MadeOrigin
 from data_gen.made import MadeShard
 from data_gen.planted import make_planted
 from data_gen.population import ShardSpec

@@ -16,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from data_gen.config import JOIN
+from data_gen.cells import JOIN
 from data_gen.kin import kin
 from metamodel.config import require
 from metamodel.config.command import run_command

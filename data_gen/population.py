@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from data_gen.config import CellConfig, MadeOrigin, RecipeConfig, SizeConfig, ZooConfig
+from data_gen.cells import CellConfig, MadeOrigin
+from data_gen.config import RecipeConfig, SizeConfig, ZooConfig
 from data_gen.programs.language import Program
 from data_gen.programs.task import RANDOM, ProgramTask
 from data_gen.tasks import make_task

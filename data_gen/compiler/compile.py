@@ -6,15 +6,16 @@ that BOS keeps among the selected: 1/(1+n), which an MLP turns into n.
 """
 
 import contextlib
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data_gen.compiler.blocks import amplitude, eye, factor, indices
 from data_gen.compiler.layout import BOS_BLOCK, Layout, lay_out
 from data_gen.compiler.neurons import Neurons, inversion, map_neurons, sequence_map_neurons
+from data_gen.compiler.selects import feeds_attention, may_select_nothing
 from data_gen.programs.language import (
     POSITIONS,
     TOKENS,
@@ -22,7 +23,6 @@ from data_gen.programs.language import (
     Aggregate,
     Map,
     Program,
-    Select,
     SelectorWidth,
     SequenceMap,
 )
@@ -129,9 +129,9 @@ class _Writer:
         embed, position = self.weights["embed.W_E"], self.weights["pos_embed.W_pos"]
         embed[BOS, blocks[BOS_BLOCK]] = 1
         if TOKENS in blocks:
-            embed[FIRST_SYMBOL : FIRST_SYMBOL + p.n_symbols, blocks[TOKENS]] = _eye(p.n_symbols)
+            embed[FIRST_SYMBOL : FIRST_SYMBOL + p.n_symbols, blocks[TOKENS]] = eye(p.n_symbols)
         if POSITIONS in blocks:
-            position[HEADER : HEADER + p.length, blocks[POSITIONS]] = _eye(p.length)
+            position[HEADER : HEADER + p.length, blocks[POSITIONS]] = eye(p.length)
         bos = embed[BOS] + position[0]
         for layer in range(self.size.n_layers):
             bos = bos + sum(self.head(layer, *place, bos) for place in self.layout.heads(layer))
@@ -139,7 +139,7 @@ class _Writer:
                 bos = bos + self.mlp(layer, steps, bos)
         first = ProgramTask(program=p).first_answer
         n = p.n_values[p.output]
-        self.weights["unembed.W_U"][blocks[p.output], first : first + n] = MARGIN * _eye(n)
+        self.weights["unembed.W_U"][blocks[p.output], first : first + n] = MARGIN * eye(n)
         weights = {key: value.float() for key, value in self.weights.items()}
         return Draft(
             subject=Subject(config=self.size, weights=weights, name=f"rasp-{p.name}"),
@@ -152,7 +152,7 @@ class _Writer:
         step = self.program[name]
         assert isinstance(step, Aggregate | SelectorWidth)
         width = isinstance(step, SelectorWidth)
-        attends = width or (step.default != UNDEFINED and _may_select_nothing(self.program, step.select))
+        attends = width or (step.default != UNDEFINED and may_select_nothing(self.program, step.select))
         score = self.sharpness * (1.0 if width else 0.5 if attends else 0.0)
         self.scores(layer, head, step, score, bos)
         moved, block = self.values(step, bos, attends=attends)
@@ -171,16 +171,16 @@ class _Writer:
         held = bos[blocks[select.key]] if select.reads_key else bos[:0]
         to_bos = on_bos - (keys @ held).unsqueeze(1)
         matrix = torch.cat([keys, to_bos.expand(len(keys), 1)], dim=1)
-        own = not self.program.causal and _feeds_attention(self.program, step.name)
+        own = not self.program.causal and feeds_attention(self.program, step.name)
         if own:
             query = bos[blocks[select.query]] if select.reads_query else torch.ones(1, dtype=torch.float64)
             row = -(query @ matrix)
             row[-1] += 2 * self.sharpness
             matrix = torch.cat([matrix, row.unsqueeze(0)])
-        left, right = _factor(matrix)
+        left, right = factor(matrix)
         rank, scale = left.shape[1], self.size.d_head**0.25
         self.fits(rank)
-        key_rows = torch.cat([_indices(blocks[select.key])[: keys.shape[1]], _indices(blocks[BOS_BLOCK])])
+        key_rows = torch.cat([indices(blocks[select.key])[: keys.shape[1]], indices(blocks[BOS_BLOCK])])
         self.weights[f"{attn}.W_K"][head, key_rows, :rank] = scale * right
         n_rows = len(rows)
         if select.reads_query:
@@ -200,14 +200,14 @@ class _Writer:
         n = self.program.n_values
         if isinstance(step, SelectorWidth):
             matrix = torch.zeros(1, 1, dtype=torch.float64)
-            matrix[0, 0] = _amplitude(self.program)
+            matrix[0, 0] = amplitude(self.program)
             return matrix, f"{step.name}/inverse"
         n_values = n[step.value]
         if step.numbers is None:
-            moved = _eye(n[step.name])[:n_values]
-            default = _eye(n[step.name])[step.default]
+            moved = eye(n[step.name])[:n_values]
+            default = eye(n[step.name])[step.default]
         else:
-            moved = _amplitude(self.program) * torch.tensor(step.numbers, dtype=torch.float64).unsqueeze(1)
+            moved = amplitude(self.program) * torch.tensor(step.numbers, dtype=torch.float64).unsqueeze(1)
             default = torch.zeros(1, dtype=torch.float64)
         held = bos[self.layout.blocks[step.value]] @ moved
         on_bos = default - held if attends else torch.zeros_like(held)
@@ -216,10 +216,10 @@ class _Writer:
     def write_values(self, layer: int, head: int, moved: Tensor, block: str, bos: Tensor) -> Tensor:
         step = self.program[block.removesuffix("/inverse")]
         attn, blocks = f"blocks.{layer}.attn", self.layout.blocks
-        source = _indices(blocks[BOS_BLOCK])
+        source = indices(blocks[BOS_BLOCK])
         if isinstance(step, Aggregate):
-            source = torch.cat([_indices(blocks[step.value]), source])
-        left, right = _factor(moved)
+            source = torch.cat([indices(blocks[step.value]), source])
+        left, right = factor(moved)
         self.fits(left.shape[1])
         self.weights[f"{attn}.W_V"][head, source, : left.shape[1]] = left
         self.weights[f"{attn}.W_O"][head, : left.shape[1], blocks[block]] = right.T
@@ -249,7 +249,7 @@ class _Writer:
 
     def neurons(self, name: str) -> Neurons:
         step, blocks, d_model = self.program[name], self.layout.blocks, self.size.d_model
-        unit = 1 / _amplitude(self.program)
+        unit = 1 / amplitude(self.program)
         n_out = self.program.n_values[name]
         match step:
             case SelectorWidth():
@@ -295,56 +295,3 @@ class _Writer:
     def constant(self, layer: int, head: int, channel: str) -> None:
         component = Component(kind="head", layer=layer, head=head)
         self.constants.append(Destination(component=component, channel=channel))
-
-
-def _eye(n: int) -> Float[Tensor, "row column"]:
-    return torch.eye(n, dtype=torch.float64)
-
-
-def _indices(block: slice) -> Tensor:
-    return torch.arange(block.start, block.stop)
-
-
-def _amplitude(program: Program) -> float:
-    """What a mean of 1 is stored as: large enough that neighbouring fractions stay apart under noise."""
-    return math.sqrt((program.length + 1) * program.length)
-
-
-def _factor(
-    matrix: Float[Tensor, "row column"],
-) -> tuple[Float[Tensor, "row rank"], Float[Tensor, "column rank"]]:
-    """`left @ right.T` of lowest rank and equal norms."""
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    rank = max(1, int((s > 1e-9 * s[0].clamp(min=1e-9)).sum()))
-    root = s[:rank].sqrt()
-    return u[:, :rank] * root, vh[:rank].T * root
-
-
-def _may_select_nothing(program: Program, select: Select) -> bool:
-    """Whether some place may select none. Sure only for selects by position or of the place itself."""
-    if not select.reads_key:
-        return not all(row[0] for row in select.table)
-    if select.query == select.key and all(row[i] for i, row in enumerate(select.table)):
-        return False
-    positional = (not select.reads_query or select.query == POSITIONS) and select.key == POSITIONS
-    if not positional:
-        return True
-    for q in range(program.length):
-        seen = range(q + 1) if program.causal else range(program.length)
-        row = select.table[q if select.reads_query else 0]
-        if not any(row[k] for k in seen):
-            return True
-    return False
-
-
-def _feeds_attention(program: Program, name: str) -> bool:
-    """Whether what stands at BOS in a variable's block can be read from there by a later head."""
-    for step in program.steps:
-        for argument, read in step.reads.items():
-            if read != name:
-                continue
-            if argument in ("key", "value") and isinstance(step, Aggregate | SelectorWidth):
-                return True
-            if _feeds_attention(program, step.name):
-                return True
-    return False

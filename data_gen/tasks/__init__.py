@@ -1,6 +1,6 @@
 """Task families, one file each, and their registry."""
 
-from data_gen.config import JOIN
+from data_gen.cells import JOIN
 from data_gen.tasks.agreement import Agreement
 from data_gen.tasks.base import Task
 from data_gen.tasks.brackets import Brackets

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from metamodel.circuits.prompts import Prompts
 from metamodel.config.errors import require
+from metamodel.subjects.checks import check_tokens
 from metamodel.subjects.config import SubjectConfig
-from metamodel.subjects.forward import Weights, activation, check_tokens
+from metamodel.subjects.forward import Weights, activation
 from metamodel.subjects.subject import Subject
 
 

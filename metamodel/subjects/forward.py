@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metamodel.config.errors import InputError, require, suggestion
+from metamodel.config.errors import require
+from metamodel.subjects.checks import check_names
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.sites import Replacement, Sites, destinations, sites
 
@@ -146,43 +147,6 @@ def _mlp(
     return _project(post, weights[f"{mlp}.W_out"], weights[f"{mlp}.b_out"])
 
 
-def _check_names(config: SubjectConfig, where: str, given: Collection[str], known: tuple[str, ...]) -> None:
-    require(
-        config.norm_position == "pre",
-        "subject.norm_position",
-        expected="'pre' to run a subject",
-        got="'post'",
-        do="Post-norm encoders can be read on the weights track only.",
-    )
-    for name in given:
-        # A suggestion takes a millisecond, so that it is looked for only when one is needed.
-        if name not in known:
-            raise InputError(
-                where,
-                expected="a site of this subject",
-                got=repr(name),
-                do=f"See metamodel.subjects.sites.{suggestion(name, known)}",
-            )
-
-
-def check_tokens(config: SubjectConfig, tokens: Tensor, *, where: str, who: str) -> None:
-    """Raises: InputError unless all tokens are among the `d_vocab` that the subject embeds.
-
-    `forward` does not look at tokens, which would cost training a pass over them: in a stack, a token out of
-    range silently reads a row of another subject's embedding.
-    """
-    if tokens.numel() == 0:
-        return
-    low, high = int(tokens.min()), int(tokens.max())
-    require(
-        low >= 0 and high < config.d_vocab,
-        where,
-        expected=f"tokens from 0 to {config.d_vocab - 1}, those {who} knows",
-        got=low if low < 0 else high,
-        do="Choose tokens that fit the subject's vocabulary.",
-    )
-
-
 def _embed(weights: Weights, config: SubjectConfig, tokens: Tensor, site: Sites) -> Tensor:
     """The residual stream before the first block, `[subject, batch, pos, d_model]`."""
     n_pos = tokens.shape[-1]
@@ -222,9 +186,9 @@ def forward(
 
     Raises: InputError for an unknown name, a post-norm subject, or more than `n_ctx` positions.
     """
-    _check_names(config, "taps", taps, sites(config))
-    _check_names(config, "replace", replace, sites(config))
-    _check_names(config, "addends", addends, destinations(config))
+    check_names(config, "taps", taps, sites(config))
+    check_names(config, "replace", replace, sites(config))
+    check_names(config, "addends", addends, destinations(config))
     site = Sites(taps, replace)
     resid = _embed(weights, config, tokens, site)
     return run_blocks(weights, config, resid, first_layer=0, site=site, addends=addends)

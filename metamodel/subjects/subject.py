@@ -11,8 +11,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from metamodel.config.errors import InputError, require
+from metamodel.subjects.checks import check_tokens
 from metamodel.subjects.config import SubjectConfig, weight_shapes
-from metamodel.subjects.forward import Run, Weights, check_tokens, forward
+from metamodel.subjects.forward import Run, Weights, forward
 
 if TYPE_CHECKING:
     import transformer_lens.model_bridge
