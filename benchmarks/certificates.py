@@ -16,8 +16,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import Tensor
+from ranking import SWEEPS, TRUTHS, agreement
 
 from data_gen.compiler import Compiled, make_compiled, minimal_size
 from data_gen.programs import MAKE, Program, library_program, random_programs
@@ -42,24 +41,14 @@ def size_for(program: Program, n_layers: int) -> SubjectConfig:
     )
 
 
-def agreement(truth: Tensor, score: Tensor) -> dict[str, float]:
-    """AUROC and average precision of |score|; nothing where the truth has one class only."""
-    positive, value = truth.numpy(), score.abs().numpy()
-    if positive.all() or not positive.any():
-        return {}
-    return {
-        "auroc": round(float(roc_auc_score(positive, value)), 4),
-        "average_precision": round(float(average_precision_score(positive, value)), 4),
-    }
-
-
 def sweep(made: Compiled, n_prompts: int) -> dict[str, dict[str, float]]:
     prompts = made.task.prompts(generator_for("sweep", made.task.program.name), n_prompts)
     found = {}
-    for intervention in ("noising", "zero"):
+    for intervention in SWEEPS:
         scores = edge_scores(made.subject, prompts, intervention).margin
-        for name, truth in (("structural", made.truth.structural), ("visible", made.truth.visible)):
-            found[f"{intervention}/{name}"] = agreement(truth, scores)
+        for name in TRUTHS:
+            ranked = agreement(getattr(made.truth, name), scores)
+            found[f"{intervention}/{name}"] = {metric: round(value, 4) for metric, value in ranked.items()}
     return found
 
 
@@ -94,7 +83,7 @@ def summary(rows: dict[str, dict]) -> dict:
         "accepted": sum(r["accepted"] for r in rows.values()),
         "worst_quartiles": [round(float(x), 4) for x in np.quantile(worst, (0, 0.25, 0.5, 0.75, 1))],
     }
-    for name in ("noising/structural", "noising/visible", "zero/structural", "zero/visible"):
+    for name in (f"{sweep}/{truth}" for sweep in SWEEPS for truth in TRUTHS):
         measured = [r["sweep"][name] for r in rows.values() if r["sweep"][name]]
         for metric in ("auroc", "average_precision"):
             values = [m[metric] for m in measured]

@@ -13,22 +13,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import Tensor
+from ranking import SWEEPS, TRUTHS, agreement
 
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.triples import Triple, Zoo
-
-TRUTHS, SWEEPS = ("visible", "structural"), ("noising", "zero")
-
-
-def agreement(truth: Tensor, score: Tensor) -> tuple[float, float] | None:
-    """AUROC and average precision of |score|; None where the truth has one class only."""
-    positive, value = truth.numpy(), score.abs().numpy()
-    if positive.all() or not positive.any():
-        return None
-    return float(roc_auc_score(positive, value)), float(average_precision_score(positive, value))
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
@@ -44,11 +33,10 @@ def sweeps(triples: list[Triple]) -> dict[str, dict[str, object]]:
                 agreement(getattr(triple.truth, kind), getattr(triple.circuit, f"{sweep}_margin"))
                 for triple in triples
             ]
-            known = [pair for pair in pairs if pair is not None]
+            known = [pair for pair in pairs if pair]
             if known:
                 found[f"{sweep}_against_{kind}"] = {
-                    "auroc": quartiles([pair[0] for pair in known]),
-                    "average_precision": quartiles([pair[1] for pair in known]),
+                    metric: quartiles([pair[metric] for pair in known]) for metric in known[0]
                 }
     return found
 

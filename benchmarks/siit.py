@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
+from ranking import SWEEPS, TRUTHS, agreement
 
 from data_gen.config import RecipeConfig
 from data_gen.programs.library import MAKE
@@ -28,14 +28,12 @@ from data_gen.seeds import derived_seed, generator_for
 from data_gen.siit import Taught, teach
 from data_gen.siit_training import HostChoice
 from data_gen.tasks.base import D_VOCAB
-from metamodel.circuits.exact import Intervention, edge_scores
+from metamodel.circuits.exact import edge_scores
 from metamodel.subjects.config import SubjectConfig, components
 
 N_HEADS, N_CTX = 4, 16
 N_PROMPTS = 48
 """Pairs of prompts on which edges are scored."""
-INTERVENTIONS: tuple[Intervention, ...] = ("noising", "zero")
-TRUTHS = ("structural", "visible")
 
 
 def taught(program: str, options: argparse.Namespace, choice: HostChoice) -> tuple[tuple[Taught, ...], float]:
@@ -69,12 +67,11 @@ def ranking(one: Taught, seed: int) -> dict[str, float]:
     assert one.truth is not None
     prompts = one.task.prompts(generator_for("sweep", seed), N_PROMPTS)
     found = {}
-    for intervention in INTERVENTIONS:
-        size = edge_scores(one.subject, prompts, intervention).margin.abs().numpy()
+    for intervention in SWEEPS:
+        scores = edge_scores(one.subject, prompts, intervention).margin
         for truth in TRUTHS:
-            edges = getattr(one.truth, truth).numpy()
-            found[f"{intervention}/{truth}/auroc"] = float(roc_auc_score(edges, size))
-            found[f"{intervention}/{truth}/average_precision"] = float(average_precision_score(edges, size))
+            ranked = agreement(getattr(one.truth, truth), scores)
+            found |= {f"{intervention}/{truth}/{metric}": value for metric, value in ranked.items()}
     return found
 
 
@@ -86,7 +83,7 @@ def certificates(subjects: Sequence[Taught]) -> dict[str, object]:
     return {
         "accepted": sum(not one.rejected for one in subjects) / len(subjects),
         "worst": [round(truth.worst, 3) for truth in truths],
-        "mean": [round(float(truth.node_accuracy[inner].mean()), 3) for truth in truths],
+        "mean": [round(float(truth.node_accuracy[inner].nanmean()), 3) for truth in truths],
         "rejected": [one.rejected for one in subjects if one.rejected],
     }
 
