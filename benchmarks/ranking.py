@@ -3,7 +3,7 @@
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from metamodel.circuits.exact import Intervention
+from metamodel.circuits.base_run import Intervention
 
 SWEEPS: tuple[Intervention, ...] = ("noising", "zero")
 TRUTHS = ("structural", "visible")

@@ -20,7 +20,8 @@ from data_gen.null import LabelNull, edge_null_threshold, label_null, reinitiali
 from data_gen.seeds import generator_for
 from data_gen.tasks.base import Task
 from metamodel.circuits.ablation import ablation_effects
-from metamodel.circuits.exact import edge_scores, source_outputs
+from metamodel.circuits.base_run import source_outputs
+from metamodel.circuits.exact import edge_scores
 from metamodel.circuits.graph import component_edges
 from metamodel.circuits.metrics import correct, margin
 from metamodel.circuits.prompts import Prompts

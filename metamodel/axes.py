@@ -46,8 +46,10 @@ Circuits:
     reader       component that reads from it
     channel      kind of relation between two nodes, or of input of a head: q, k, v
     patch        patched run of a subject
+    ask          answer that is asked for: one a prompt, or one for each target
     active       source that an intervention changes at all
     metric       effect of a patch: margin, KL divergence
+    mask         set of edges that a run keeps
     case         head with a pattern that it is made to attend by
 
 What meta-models see, answer and are measured by:
@@ -74,6 +76,7 @@ What meta-models see, answer and are measured by:
 
 Any:
 
+    one          axis of length one, kept for broadcasting
     same         second axis of a square matrix, of the word before it
     rest         leading axes that go through unchanged
     more         leading axes of a second array

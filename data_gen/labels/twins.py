@@ -21,8 +21,8 @@ from data_gen.labels.registry import (
     TWIN_ERRORS,
 )
 from metamodel.circuits.metrics import margin
-from metamodel.circuits.prompts import Prompts
-from metamodel.circuits.suffix import Suffix, check_prompts
+from metamodel.circuits.prompts import Prompts, check_prompts
+from metamodel.circuits.suffix import Suffix
 from metamodel.subjects.canonical import folded
 from metamodel.subjects.subject import Subject
 

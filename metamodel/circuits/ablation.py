@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.circuits.exact import Clean, run_clean
+from metamodel.circuits.base_run import base_run
 from metamodel.circuits.metrics import kl, margin
 from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.subject import Subject
@@ -26,10 +26,9 @@ def ablation_effects(
 
     Raises: InputError if the prompts do not fit the subject, or the subject is post-norm.
     """
-    clean = run_clean(subject, prompts)
-    suffix, config = clean.suffix, subject.config
-    delta = clean.outputs.mean(1, keepdim=True) - clean.outputs
-    made, first = [_after(clean, -1, clean.taps["blocks.0.hook_resid_pre"] + delta[:2])], 2
+    clean = base_run(subject, prompts, "mean")
+    suffix, config, delta = clean.suffix, subject.config, clean.delta
+    made, first = [suffix.logits_after(-1, clean.taps["blocks.0.hook_resid_pre"] + delta[:2])], 2
     for layer in range(config.n_layers):
         heads = delta[first : first + config.n_heads]
         first += config.n_heads
@@ -38,11 +37,11 @@ def ablation_effects(
             mid, heads = suffix.at_answer(mid), suffix.at_answer(heads)
         resid = mid + heads
         if config.has_mlp:
-            resid = resid + suffix.mlp(layer, resid)
+            resid = resid + suffix.mlp(layer, resid, at_answer=last)
         made.append(suffix.unembed(resid) if last else suffix.logits_after(layer, resid))
         if config.has_mlp:
             post = clean.taps[f"blocks.{layer}.hook_resid_post"]
-            made.append(_after(clean, layer, post + delta[first : first + 1]))
+            made.append(suffix.logits_after(layer, post + delta[first : first + 1]))
             first += 1
     made.append(clean.logits.unsqueeze(0))
     logits = torch.cat(made)
@@ -50,11 +49,3 @@ def ablation_effects(
     divergence = kl(clean.logits, logits)
     divergence[-1] = 0.0
     return effect.mean(1), divergence.mean(1)
-
-
-def _after(clean: Clean, layer: int, resid: Float[Tensor, "patch batch pos d_model"]) -> Tensor:
-    """Answer logits from the residual stream after block `layer`; -1 for the embeddings."""
-    suffix = clean.suffix
-    if suffix.is_last(layer):
-        return suffix.unembed(suffix.at_answer(resid))
-    return suffix.logits_after(layer, resid)

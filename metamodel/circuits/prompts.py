@@ -1,9 +1,14 @@
-"""Prompts on which a circuit is measured: clean, corrupt, and the position where the answer is read."""
+"""Prompts on which a circuit is measured: clean, corrupt, and where the answer is read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from metamodel.config.errors import require
+from metamodel.subjects.checks import check_tokens
+from metamodel.subjects.subject import Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,6 +28,106 @@ class Prompts:
     slice: Int[Tensor, " batch"]
     """Index into `slice_names`: which part of the task this prompt tests."""
     slice_names: tuple[str, ...]
+    targets: Int[Tensor, "batch pos"] | None = None
+    """Right answers at all positions, -1 where none is asked. If given, metrics are means over the asked
+    positions of each prompt, in place of the one answer at `position`."""
 
     def __len__(self) -> int:
         return self.clean.shape[0]
+
+    def where(self, rows: Int[Tensor, " item"]) -> "Prompts":
+        """Some of the prompts, by index; an index may occur twice, as in a bootstrap."""
+        taken = {
+            name: getattr(self, name)[rows]
+            for name in ("clean", "corrupt", "position", "answer", "corrupt_answer", "slice")
+        }
+        targets = None if self.targets is None else self.targets[rows]
+        return replace(self, **taken, targets=targets)
+
+    def swapped(self) -> "Prompts":
+        """Corrupt prompts as the clean ones. Raises: InputError for prompts with targets."""
+        require(
+            self.targets is None,
+            "prompts.targets",
+            expected="one answer a prompt, to exchange clean and corrupt",
+            got="answers at all positions",
+            do="Leave targets out.",
+        )
+        return replace(
+            self,
+            clean=self.corrupt,
+            corrupt=self.clean,
+            answer=self.corrupt_answer,
+            corrupt_answer=self.answer,
+        )
+
+    @property
+    def asked(self) -> "Asked":
+        """Every answer that counts, as a flat list."""
+        if self.targets is None:
+            rows = torch.arange(len(self), device=self.clean.device)
+            return Asked(
+                row=rows, position=self.position, answer=self.answer, corrupt_answer=self.corrupt_answer
+            )
+        row, position = (self.targets >= 0).nonzero(as_tuple=True)
+        return Asked(row=row, position=position, answer=self.targets[row, position], corrupt_answer=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """Answers that count: one a prompt, or one for each target."""
+
+    row: Int[Tensor, " ask"]
+    """Index of the prompt."""
+    position: Int[Tensor, " ask"]
+    answer: Int[Tensor, " ask"]
+    corrupt_answer: Int[Tensor, " ask"] | None
+    """Right answers of the corrupt prompts; None with targets."""
+
+
+def check_prompts(subject: Subject, prompts: Prompts) -> None:
+    """Raises: InputError unless these prompts fit the subject."""
+    config, (n_prompts, n_pos) = subject.config, prompts.clean.shape
+    require(
+        n_prompts > 0, "prompts", expected="at least one prompt", got=n_prompts, do="Sample more prompts."
+    )
+    require(
+        n_pos <= config.n_ctx,
+        "prompts",
+        expected=f"at most {config.n_ctx} positions, those {subject.name} embeds",
+        got=n_pos,
+        do="Shorten the prompts.",
+    )
+    for name in ("clean", "corrupt", "answer", "corrupt_answer"):
+        check_tokens(config, getattr(prompts, name), where=f"prompts.{name}", who=subject.name)
+    require(
+        bool(((prompts.position >= 0) & (prompts.position < n_pos)).all()),
+        "prompts.position",
+        expected=f"positions from 0 to {n_pos - 1}",
+        got=f"{int(prompts.position.min())} to {int(prompts.position.max())}",
+        do="Read the answer inside the prompt.",
+    )
+    if prompts.targets is not None:
+        check_tokens(config, prompts.targets.clamp_min(0), where="prompts.targets", who=subject.name)
+        silent = int((prompts.targets < 0).all(1).sum())
+        require(
+            silent == 0,
+            "prompts.targets",
+            expected="an answer for each prompt",
+            got=f"{silent} of {n_prompts} prompts without any",
+            do="Drop those prompts.",
+        )
+
+
+def check_answers_differ(prompts: Prompts) -> None:
+    """Raises: InputError if clean and corrupt ask for the same answer: there is no gap to explain."""
+    if prompts.targets is not None:
+        return
+    same = int((prompts.answer == prompts.corrupt_answer).sum())
+    require(
+        same == 0,
+        "prompts.corrupt_answer",
+        expected="another answer than the clean prompt's",
+        got=f"the same one in {same} of {len(prompts)} prompts",
+        do="Drop those prompts, or corrupt what the answer depends on.",
+    )

@@ -1,14 +1,16 @@
-"""The rest of a forward, for many patched residual streams at once, when one position's answer is asked for.
+"""The rest of a forward, for many patched residual streams at once.
 
 Patching an edge changes nothing before its destination, so only what comes after runs, on a batch of
-`[patch, batch]`. In the last block only the query at the answer's position matters; with one query, its
-scores and its mixture are taken on the residual stream itself and projected afterwards, which is d_head
-times cheaper than keys and values of all positions. Weights are `folded`: LayerNorm without gain and bias,
-no key or value biases.
+`[patch, batch]`. Where each prompt asks one answer, only the query at its position matters in the last block;
+with one query, its scores and its mixture are taken on the residual stream itself and projected afterwards,
+which is d_head times cheaper than keys and values of all positions. Weights are `folded`: LayerNorm without
+gain and bias, no key or value biases. LayerNorm divides by the patched stream's own scale, or, where `scales`
+are given, by the one that it had before the patch.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,35 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.circuits.prompts import Prompts
-from metamodel.config.errors import require
-from metamodel.subjects.checks import check_tokens
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, activation
 from metamodel.subjects.subject import Subject
-
-
-def check_prompts(subject: Subject, prompts: Prompts) -> None:
-    """Raises: InputError unless these prompts fit the subject."""
-    config, (n_prompts, n_pos) = subject.config, prompts.clean.shape
-    require(
-        n_prompts > 0, "prompts", expected="at least one prompt", got=n_prompts, do="Sample more prompts."
-    )
-    require(
-        n_pos <= config.n_ctx,
-        "prompts",
-        expected=f"at most {config.n_ctx} positions, those {subject.name} embeds",
-        got=n_pos,
-        do="Shorten the prompts.",
-    )
-    for name in ("clean", "corrupt", "answer", "corrupt_answer"):
-        check_tokens(config, getattr(prompts, name), where=f"prompts.{name}", who=subject.name)
-    require(
-        bool(((prompts.position >= 0) & (prompts.position < n_pos)).all()),
-        "prompts.position",
-        expected=f"positions from 0 to {n_pos - 1}",
-        got=f"{int(prompts.position.min())} to {int(prompts.position.max())}",
-        do="Read the answer inside the prompt.",
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,35 +29,70 @@ class Suffix:
 
     config: SubjectConfig
     weights: Weights
-    position: Int[Tensor, " batch"]
-    """Where the answer is read."""
+    row: Int[Tensor, " ask"]
+    position: Int[Tensor, " ask"]
+    """Prompt and position of each answer."""
+    everywhere: bool
+    """Whether answers are asked at any number of positions of a prompt, so that the last block runs whole."""
     visible: Bool[Tensor, "pos pos"]
     """Which keys (last axis) a query may attend to."""
+    scales: Mapping[str, Float[Tensor, "batch pos one"]] | None = None
+    """Name of each LayerNorm -> what it divides by, if that is frozen."""
 
     @classmethod
     def of(cls, subject: Subject, prompts: Prompts) -> "Suffix":
         """`subject` is folded already."""
-        n_pos = prompts.clean.shape[-1]
+        n_pos, asked = prompts.clean.shape[-1], prompts.asked
         visible = torch.ones(n_pos, n_pos, dtype=torch.bool, device=prompts.clean.device)
         if subject.config.attention_dir == "causal":
             visible = visible.tril()
-        return cls(config=subject.config, weights=subject.weights, position=prompts.position, visible=visible)
+        return cls(
+            config=subject.config,
+            weights=subject.weights,
+            row=asked.row,
+            position=asked.position,
+            everywhere=prompts.targets is not None,
+            visible=visible,
+        )
+
+    def frozen(self, taps: Mapping[str, Float[Tensor, "batch pos d_model"]]) -> "Suffix":
+        """The same with the scales of a run, whose residual streams `taps` holds."""
+        c = self.config
+        if not c.has_norm:
+            return self
+        streams = {"ln_final": taps[f"blocks.{c.n_layers - 1}.hook_resid_post"]}
+        for layer in range(c.n_layers):
+            streams[f"blocks.{layer}.ln1"] = taps[f"blocks.{layer}.hook_resid_pre"]
+            streams[f"blocks.{layer}.ln2"] = taps[f"blocks.{layer}.hook_resid_mid"]
+        scales = {name: (x.var(-1, correction=0, keepdim=True) + c.eps).sqrt() for name, x in streams.items()}
+        return replace(self, scales=scales)
 
     def is_last(self, layer: int) -> bool:
-        return layer == self.config.n_layers - 1
+        """Whether only answer positions matter behind this block's attention."""
+        return layer == self.config.n_layers - 1 and not self.everywhere
 
-    def at_answer(self, x: Float[Tensor, "*patch batch pos column"]) -> Float[Tensor, "*patch batch column"]:
-        """The row of each prompt's answer position."""
-        rows = torch.arange(len(self.position), device=x.device)
-        return x[..., rows, self.position, :]
+    def at_answer(self, x: Float[Tensor, "*patch batch pos column"]) -> Float[Tensor, "*patch ask column"]:
+        """The rows where answers are asked."""
+        return x[..., self.row, self.position, :]
 
-    def norm(self, x: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
-        return F.layer_norm(x, x.shape[-1:], eps=self.config.eps) if self.config.has_norm else x
+    def norm(
+        self, x: Float[Tensor, "*rest d_model"], name: str, *, at_answer: bool = False
+    ) -> Float[Tensor, "*rest d_model"]:
+        """The input of the LayerNorm `name`, normalised. A frozen one is not centred: folded readers are."""
+        if not self.config.has_norm:
+            return x
+        if self.scales is None:
+            return F.layer_norm(x, x.shape[-1:], eps=self.config.eps)
+        scale = self.scales[name]
+        return x / (self.at_answer(scale) if at_answer else scale)
 
-    def mlp(self, layer: int, resid: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
-        """What the MLP writes when it reads `resid`."""
+    def mlp(
+        self, layer: int, resid: Float[Tensor, "*rest d_model"], *, at_answer: bool = False
+    ) -> Float[Tensor, "*rest d_model"]:
+        """What the MLP writes when it reads `resid`, at all positions or where answers are asked."""
         name = f"blocks.{layer}.mlp"
-        flat = self.norm(resid).reshape(-1, self.config.d_model)
+        normed = self.norm(resid, f"blocks.{layer}.ln2", at_answer=at_answer)
+        flat = normed.reshape(-1, self.config.d_model)
         pre = torch.addmm(self.weights[f"{name}.b_in"], flat, self.weights[f"{name}.W_in"])
         # The array is ours alone, and passing over it once less is much of the time.
         post = pre.relu_() if self.config.act_fn == "relu" else activation(pre, self.config.act_fn)
@@ -127,7 +138,7 @@ class Suffix:
     ) -> Float[Tensor, "*all batch head pos"]:
         """Attention of the answer position over the sequence that `normed` holds."""
         scores = probe @ normed.transpose(-1, -2)
-        hidden = ~self.visible[self.position].unsqueeze(1)
+        hidden = ~self.visible[self.position].unsqueeze(1)  # one answer a prompt: asks are prompts here
         return scores.masked_fill_(hidden, -torch.inf).softmax(-1)
 
     def write(
@@ -142,7 +153,7 @@ class Suffix:
         self, layer: int, resid: Float[Tensor, "patch batch pos d_model"]
     ) -> Float[Tensor, "patch batch pos d_model"]:
         """The residual stream after a whole block."""
-        name, normed = f"blocks.{layer}.attn", self.norm(resid)
+        name, normed = f"blocks.{layer}.attn", self.norm(resid, f"blocks.{layer}.ln1")
         q, k, v = (self.project(layer, x, normed) for x in "QKV")
         z = (self.attend(q, k) @ v).transpose(-2, -3).flatten(-2)
         w_o = self.weights[f"{name}.W_O"].flatten(0, 1)
@@ -154,7 +165,7 @@ class Suffix:
         self, layer: int, resid: Float[Tensor, "patch batch pos d_model"]
     ) -> Float[Tensor, "patch batch d_model"]:
         """The residual stream after the last block, at the answer position."""
-        normed = self.norm(resid)
+        normed = self.norm(resid, f"blocks.{layer}.ln1")
         probe = self.answer_query(layer, self.at_answer(normed))
         z = self.write(layer, self.answer_pattern(probe, normed) @ normed)
         return self.last_mid(layer, self.at_answer(resid), z)
@@ -170,17 +181,23 @@ class Suffix:
         flat = z.reshape(-1, self.config.n_heads * self.config.d_head)
         out = torch.addmm(self.weights[f"{name}.b_O"], flat, self.weights[f"{name}.W_O"].flatten(0, 1))
         resid = resid + out.view(resid.shape)
-        return resid + self.mlp(layer, resid) if self.config.has_mlp else resid
+        return resid + self.mlp(layer, resid, at_answer=True) if self.config.has_mlp else resid
 
     def logits_after(
-        self, layer: int, resid: Float[Tensor, "patch batch pos d_model"]
-    ) -> Float[Tensor, "patch batch d_vocab"]:
-        """Answer logits from the residual stream after block `layer`, which is not the last."""
-        for later in range(layer + 1, self.config.n_layers - 1):
-            resid = self.block(later, resid)
-        return self.unembed(self.last_block(self.config.n_layers - 1, resid))
+        self, layer: int, resid: Float[Tensor, "*patch batch pos d_model"]
+    ) -> Float[Tensor, "*patch ask d_vocab"]:
+        """Answer logits from the residual stream after block `layer`, -1 for the embeddings.
 
-    def unembed(self, resid: Float[Tensor, "*patch d_model"]) -> Float[Tensor, "*patch d_vocab"]:
-        flat = self.norm(resid).reshape(-1, self.config.d_model)
+        After the last block where one answer a prompt is asked, `unembed` takes it at the answer.
+        """
+        for later in range(layer + 1, self.config.n_layers):
+            if self.is_last(later):
+                return self.unembed(self.last_block(later, resid))
+            resid = self.block(later, resid)
+        return self.unembed(self.at_answer(resid))
+
+    def unembed(self, resid: Float[Tensor, "*patch ask d_model"]) -> Float[Tensor, "*patch ask d_vocab"]:
+        """Logits of the residual stream after the last block, where answers are asked."""
+        flat = self.norm(resid, "ln_final", at_answer=True).reshape(-1, self.config.d_model)
         logits = torch.addmm(self.weights["unembed.b_U"], flat, self.weights["unembed.W_U"])
         return logits.view(*resid.shape[:-1], self.config.d_vocab)

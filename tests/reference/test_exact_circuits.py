@@ -9,7 +9,8 @@ import torch
 
 from metamodel.circuits import exact
 from metamodel.circuits.ablation import ablation_effects
-from metamodel.circuits.exact import edge_scores, source_outputs
+from metamodel.circuits.base_run import source_outputs
+from metamodel.circuits.exact import edge_scores
 from metamodel.circuits.graph import component_edges
 from metamodel.circuits.metrics import kl, margin
 from metamodel.circuits.prompts import Prompts

@@ -1,0 +1,132 @@
+"""What every circuit method answers, and the one interface that all of them have."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metamodel.circuits.base_run import Intervention, check_intervention
+from metamodel.circuits.graph import ComponentEdges, component_edges
+from metamodel.circuits.metrics import Metric
+from metamodel.circuits.prompts import Prompts, check_answers_differ, check_prompts
+from metamodel.subjects.subject import Subject
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EdgeScores:
+    """A number for each edge of a subject: what patching it does to a metric, or an estimate of that.
+
+    Signed: metric(patched) - metric(unpatched). An edge that helps has a negative score under noising, zero
+    and mean, a positive one under denoising; of `kl`, larger for worse answers, the other way round.
+    """
+
+    edges: ComponentEdges
+    method: str
+    metric: Metric
+    intervention: Intervention
+    value: Float[Tensor, " edge"]
+    """Mean over prompts."""
+    se: Float[Tensor, " edge"]
+    """Standard error of that mean over prompts; NaN for one prompt, or for a method that has none."""
+    base: float
+    """Mean metric of the run in which edges are patched."""
+    forwards: float
+    """Cost by arithmetic: runs of the whole subject on all prompts; a backward counts as two."""
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    @property
+    def size(self) -> Float[Tensor, " edge"]:
+        """Magnitude, by which edges are ranked."""
+        return self.value.abs()
+
+    def ranking(self) -> Int[Tensor, " edge"]:
+        """Indices of edges, most important first; ties in canonical order."""
+        return self.size.argsort(descending=True, stable=True)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A row an edge, most important first: source, destination, channel, value, se."""
+        import pandas
+
+        edges = self.edges.edges
+        rows = [
+            {
+                "source": edges[i].source.name,
+                "destination": edges[i].destination.component.name,
+                "channel": edges[i].destination.channel,
+                "value": float(self.value[i]),
+                "se": float(self.se[i]),
+            }
+            for i in self.ranking().tolist()
+        ]
+        return pandas.DataFrame(rows)
+
+
+class EdgeMethod(ABC):
+    """A way to score every edge. Leaves are frozen dataclasses whose fields are the method's settings."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name in tables."""
+
+    @abstractmethod
+    def _score(
+        self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
+    ) -> EdgeScores:
+        """The scores; the prompts are known to fit."""
+
+    def score(
+        self,
+        subject: Subject,
+        prompts: Prompts,
+        metric: Metric = "margin",
+        intervention: Intervention = "noising",
+    ) -> EdgeScores:
+        """Scores of every edge of `component_edges(subject.config)`.
+
+        Raises: InputError if the prompts do not fit the subject, clean and corrupt answers agree, the subject
+        is post-norm, or the method cannot take this metric, with the reason.
+        """
+        check_intervention(intervention)
+        check_prompts(subject, prompts)
+        check_answers_differ(prompts)
+        return self._score(subject, prompts, metric, intervention)
+
+    def scores_of(
+        self,
+        subject: Subject,
+        per_prompt: Float[Tensor, "edge batch"],
+        *,
+        metric: Metric,
+        intervention: Intervention,
+        base: float,
+        forwards: float,
+    ) -> EdgeScores:
+        """Scores from the effect on each prompt."""
+        edges = component_edges(subject.config)
+        assert per_prompt.shape[0] == len(edges)
+        return EdgeScores(
+            edges=edges,
+            method=self.name,
+            metric=metric,
+            intervention=intervention,
+            value=per_prompt.mean(-1),
+            se=standard_error(per_prompt),
+            base=base,
+            forwards=forwards,
+        )
+
+
+def standard_error(x: Float[Tensor, "*rest batch"]) -> Float[Tensor, "*rest"]:
+    """Standard error of the mean over prompts; NaN for a single one."""
+    n = x.shape[-1]
+    return x.std(-1) / math.sqrt(n) if n > 1 else torch.full_like(x[..., 0], torch.nan)
