@@ -76,11 +76,12 @@ def source_outputs(
     return torch.cat(found)
 
 
-def check_intervention(intervention: str) -> None:
-    """Raises: InputError for an unknown one."""
-    if intervention not in INTERVENTIONS:
-        do = f"Choose one of them.{suggestion(intervention, INTERVENTIONS)}"
-        raise InputError("intervention", expected=" or ".join(INTERVENTIONS), got=repr(intervention), do=do)
+def check_intervention(name: str) -> Intervention:
+    """The intervention of this name. Raises: InputError for an unknown one."""
+    if name not in INTERVENTIONS:
+        do = f"Choose one of them.{suggestion(name, INTERVENTIONS)}"
+        raise InputError("intervention", expected=" or ".join(INTERVENTIONS), got=repr(name), do=do)
+    return name
 
 
 def base_run(
@@ -94,7 +95,6 @@ def base_run(
 
     Raises: InputError if the prompts do not fit the subject, or the subject is post-norm.
     """
-    check_intervention(intervention)
     check_prompts(subject, prompts)
     whole, config, n = folded(subject), subject.config, len(prompts)
     denoising = intervention == "denoising"

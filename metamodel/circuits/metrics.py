@@ -1,6 +1,5 @@
 """How far an answer is from another: the numbers by which circuits and ablations are scored."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,6 +15,14 @@ Metric = Literal["margin", "logit_difference", "probability", "kl", "accuracy"]
 `logit_difference`: minus the corrupt answer's; `probability`: of the right answer; `kl`: KL(clean ‖ patched)
 in nats, the only one that is larger for worse answers; `accuracy`: 1 where the right answer is likeliest."""
 METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+def check_metric(name: str) -> Metric:
+    """The metric of this name. Raises: InputError for an unknown one."""
+    if name not in METRICS:
+        do = f"Choose one of them.{suggestion(name, METRICS)}"
+        raise InputError("metric", expected=" or ".join(METRICS), got=repr(name), do=do)
+    return name
 
 
 def margin(
@@ -71,10 +78,7 @@ class Measure:
 
     @classmethod
     def of(cls, metric: Metric, prompts: Prompts, clean_logits: Float[Tensor, "ask d_vocab"]) -> "Measure":
-        """Raises: InputError for an unknown metric, or a logit difference of prompts with targets."""
-        if metric not in METRICS:
-            do = f"Choose one of them.{suggestion(metric, METRICS)}"
-            raise InputError("metric", expected=" or ".join(METRICS), got=repr(metric), do=do)
+        """Raises: InputError for a logit difference of prompts with targets."""
         asked = prompts.asked
         require(
             metric != "logit_difference" or asked.corrupt_answer is not None,
@@ -113,10 +117,3 @@ class Measure:
                 return kl(self.clean_logits, logits)
             case "accuracy":
                 return correct(logits, self.answer).to(logits.dtype)
-
-
-def measures(
-    metrics: Sequence[Metric], prompts: Prompts, clean_logits: Float[Tensor, "ask d_vocab"]
-) -> tuple[Measure, ...]:
-    """Several metrics on the same prompts. Raises: InputError as `Measure.of`."""
-    return tuple(Measure.of(metric, prompts, clean_logits) for metric in metrics)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metamodel.circuits.base_run import Intervention, check_intervention
 from metamodel.circuits.graph import ComponentEdges, component_edges
-from metamodel.circuits.metrics import Metric
+from metamodel.circuits.metrics import Metric, check_metric
 from metamodel.circuits.prompts import Prompts, check_answers_differ, check_prompts
 from metamodel.subjects.subject import Subject
 
@@ -88,18 +88,22 @@ class EdgeMethod(ABC):
         self,
         subject: Subject,
         prompts: Prompts,
-        metric: Metric = "margin",
-        intervention: Intervention = "noising",
+        metric: str = "margin",
+        intervention: str = "noising",
     ) -> EdgeScores:
         """Scores of every edge of `component_edges(subject.config)`.
+
+        Args:
+            metric: one of `metrics.METRICS`.
+            intervention: one of `base_run.INTERVENTIONS`.
 
         Raises: InputError if the prompts do not fit the subject, clean and corrupt answers agree, the subject
         is post-norm, or the method cannot take this metric, with the reason.
         """
-        check_intervention(intervention)
+        chosen, how = check_metric(metric), check_intervention(intervention)
         check_prompts(subject, prompts)
         check_answers_differ(prompts)
-        return self._score(subject, prompts, metric, intervention)
+        return self._score(subject, prompts, chosen, how)
 
     def scores_of(
         self,
