@@ -16,12 +16,10 @@ from pathlib import Path
 import torch
 
 from data_gen.config import ZooConfig
-from data_gen.harvesting import task_prompts
+from data_gen.harvesting import circuit_prompts
 from data_gen.labels.registry import LABELS
 from data_gen.population import ShardSpec, shard_specs
-from data_gen.seeds import generator_for
 from data_gen.shard import harvest_all
-from data_gen.tasks.base import Task
 from data_gen.tasks.mixture import part_family, parts_of
 from data_gen.trained import make_trained
 from metamodel.circuits.graph import component_edges
@@ -37,13 +35,6 @@ SMALL = Path(__file__).parents[1] / "configs/zoo/small.yaml"
 STATES = {POSITIVE: "positive", PATTERN_ONLY: "pattern only"}
 N_EDGES = 6
 """Strongest edges that are printed for each subject."""
-
-
-def circuit_prompts(task: Task, subject_id: str, config: ZooConfig) -> Prompts:
-    """The prompts on which a harvest scores the edges of a subject; a triple does not hold them."""
-    return task_prompts(
-        task, generator_for(config.seed, subject_id, "circuit prompts"), config.harvest.n_prompts
-    )
 
 
 @torch.no_grad()
@@ -87,7 +78,7 @@ def measure(shard: ShardSpec, config: ZooConfig) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for triple in harvest_all(shard, made.accepted, config.harvest, config.seed):
         task = tasks[triple.info.subject][families.index(triple.info.family)]
-        prompts = circuit_prompts(task, triple.info.id, config)
+        prompts = circuit_prompts(task, triple.info.id, config.harvest, config.seed)
         rows.append(
             {
                 "id": triple.info.id,

@@ -45,7 +45,7 @@ def make_compiled_shard(spec: ShardSpec, report: Callable[[int, int], None] | No
             accepted.append(
                 Made(
                     subject=network,
-                    task=_of_one_length(made.task),
+                    task=one_length(made.task),
                     seed=subject.seed,
                     lineage=subject.lineage,
                     truth=made.truth,
@@ -61,8 +61,8 @@ def network_of(family: str, network_seed: int, number: int) -> int:
     return derived_seed(network_seed, "network", lineage_number(family, number))
 
 
-def _of_one_length(task: ProgramTask) -> Task:
-    """Random programs have prompts of different lengths, and a shard's subjects of one."""
+def one_length(task: ProgramTask) -> Task:
+    """The task of a compiled subject: random programs differ in length, and a shard's prompts do not."""
     if task.name != RANDOM:
         return task
     return Padded(inside=task, length=HEADER + LONGEST)

@@ -3,8 +3,8 @@
     python -m data_gen.harvest FOLDER --prompts prompts.jsonl
 
 FOLDER holds networks in transformers' format (GPT-2), each in a folder of its own. The prompts are JSON lines
-of token ids, see `data_gen.prompt_file`. The zoo opens, verifies and is evaluated like any other; all that it
-holds departs by its origin. A killed harvest goes on where it stopped.
+of token ids, see `metamodel.circuits.prompt_file`. The zoo opens, verifies and is evaluated like any other;
+all that it holds departs by its origin. A killed harvest goes on where it stopped.
 """
 
 import sys
@@ -60,11 +60,11 @@ def build_imported(
     from data_gen.executor import Job, build_shards
     from data_gen.imported import fingerprint_of, harvest_config, import_shard, model_folders
     from data_gen.labels.registry import LABELS
-    from data_gen.prompt_file import read_prompts
+    from data_gen.prompt_file import prompt_task
     from metamodel.config.parser import plain
     from metamodel.triples.building import begin
 
-    networks, task = model_folders(source), read_prompts(prompts)
+    networks, task = model_folders(source), prompt_task(prompts)
     config = {
         "name": out.name,
         "imported": {network.name: fingerprint_of(network) for network in networks},

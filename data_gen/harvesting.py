@@ -91,7 +91,7 @@ def harvest_one(
     truth: Truth | None = None,
 ) -> Triple:
     """The triple of one subject, given what its shard shares."""
-    prompts = task_prompts(task, generator_for(seed, info.id, "circuit prompts"), config.n_prompts)
+    prompts = circuit_prompts(task, info.id, config, seed)
     fresh = task_prompts(task, generator_for(seed, info.id, "behavior prompts"), config.n_behavior_prompts)
     probes = task_prompts(task, generator_for(seed, info.id, "probes"), config.n_probes)
     return Triple(
@@ -150,15 +150,17 @@ def task_prompts(task: Task, generator: torch.Generator, n: int) -> Prompts:
         got=len(keep),
         do="Let the task's corruption change the answer.",
     )
-    return Prompts(
-        clean=drawn.clean[keep],
-        corrupt=drawn.corrupt[keep],
-        position=drawn.position[keep],
-        answer=drawn.answer[keep],
-        corrupt_answer=drawn.corrupt_answer[keep],
-        slice=drawn.slice[keep],
-        slice_names=drawn.slice_names,
-    )
+    return drawn.where(keep)
+
+
+def circuit_prompts(task: Task, id: str, config: HarvestConfig, seed: int) -> Prompts:
+    """The prompts on which a triple's edges are scored; a zoo does not hold them.
+
+    Args:
+        id: of the triple.
+        seed: of the zoo.
+    """
+    return task_prompts(task, generator_for(seed, id, "circuit prompts"), config.n_prompts)
 
 
 def circuit_of(subject: Subject, prompts: Prompts, null_threshold: Float[Tensor, ""]) -> CircuitScores:

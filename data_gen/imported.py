@@ -8,7 +8,7 @@ import torch
 
 from data_gen.config import HarvestConfig
 from data_gen.harvesting import harvest
-from data_gen.prompt_file import PromptFile, read_prompts
+from data_gen.prompt_file import PromptFile, prompt_task
 from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError, require
 from metamodel.subjects import Subject
@@ -70,7 +70,7 @@ def import_shard(
         folder: of the zoo.
     """
     torch.set_num_threads(1)
-    source, task = Path(networks[index]), read_prompts(Path(prompts))
+    source, task = Path(networks[index]), prompt_task(Path(prompts))
     try:
         subject = _readable(source, task, most_edges)
         triples = harvest([subject], [task], [_info(subject, Path(prompts))], harvest_config(task), seed=0)

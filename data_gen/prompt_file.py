@@ -1,19 +1,10 @@
-"""Prompts that people bring for their own models: a file of JSON lines becomes a task.
-
-One object a line, with token ids:
-
-    {"clean": [50256, 464, 3290], "corrupt": [50256, 464, 3797], "answer": 318, "corrupt_answer": 373}
-
-`position` is where the answer is read, by default the last token; `slice` names the part of the task. Prompts
-of different lengths are filled up behind, which a causal subject sees only after the answer.
-"""
+"""Prompts that people bring for their own models: a file of them is a task."""
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -21,16 +12,14 @@ from torch import Tensor
 
 from data_gen.labels.registry import OFFSETS
 from data_gen.tasks.base import PAD, Batch, Task
+from metamodel.circuits.prompt_file import read_prompts
 from metamodel.circuits.prompts import Prompts
-from metamodel.config import InputError, require
+from metamodel.config import require
 
 FEWEST_PROMPTS = 16
 """Prompts without which behavior cannot be measured."""
 SHORTEST = max(OFFSETS) + 2
 """Tokens of a prompt on which every distance that labels ask for occurs."""
-TOKENS = ("clean", "corrupt")
-ANSWERS = ("answer", "corrupt_answer")
-KEYS = {*TOKENS, *ANSWERS, "position", "slice"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,7 +38,7 @@ class PromptFile(Task):
 
     @classmethod
     def make(cls, variant: str, seed: int) -> "PromptFile":
-        raise AssertionError("read by read_prompts")
+        raise AssertionError("made by prompt_task")
 
     def renewed(self, variant: str, seed: int) -> "PromptFile":
         return self
@@ -75,16 +64,7 @@ class PromptFile(Task):
         held = len(self.given)
         turns = [torch.randperm(held, generator=generator) for _ in range(-(-n // held))]
         chosen = torch.cat(turns)[:n]
-        g = self.given
-        return Prompts(
-            clean=g.clean[chosen],
-            corrupt=g.corrupt[chosen],
-            position=g.position[chosen],
-            answer=g.answer[chosen],
-            corrupt_answer=g.corrupt_answer[chosen],
-            slice=g.slice[chosen],
-            slice_names=g.slice_names,
-        )
+        return self.given.where(chosen)
 
     def answer(
         self, tokens: Int[Tensor, "batch pos"], position: Int[Tensor, " batch"]
@@ -92,24 +72,20 @@ class PromptFile(Task):
         raise AssertionError("there is no rule behind prompts of a file")
 
 
-def read_prompts(path: Path) -> PromptFile:
+def prompt_task(path: Path) -> PromptFile:
     """The task of a file of prompts.
 
     Raises: InputError, naming file and line, if a prompt lacks something or does not fit.
     """
-    require(path.is_file(), str(path), expected="a file of JSON lines", got="no file", do="Check the path.")
-    text = path.read_text()
-    found = [
-        _prompt(f"{path}:{number}", line) for number, line in enumerate(text.splitlines(), 1) if line.strip()
-    ]
+    given = read_prompts(path)
     require(
-        len(found) >= FEWEST_PROMPTS,
+        len(given) >= FEWEST_PROMPTS,
         str(path),
         expected=f"at least {FEWEST_PROMPTS} prompts",
-        got=len(found),
+        got=len(given),
         do="Add prompts: behavior and circuits are means over them.",
     )
-    longest = max(len(p["clean"]) for p in found)
+    longest = given.clean.shape[1]
     require(
         longest >= SHORTEST,
         str(path),
@@ -117,77 +93,4 @@ def read_prompts(path: Path) -> PromptFile:
         got=longest,
         do="Take longer prompts.",
     )
-    names = tuple(dict.fromkeys(p["slice"] for p in found))
-
-    def tokens(key: str) -> Int[Tensor, "batch pos"]:
-        return torch.tensor([p[key] + [p[key][-1]] * (longest - len(p[key])) for p in found])
-
-    return PromptFile(
-        given=Prompts(
-            clean=tokens("clean"),
-            corrupt=tokens("corrupt"),
-            position=torch.tensor([p["position"] for p in found]),
-            answer=torch.tensor([p["answer"] for p in found]),
-            corrupt_answer=torch.tensor([p["corrupt_answer"] for p in found]),
-            slice=torch.tensor([names.index(p["slice"]) for p in found]),
-            slice_names=names,
-        ),
-        digest=hashlib.sha256(text.encode()).hexdigest(),
-    )
-
-
-def _prompt(where: str, line: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise InputError(
-            where, expected="a JSON object", got="another text", do="One prompt a line."
-        ) from error
-    require(isinstance(values, dict), where, expected="a JSON object", got=line[:40], do="One prompt a line.")
-    for key in values.keys() ^ KEYS:
-        known = key in KEYS
-        if known and key in ("position", "slice"):
-            continue
-        raise InputError(
-            f"{where}: {key}",
-            expected="a value" if known else f"one of {', '.join(sorted(KEYS))}",
-            got="none" if known else repr(key),
-            do="Add it." if known else "Remove it.",
-        )
-    for key in TOKENS:
-        good = isinstance(values[key], list) and values[key] and all(_is_token(t) for t in values[key])
-        require(
-            bool(good), f"{where}: {key}", expected="a list of token ids", got=repr(values[key])[:40],
-            do="Tokenise the prompts first.",
-        )  # fmt: skip
-    for key in ANSWERS:
-        good = _is_token(values[key])
-        require(good, f"{where}: {key}", expected="a token id", got=repr(values[key])[:40], do="Tokenise it.")
-    n = len(values["clean"])
-    require(
-        len(values["corrupt"]) == n,
-        f"{where}: corrupt",
-        expected=f"{n} tokens, as many as in clean",
-        got=len(values["corrupt"]),
-        do="Corrupt a prompt in place: patching needs the same positions.",
-    )
-    require(
-        values["answer"] != values["corrupt_answer"],
-        f"{where}: corrupt_answer",
-        expected="another answer than the clean prompt's",
-        got=values["corrupt_answer"],
-        do="Corrupt what the answer depends on.",
-    )
-    position = values.get("position", n - 1)
-    require(
-        _is_token(position) and position < n,
-        f"{where}: position",
-        expected=f"0 to {n - 1}",
-        got=position,
-        do="Leave it out for the last token.",
-    )
-    return values | {"position": position, "slice": str(values.get("slice", "all"))}
-
-
-def _is_token(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return PromptFile(given=given, digest=hashlib.sha256(path.read_bytes()).hexdigest())

@@ -39,6 +39,8 @@ class EdgeScores:
     """Mean metric of the run in which edges are patched."""
     forwards: float
     """Cost by arithmetic: runs of the whole subject on all prompts; a backward counts as two."""
+    per_prompt: Float[Tensor, "edge batch"] | None = None
+    """The effect on each prompt, of methods that score prompts one by one."""
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -127,6 +129,7 @@ class EdgeMethod(ABC):
             se=standard_error(per_prompt),
             base=base,
             forwards=forwards,
+            per_prompt=per_prompt,
         )
 
 

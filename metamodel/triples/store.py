@@ -232,7 +232,7 @@ class Zoo(TorchDataset[Triple]):
         behavior["slice_names"] = tuple(row["slice_names"])
         behavior["slice_accuracy"] = behavior["slice_accuracy"][: len(row["slice_names"])]
         return Triple(
-            info=SubjectInfo(**{name: row[name] for name in INFO_FIELDS}),
+            info=self.info(id),
             subject=_subject(row, arrays),
             activation=Activation(**parts["activation"]),
             circuit=CircuitScores(**parts["circuit"]),
@@ -240,6 +240,11 @@ class Zoo(TorchDataset[Triple]):
             labels=FunctionLabels(**parts["labels"]),
             truth=Truth(**parts["truth"]) if "truth" in parts else None,
         )
+
+    def info(self, id: str) -> SubjectInfo:
+        """Where a triple's subject comes from. Raises: InputError if the id is unknown."""
+        row = self._records[self._position(id)[0]]
+        return SubjectInfo(**{name: row[name] for name in INFO_FIELDS})
 
     def subject(self, id: str) -> Subject:
         """One subject, without its arrays.

@@ -11,7 +11,7 @@ from data_gen.checks import problems
 from data_gen.harvest import build_imported
 from data_gen.imported import import_shard, model_folders
 from data_gen.labels.registry import LABELS
-from data_gen.prompt_file import read_prompts
+from data_gen.prompt_file import prompt_task
 from metamodel.config import InputError
 from metamodel.subjects import Subject
 from metamodel.triples import Zoo, read_manifest
@@ -69,14 +69,14 @@ def test_networks_of_a_folder_become_a_zoo_and_the_broken_one_a_reason(networks,
     original = Subject.from_pretrained(networks / "net1")
     assert triple.subject.fingerprint() == original.fingerprint()
     assert triple.behavior.slice_names == ("all", "odd")
-    task = read_prompts(prompts)
+    task = prompt_task(prompts)
     logits = original.run(task.given.clean).logits[0, torch.arange(20), task.given.position]
     right = (logits.argmax(-1) == task.given.answer).float().mean()
     assert float(triple.behavior.accuracy) == pytest.approx(float(right))
 
 
 def test_shorter_prompts_are_filled_up_behind_and_answered_where_they_end(prompts):
-    task = read_prompts(prompts)
+    task = prompt_task(prompts)
     lines = [json.loads(line) for line in prompts.read_text().splitlines()]
     assert task.n_pos == 8
     assert task.given.position.tolist() == [len(p["clean"]) - 1 for p in lines]
@@ -110,26 +110,26 @@ def test_a_prompt_that_does_not_fit_is_named_with_its_line(prompts, change, mess
     lines = [json.loads(line) for line in prompts.read_text().splitlines()]
     lines[2] |= change
     with pytest.raises(InputError, match=message):
-        read_prompts(write(prompts, lines))
+        prompt_task(write(prompts, lines))
 
 
 def test_missing_keys_equal_answers_few_prompts_and_no_networks_are_one_line_each(prompts, tmp_path):
     lines = [json.loads(line) for line in prompts.read_text().splitlines()]
     with pytest.raises(InputError, match="expected at least 16 prompts, got 15"):
-        read_prompts(write(prompts, lines[:15]))
+        prompt_task(write(prompts, lines[:15]))
     del lines[0]["answer"]
     with pytest.raises(InputError, match=r":1: answer: expected a value, got none"):
-        read_prompts(write(prompts, lines))
+        prompt_task(write(prompts, lines))
     lines[0]["answer"] = lines[0]["corrupt_answer"]
     with pytest.raises(InputError, match=r":1: corrupt_answer: expected another answer"):
-        read_prompts(write(prompts, lines))
+        prompt_task(write(prompts, lines))
     short = [p | {"clean": p["clean"][:5], "corrupt": p["corrupt"][:5]} for p in lines]
     short[0]["answer"] = short[0]["clean"][3]
     with pytest.raises(InputError, match="expected prompts of at least 6 tokens"):
-        read_prompts(write(prompts, short))
+        prompt_task(write(prompts, short))
     prompts.write_text("[1]\n")
     with pytest.raises(InputError, match=r":1: expected a JSON object"):
-        read_prompts(prompts)
+        prompt_task(prompts)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="expected networks in transformers' format"):
         build_imported(tmp_path / "empty", prompts, tmp_path / "zoo", workers=1, most_edges=10)

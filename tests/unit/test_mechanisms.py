@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_gen.harvesting import circuit_prompts
 from data_gen.tasks import make_task
 from metamodel.circuits.exact import edge_scores
 from metamodel.config import InputError
@@ -69,14 +70,16 @@ def test_edges_are_shares_of_the_clean_margin_on_the_prompts_of_the_circuit(
     for row, (triple, whole) in zip(found["subjects"], measured, strict=True):
         task = make_task("sorting", "short", triple.info.seed)
         scores = edge_scores(
-            triple.subject, mechanisms.circuit_prompts(task, triple.info.id, config), "noising"
+            triple.subject, circuit_prompts(task, triple.info.id, config.harvest, config.seed), "noising"
         )
         torch.testing.assert_close(triple.circuit.noising_margin, scores.margin)
         assert whole == pytest.approx(scores.clean_margin.item(), rel=1e-4)
         assert whole != pytest.approx(triple.behavior.margin.item(), rel=1e-4)
         share = scores.margin.min().item() / scores.clean_margin.item()
         assert next(iter(row["edges"].values())) == pytest.approx(share, abs=1e-3)
-        other = edge_scores(triple.subject, mechanisms.circuit_prompts(task, "other", config), "noising")
+        other = edge_scores(
+            triple.subject, circuit_prompts(task, "other", config.harvest, config.seed), "noising"
+        )
         assert not torch.allclose(triple.circuit.noising_margin, other.margin)
 
 

@@ -1,0 +1,225 @@
+"""A circuit: the edges that a behavior needs, how well they do alone, and ways to look at them.
+
+circuit = discover(subject, prompts)
+circuit.to_pandas(); circuit.to_networkx(); circuit.plot().savefig("circuit.png")
+"""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from metamodel.circuits.exact import Exact
+from metamodel.circuits.faithfulness import CircuitRunner, Curve, first_edges
+from metamodel.circuits.graph import Edge
+from metamodel.circuits.prompts import Prompts
+from metamodel.circuits.pruning import without_dangling
+from metamodel.circuits.quality import redundant, stability
+from metamodel.circuits.scores import EdgeMethod, EdgeScores
+from metamodel.config.errors import require
+from metamodel.subjects.subject import Subject
+
+if TYPE_CHECKING:
+    import networkx
+    import pandas
+    from matplotlib.figure import Figure
+
+SCHEMA_VERSION = 1
+"""Of a circuit's JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Circuit:
+    """Edges that recover a behavior of one subject on given prompts."""
+
+    subject: str
+    kept: Bool[Tensor, " edge"]
+    """Members among `scores.edges`."""
+    scores: EdgeScores
+    """Of all edges of the subject, members or not."""
+    curve: Curve
+    """Faithfulness of the first edges of the scores' ranking."""
+    recovered: float
+    """Share of the effect that the members recover when they run alone."""
+    complement: float
+    """Share that all other edges recover; large where backups or other paths stand in."""
+    kl: Float[Tensor, " batch"]
+    """KL(clean ‖ circuit) of each prompt, nats."""
+    redundant: Bool[Tensor, " edge"]
+    """Members that the others do as well without."""
+    stability: float
+    """Mean Jaccard overlap of circuits of this size over bootstrap resamples of the prompts; NaN for a method
+    that does not score prompts one by one."""
+
+    def __len__(self) -> int:
+        return int(self.kept.sum())
+
+    @property
+    def members(self) -> tuple[Edge, ...]:
+        """Most important first."""
+        edges = self.scores.edges.edges
+        return tuple(edges[i] for i in self.scores.ranking().tolist() if self.kept[i])
+
+    @property
+    def redundant_share(self) -> float:
+        """Share of the members that are redundant, one at a time."""
+        return float(self.redundant.sum()) / max(1, len(self))
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A row a member, most important first: source, destination, channel, value, se, redundant."""
+        table = self.scores.to_pandas()
+        order = self.scores.ranking()
+        table["redundant"] = self.redundant[order].tolist()
+        return table.loc[self.kept[order].tolist()].reset_index(drop=True)
+
+    def to_networkx(self) -> "networkx.MultiDiGraph":
+        """Components as nodes (kind, layer, head), members as edges whose key is the channel (value, se)."""
+        import networkx
+
+        graph = networkx.MultiDiGraph(subject=self.subject)
+        for i in self.kept.nonzero().squeeze(1).tolist():
+            edge = self.scores.edges.edges[i]
+            for node in (edge.source, edge.destination.component):
+                graph.add_node(node.name, kind=node.kind, layer=node.layer, head=node.head)
+            graph.add_edge(
+                edge.source.name,
+                edge.destination.component.name,
+                key=edge.destination.channel,
+                value=float(self.scores.value[i]),
+                se=float(self.scores.se[i]),
+            )
+        return graph
+
+    def plot(self) -> "Figure":
+        """A picture, inputs at the bottom, logits on top; blue edges help the answer, red ones hurt it."""
+        from metamodel.circuits.picture import draw
+
+        return draw(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON: the circuit, its faithfulness, its curve, and the scores of all edges."""
+        edges = self.scores.edges.edges
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "subject": self.subject,
+            "method": self.scores.method,
+            "metric": self.scores.metric,
+            "intervention": self.scores.intervention,
+            "n_prompts": len(self.kl),
+            "n_edges": len(self),
+            "n_edges_of_subject": len(edges),
+            "recovered": self.recovered,
+            "complement": self.complement,
+            "kl_median": float(self.kl.quantile(0.5)),
+            "kl_95": float(self.kl.quantile(0.95)),
+            "redundant_share": self.redundant_share,
+            "stability": _finite(self.stability),
+            "forwards": self.scores.forwards,
+            "curve": {
+                "sizes": list(self.curve.sizes),
+                "recovered": self.curve.recovered.tolist(),
+                "complement": self.curve.complement.tolist(),
+                "kl_median": self.curve.kl_median.tolist(),
+                "kl_95": self.curve.kl_high.tolist(),
+                "cpr": self.curve.cpr,
+                "cmd": self.curve.cmd,
+                "cpr_log": self.curve.cpr_log,
+                "cmd_log": self.curve.cmd_log,
+                "full": self.curve.full,
+                "empty": self.curve.empty,
+            },
+            "edges": [
+                {
+                    "source": edges[i].source.name,
+                    "destination": edges[i].destination.component.name,
+                    "channel": edges[i].destination.channel,
+                    "value": float(self.scores.value[i]),
+                    "se": _finite(float(self.scores.se[i])),
+                    "member": bool(self.kept[i]),
+                    "redundant": bool(self.redundant[i]),
+                }
+                for i in self.scores.ranking().tolist()
+            ],
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if value == value else None
+
+
+def discover(
+    subject: Subject,
+    prompts: Prompts,
+    *,
+    metric: str = "margin",
+    intervention: str = "noising",
+    method: EdgeMethod | None = None,
+    faithful: float = 0.9,
+    n_edges: int | None = None,
+    seed: int = 0,
+) -> Circuit:
+    """The smallest circuit, in the order of a method's scores, that recovers a share of the effect.
+
+    Under noising, edges along which nothing can flow are dropped, which changes no logit.
+
+    Args:
+        metric, intervention: see `metrics.Metric` and `base_run`; the circuit runs with the rest patched.
+        method: how edges are scored; exact patching of every edge by default.
+        faithful: share of the effect that the circuit must recover.
+        n_edges: takes this many edges instead.
+        seed: of the bootstrap and of the random edges that set the bar of redundant ones.
+
+    Raises: InputError if the prompts do not fit the subject, their clean and corrupt answers agree, patching
+        everything changes nothing, or a setting is out of range.
+    """
+    require(0 < faithful <= 1, "faithful", expected="above 0, at most 1", got=faithful, do="Take 0.9.")
+    scores = (method or Exact()).score(subject, prompts, metric, intervention)
+    n = len(scores)
+    require(
+        n_edges is None or 1 <= n_edges <= n,
+        "n_edges",
+        expected=f"1 to {n}, the edges of {subject.name}",
+        got=n_edges,
+        do="Leave it out to take as many as are needed.",
+    )
+    runner = CircuitRunner.of(subject, prompts, metric, intervention)
+    ranking = scores.ranking()
+    curve = runner.curve(ranking)
+    size = n_edges or _smallest(runner, scores, curve, faithful)
+    kept = first_edges(ranking, size)
+    if intervention in ("noising", "denoising"):
+        kept = without_dangling(scores.edges, kept)
+    both = runner.recovered(torch.stack([kept, ~kept]))
+    generator = torch.Generator().manual_seed(seed)
+    overlap = float("nan")
+    if scores.per_prompt is not None:
+        overlap = stability(scores.per_prompt, size, generator=generator)
+    return Circuit(
+        subject=subject.name,
+        kept=kept,
+        scores=scores,
+        curve=curve,
+        recovered=float(both[0]),
+        complement=float(both[1]),
+        kl=runner.divergence(kept.unsqueeze(0))[0],
+        redundant=redundant(runner, kept, generator=generator),
+        stability=overlap,
+    )
+
+
+def _smallest(runner: CircuitRunner, scores: EdgeScores, curve: Curve, faithful: float) -> int:
+    """Edges of the smallest circuit that recovers enough: between the sizes of the curve, one by one."""
+    enough = [k for k, f in zip(curve.sizes, curve.recovered.tolist(), strict=True) if f >= faithful]
+    upper = enough[0] if enough else len(scores)
+    lower = max((k for k in curve.sizes if k < upper), default=0)
+    sizes = range(lower + 1, upper + 1)
+    ranking = scores.ranking()
+    recovered = runner.recovered(torch.stack([first_edges(ranking, k) for k in sizes]))
+    return next((k for k, f in zip(sizes, recovered.tolist(), strict=True) if f >= faithful), upper)
