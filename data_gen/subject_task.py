@@ -27,5 +27,7 @@ def task_of(info: SubjectInfo, zoo_seed: int) -> Task:
         number = int(info.subject.rsplit("-", 1)[1])
         return one_length(ProgramTask(program=program_for(RANDOM, info.variant, seed, number)))
     families = info.subject.partition(f"-{info.variant}-")[0]
-    parts = parts_of(make_task(families, info.variant, info.seed))
-    return parts[[part_family(part) for part in parts].index(info.family)] if len(parts) > 1 else parts[0]
+    parts = list(parts_of(make_task(families, info.variant, info.seed)))
+    if len(parts) == 1:
+        return parts[0]
+    return parts[[part_family(part) for part in parts].index(info.family)]

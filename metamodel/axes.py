@@ -46,6 +46,7 @@ Circuits:
     reader       component that reads from it
     channel      kind of relation between two nodes, or of input of a head: q, k, v
     patch        patched run of a subject
+    size         circuit of the first k edges of a ranking
     ask          answer that is asked for: one a prompt, or one for each target
     active       source that an intervention changes at all
     metric       effect of a patch: margin, KL divergence
