@@ -1,14 +1,23 @@
 """Causal structure of a subject."""
 
 from metamodel.circuits.ablation import ablation_effects
+from metamodel.circuits.acdc import ACDC
+from metamodel.circuits.attribution import EAP, EAPIG
 from metamodel.circuits.base_run import Intervention
+from metamodel.circuits.baselines import RandomScores, WeightNorm
 from metamodel.circuits.exact import Exact, MarginAndKL, edge_scores
 from metamodel.circuits.graph import ComponentEdges, Destination, Edge, component_edges
+from metamodel.circuits.methods import METHODS, score
 from metamodel.circuits.metrics import Metric, accuracy, kl, margin
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
+from metamodel.circuits.subsets import RandomSubsets
 
 __all__ = [
+    "ACDC",
+    "EAP",
+    "EAPIG",
+    "METHODS",
     "ComponentEdges",
     "Destination",
     "Edge",
@@ -19,10 +28,14 @@ __all__ = [
     "MarginAndKL",
     "Metric",
     "Prompts",
+    "RandomScores",
+    "RandomSubsets",
+    "WeightNorm",
     "ablation_effects",
     "accuracy",
     "component_edges",
     "edge_scores",
     "kl",
     "margin",
+    "score",
 ]

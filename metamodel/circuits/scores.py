@@ -96,9 +96,7 @@ class EdgeMethod(ABC):
         Raises: InputError if the prompts do not fit the subject, clean and corrupt answers agree, the subject
         is post-norm, or the method cannot take this metric, with the reason.
         """
-        check_intervention(intervention)
-        check_prompts(subject, prompts)
-        check_answers_differ(prompts)
+        check_task(subject, prompts, intervention)
         return self._score(subject, prompts, metric, intervention)
 
     def scores_of(
@@ -124,6 +122,13 @@ class EdgeMethod(ABC):
             base=base,
             forwards=forwards,
         )
+
+
+def check_task(subject: Subject, prompts: Prompts, intervention: str) -> None:
+    """Raises: InputError unless edges of this subject can be patched on these prompts."""
+    check_intervention(intervention)
+    check_prompts(subject, prompts)
+    check_answers_differ(prompts)
 
 
 def standard_error(x: Float[Tensor, "*rest batch"]) -> Float[Tensor, "*rest"]:
