@@ -5,6 +5,7 @@ from metamodel.circuits.acdc import ACDC
 from metamodel.circuits.attribution import EAP, EAPIG
 from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.baselines import RandomScores, WeightNorm
+from metamodel.circuits.bridge import bridge_scores
 from metamodel.circuits.exact import Exact, MarginAndKL, edge_scores
 from metamodel.circuits.graph import ComponentEdges, Destination, Edge, component_edges
 from metamodel.circuits.methods import METHODS, score
@@ -33,6 +34,7 @@ __all__ = [
     "WeightNorm",
     "ablation_effects",
     "accuracy",
+    "bridge_scores",
     "component_edges",
     "edge_scores",
     "kl",

@@ -51,13 +51,7 @@ class EAP(EdgeMethod):
         self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
         check_differentiable(metric, self.name)
-        require(
-            metric != "kl" or intervention == "denoising",
-            "metric",
-            expected=f"one whose gradient is not zero in the clean run, for {self.name} under {intervention}",
-            got="'kl', which is at its minimum there",
-            do="Use another metric, denoising, or EAP-IG.",
-        )
+        check_gradient(metric, intervention, self.name)
         run = base_run(subject, prompts, intervention, freeze_norm=self.freeze_norm)
         measure = run.measure(metric)
         gradients = mean_gradients(run, measure, run.logits.new_zeros(1))
@@ -137,4 +131,15 @@ def check_differentiable(metric: Metric, who: str) -> None:
         expected=f"one that has a gradient, for {who}",
         got="'accuracy'",
         do="Use margin, which is positive where the answer is right, or the exact sweep.",
+    )
+
+
+def check_gradient(metric: Metric, intervention: Intervention, who: str) -> None:
+    """Raises: InputError for KL in the clean run: KL(clean ‖ clean) is a minimum, where every gradient is 0."""
+    require(
+        metric != "kl" or intervention == "denoising",
+        "metric",
+        expected=f"one whose gradient is not zero in the clean run, for {who} under {intervention}",
+        got="'kl', which is at its minimum there",
+        do="Use another metric, denoising, or EAP-IG.",
     )
