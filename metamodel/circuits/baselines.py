@@ -31,8 +31,8 @@ class RandomScores(EdgeMethod):
         self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
         edges, like = component_edges(subject.config), subject.weights["embed.W_E"]
-        generator = torch.Generator().manual_seed(self.seed)  # on the CPU: the same scores on any device
-        value = torch.randn(len(edges), generator=generator).to(like)
+        generator = torch.Generator("cpu").manual_seed(self.seed)  # the same on any device
+        value = torch.randn(len(edges), generator=generator, device=generator.device).to(like)
         return _blind(self.name, subject, prompts, metric, intervention, value)
 
 
@@ -84,8 +84,8 @@ def composed_norms(subject: Subject, edges: ComponentEdges) -> Float[Tensor, " e
     readers = [read(d.component, d.channel) for d in edges.destinations]
     squares = torch.einsum("smn,dmn->ds", grams, torch.stack([w @ w.T for w in readers]))
     place = {destination: i for i, destination in enumerate(edges.destinations)}
-    index = torch.tensor([place[edge.destination] for edge in edges.edges])
-    return squares[index, torch.tensor(edges.source_node)].clamp_min(0).sqrt()
+    index = [place[edge.destination] for edge in edges.edges]
+    return squares[index, list(edges.source_node)].clamp_min(0).sqrt()
 
 
 def _blind(

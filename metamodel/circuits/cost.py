@@ -13,24 +13,24 @@ BACKWARD = 2.0
 """Forwards that a backward counts as: it makes two products of each."""
 
 
-def block_products(config: SubjectConfig, n_pos: int) -> float:
+def block_products(config: SubjectConfig, n_pos: int) -> int:
     """Multiply-adds of one block on one prompt."""
     c, width = config, config.n_heads * config.d_head
     return n_pos * (4 * c.d_model * width + 2 * n_pos * width + 2 * c.d_model * c.d_mlp)
 
 
-def forward_products(config: SubjectConfig, n_pos: int) -> float:
+def forward_products(config: SubjectConfig, n_pos: int) -> int:
     """Multiply-adds of one forward on one prompt, logits at all positions."""
     return config.n_layers * block_products(config, n_pos) + n_pos * config.d_model * config.d_vocab
 
 
-def _last_block_products(config: SubjectConfig, n_pos: int) -> float:
+def _last_block_products(config: SubjectConfig, n_pos: int) -> int:
     """The last block where one answer is asked: scores and mixture on the residual stream itself."""
     c, width = config, config.n_heads * config.d_head
     return 4 * c.d_model * width + 2 * n_pos * c.d_model * c.n_heads + 2 * c.d_model * c.d_mlp
 
 
-def _suffix_products(config: SubjectConfig, layer: int, n_pos: int, everywhere: bool) -> float:
+def _suffix_products(config: SubjectConfig, layer: int, n_pos: int, everywhere: bool) -> int:
     """From the residual stream after block `layer` to the logits."""
     later = config.n_layers - 1 - layer
     answers = n_pos if everywhere else 1

@@ -78,8 +78,9 @@ class RandomSubsets(EdgeMethod):
             got=self.n_masks,
             do="Take more masks, or a ridge penalty.",
         )
-        generator = torch.Generator().manual_seed(self.seed)  # on the CPU: the same masks on any device
-        patched = (torch.rand(self.n_masks, len(edges), generator=generator) < 0.5).to(active.device)
+        generator = torch.Generator("cpu").manual_seed(self.seed)  # the same masks on any device
+        drawn = torch.rand(self.n_masks, len(edges), generator=generator, device=generator.device)
+        patched = (drawn < 0.5).to(active.device)
         outcome = measure(masked_logits(run, ~patched)).mean(1)
         value, se = (outcome.new_zeros(len(edges)) for _ in range(2))
         value[active], se[active] = regression(patched[:, active], outcome, self.ridge)
