@@ -18,7 +18,15 @@ def make_subject() -> MakeSubject:
     """`make_subject(seed, **shape)`: float64, large random weights everywhere, biases and gains too."""
 
     def make(seed: int, **shape) -> Subject:
-        sizes = {"n_layers": 2, "n_heads": 2, "d_model": 8, "d_head": 3, "d_mlp": 12, "d_vocab": 9, "n_ctx": 7}
+        sizes = {
+            "n_layers": 2,
+            "n_heads": 2,
+            "d_model": 8,
+            "d_head": 3,
+            "d_mlp": 12,
+            "d_vocab": 9,
+            "n_ctx": 7,
+        }
         config = SubjectConfig(**(sizes | shape))
         generator = torch.Generator().manual_seed(seed)
         weights = unstack(initial_weights(config, [generator], init_std=0.5), 0)

@@ -135,7 +135,7 @@ def check_differentiable(metric: Metric, who: str) -> None:
 
 
 def check_gradient(metric: Metric, intervention: Intervention, who: str) -> None:
-    """Raises: InputError for KL in the clean run: KL(clean ‖ clean) is a minimum, where every gradient is 0."""
+    """Raises: InputError for KL in the clean run, where it is at its minimum and every gradient is 0."""
     require(
         metric != "kl" or intervention == "denoising",
         "metric",

@@ -1,7 +1,8 @@
 """Edge scores of a TransformerBridge of any pre-norm architecture, through hooks, on the same graph.
 
 Where `Subject.from_bridge` accepts the bridge, `metamodel.circuits.score` on that subject gives the same
-numbers many times faster, and has all methods. Here every destination costs a forward for each of its sources.
+numbers many times faster, and has all methods. Here each edge costs a forward, all sources of a destination
+at once.
 """
 
 from collections.abc import Callable
@@ -99,7 +100,7 @@ def bridge_scores(
     require(
         intervention != "zero",
         "intervention",
-        expected="noising or denoising or mean for a bridge, whose raw weights make zero mean different things",
+        expected="noising or denoising or mean for a bridge, whose raw weights leave zero to their gauge",
         got="'zero'",
         do="Use Subject.from_bridge and metamodel.circuits.score, which fold the weights first.",
     )
@@ -187,8 +188,10 @@ def _exact(run: _BridgeRun) -> tuple[Float[Tensor, "edge batch"], float]:
     return torch.cat(made), float(forwards)
 
 
-def _adding(delta: Float[Tensor, "batch pos d_model"], destination: Destination) -> Callable[[Tensor], Tensor]:
-    """Adds to what one destination reads; heads of a block read side by side, `[batch, pos, head, d_model]`."""
+def _adding(
+    delta: Float[Tensor, "batch pos d_model"], destination: Destination
+) -> Callable[[Tensor], Tensor]:
+    """Adds to what one destination reads; heads of a block read side by side, on an axis of their own."""
 
     def change(value: Tensor) -> Tensor:
         if destination.component.kind != "head":
@@ -203,12 +206,11 @@ def _adding(delta: Float[Tensor, "batch pos d_model"], destination: Destination)
 def _attribution(run: _BridgeRun, steps: int) -> tuple[Float[Tensor, "edge batch"], float]:
     """EAP for no steps, else EAP-IG over inputs, at midpoints."""
     at = [(i + 0.5) / steps for i in range(steps)] or [0.0]
-    points = [_gradients(run, point) for point in at]
-    mean = {site: sum(g[site] for g in points) / len(at) for site in points[0]}
+    size = max(1, _ROWS // len(run.tokens))
+    parts = [_gradients(run, at[i : i + size]) for i in range(0, len(at), size)]
     made = []
     for destination in run.edges.destinations:
-        gradient = mean[destination.site]
-        assert isinstance(gradient, Tensor)
+        gradient = torch.stack([part[destination.site] for part in parts]).sum(0) / len(at)
         if destination.component.kind == "head":
             gradient = gradient[:, :, destination.component.head]
         count = sum(edge.destination == destination for edge in run.edges.edges)
@@ -220,9 +222,10 @@ def _attribution(run: _BridgeRun, steps: int) -> tuple[Float[Tensor, "edge batch
 
 
 @torch.enable_grad()
-def _gradients(run: _BridgeRun, point: float) -> dict[str, Tensor]:
-    """Gradient of the metric in what is read at each site, with the embeddings moved by a part `point`."""
+def _gradients(run: _BridgeRun, at: list[float]) -> dict[str, Tensor]:
+    """Gradients of the metric in what is read at each site, summed over points where embeddings are moved."""
     leaves: dict[str, Tensor] = {}
+    n = len(run.tokens)
 
     def watched(site: str) -> Callable[[Tensor], Tensor]:
         def change(value: Tensor) -> Tensor:
@@ -232,12 +235,14 @@ def _gradients(run: _BridgeRun, point: float) -> dict[str, Tensor]:
         return change
 
     def moved(source: int) -> Callable[[Tensor], Tensor]:
-        return lambda value: value + point * run.delta[source].to(value)
+        change = torch.stack([point * run.delta[source] for point in at]).flatten(0, 1)
+        return lambda value: value + change.to(value)
 
     changes = {d.site: watched(d.site) for d in run.edges.destinations}
-    if point:
+    if any(at):
         names = ("hook_embed", "hook_pos_embed")
         changes |= {name: moved(i) for i, name in enumerate(names) if run.active[i]}
-    logits = run.hooked.run(run.tokens, changes).logits
+    logits = run.hooked.run(run.tokens.repeat(len(at), 1), changes).logits.unflatten(0, (len(at), n))
     total = run.measure(run.at_answer(logits)).sum()
-    return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
+    found = torch.autograd.grad(total, list(leaves.values()))
+    return {site: g.unflatten(0, (len(at), n)).sum(0) for site, g in zip(leaves, found, strict=True)}

@@ -50,7 +50,9 @@ def mean_gradients(
     parts = [(len(part), _gradients(run, measure, part, moved)) for part in at.split(size)]
 
     def mean(arrays: Sequence[Tensor]) -> Tensor:
-        return sum((n * x for (n, _), x in zip(parts, arrays, strict=True)), arrays[0].new_zeros(())) / len(at)
+        return sum((n * x for (n, _), x in zip(parts, arrays, strict=True)), arrays[0].new_zeros(())) / len(
+            at
+        )
 
     def by_layer(name: str) -> tuple[Tensor, ...]:
         return tuple(map(mean, zip(*(getattr(part, name) for _, part in parts), strict=True)))
@@ -65,7 +67,9 @@ def mean_gradients(
 
 
 @torch.enable_grad()
-def _gradients(run: BaseRun, measure: Measure, at: Float[Tensor, " point"], moved: Sequence[int]) -> Gradients:
+def _gradients(
+    run: BaseRun, measure: Measure, at: Float[Tensor, " point"], moved: Sequence[int]
+) -> Gradients:
     """The mean over a few points, all at once."""
     c, suffix = run.config, run.suffix
 

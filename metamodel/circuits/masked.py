@@ -108,9 +108,7 @@ def _logits(run: BaseRun, kept: Bool[Tensor, "mask edge"], stage: int) -> Tensor
             written.constant = written.constant + weights[f"{block}.attn.b_O"]
             for i in range(c.n_heads):
                 own = patch[n_sources + i]
-                written.add(
-                    out[i].squeeze(-2) if last else out[i], suffix.at_answer(own) if last else own
-                )
+                written.add(out[i].squeeze(-2) if last else out[i], suffix.at_answer(own) if last else own)
             n_sources += c.n_heads
         elif last:
             written = written.at_answer(suffix)
@@ -127,7 +125,7 @@ def _logits(run: BaseRun, kept: Bool[Tensor, "mask edge"], stage: int) -> Tensor
 
 
 def _attend(suffix: Suffix, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`z [head, mask, batch, pos, d_head]` of heads that read three streams each, of `[..., pos, d_model]`."""
+    """`z [head, mask, batch, pos, d_head]` of heads, each with streams of its own for q, k and v."""
     block, one_query = f"blocks.{layer}", q.shape[-2] != k.shape[-2]
 
     def project(which: str, stream: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Average effect of each edge among random sets of others, by regression: the Banzhaf index.
 
 Every mask patches each edge with probability one half, and the metric is regressed on which edges are
-patched. A coefficient is then metric(patched) - metric(unpatched) as the exact sweep has it, but averaged over
-what else is patched, where the sweep patches the edge alone.
+patched. A coefficient is then metric(patched) - metric(unpatched) as the exact sweep has it, but averaged
+over what else is patched, where the sweep patches the edge alone.
 """
 
 from dataclasses import dataclass
