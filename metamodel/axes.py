@@ -51,6 +51,8 @@ Circuits:
     active       source that an intervention changes at all
     metric       effect of a patch: margin, KL divergence
     mask         set of edges that a run keeps
+    point        point of the path from a run to its patched inputs or activations
+    threshold    rise of a metric at which an edge is kept
     case         head with a pattern that it is made to attend by
 
 What meta-models see, answer and are measured by:

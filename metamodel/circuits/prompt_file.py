@@ -1,4 +1,4 @@
-"""A file of prompts: JSON lines of token ids, which need no tokenizer.
+"""A file of prompts: JSON lines of token ids.
 
     {"clean": [50256, 464, 3290], "corrupt": [50256, 464, 3797], "answer": 318, "corrupt_answer": 373}
 

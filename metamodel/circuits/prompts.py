@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metamodel.config.errors import require
 from metamodel.subjects.checks import check_tokens
+from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.subject import Subject
 
 
@@ -87,19 +88,24 @@ class Asked:
 
 def check_prompts(subject: Subject, prompts: Prompts) -> None:
     """Raises: InputError unless these prompts fit the subject."""
-    config, (n_prompts, n_pos) = subject.config, prompts.clean.shape
+    check_fit(subject.config, prompts, who=subject.name)
+
+
+def check_fit(config: SubjectConfig, prompts: Prompts, *, who: str) -> None:
+    """Raises: InputError unless these prompts fit a network of these sizes."""
+    n_prompts, n_pos = prompts.clean.shape
     require(
         n_prompts > 0, "prompts", expected="at least one prompt", got=n_prompts, do="Sample more prompts."
     )
     require(
         n_pos <= config.n_ctx,
         "prompts",
-        expected=f"at most {config.n_ctx} positions, those {subject.name} embeds",
+        expected=f"at most {config.n_ctx} positions, those {who} embeds",
         got=n_pos,
         do="Shorten the prompts.",
     )
     for name in ("clean", "corrupt", "answer", "corrupt_answer"):
-        check_tokens(config, getattr(prompts, name), where=f"prompts.{name}", who=subject.name)
+        check_tokens(config, getattr(prompts, name), where=f"prompts.{name}", who=who)
     require(
         bool(((prompts.position >= 0) & (prompts.position < n_pos)).all()),
         "prompts.position",
@@ -108,7 +114,7 @@ def check_prompts(subject: Subject, prompts: Prompts) -> None:
         do="Read the answer inside the prompt.",
     )
     if prompts.targets is not None:
-        check_tokens(config, prompts.targets.clamp_min(0), where="prompts.targets", who=subject.name)
+        check_tokens(config, prompts.targets.clamp_min(0), where="prompts.targets", who=who)
         silent = int((prompts.targets < 0).all(1).sum())
         require(
             silent == 0,

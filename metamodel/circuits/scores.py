@@ -103,8 +103,7 @@ class EdgeMethod(ABC):
         is post-norm, or the method cannot take this metric, with the reason.
         """
         chosen, how = check_metric(metric), check_intervention(intervention)
-        check_prompts(subject, prompts)
-        check_answers_differ(prompts)
+        check_task(subject, prompts)
         return self._score(subject, prompts, chosen, how)
 
     def scores_of(
@@ -131,6 +130,12 @@ class EdgeMethod(ABC):
             forwards=forwards,
             per_prompt=per_prompt,
         )
+
+
+def check_task(subject: Subject, prompts: Prompts) -> None:
+    """Raises: InputError unless edges of this subject can be patched on these prompts."""
+    check_prompts(subject, prompts)
+    check_answers_differ(prompts)
 
 
 def standard_error(x: Float[Tensor, "*rest batch"]) -> Float[Tensor, "*rest"]:

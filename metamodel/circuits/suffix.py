@@ -86,6 +86,25 @@ class Suffix:
         scale = self.scales[name]
         return x / (self.at_answer(scale) if at_answer else scale)
 
+    def norm_pullback(
+        self,
+        x: Float[Tensor, "*rest d_model"],
+        gradient: Float[Tensor, "*more d_model"],
+        name: str,
+        *,
+        at_answer: bool = False,
+    ) -> Float[Tensor, "*more d_model"]:
+        """A gradient at what the LayerNorm `name` gives for `x`, as a gradient at `x`."""
+        if not self.config.has_norm:
+            return gradient
+        if self.scales is not None:
+            scale = self.scales[name]
+            return gradient / (self.at_answer(scale) if at_answer else scale)
+        scale = (x.var(-1, correction=0, keepdim=True) + self.config.eps).sqrt()
+        normed = (x - x.mean(-1, keepdim=True)) / scale
+        along = (gradient * normed).mean(-1, keepdim=True)
+        return (gradient - gradient.mean(-1, keepdim=True) - normed * along) / scale
+
     def mlp(
         self, layer: int, resid: Float[Tensor, "*rest d_model"], *, at_answer: bool = False
     ) -> Float[Tensor, "*rest d_model"]:
@@ -114,10 +133,17 @@ class Suffix:
         self,
         q: Float[Tensor, "*rest query d_head"],
         k: Float[Tensor, "*more key d_head"],
+        *,
+        visible: Bool[Tensor, "*mask query key"] | None = None,
     ) -> Float[Tensor, "*all query key"]:
-        """Attention patterns of full sequences."""
+        """Attention patterns of full sequences, or of the queries for which `visible` is given."""
+        visible = self.visible if visible is None else visible
         scores = (q / math.sqrt(self.config.d_head)) @ k.transpose(-1, -2)
-        return scores.masked_fill(~self.visible, -torch.inf).softmax(-1)
+        return scores.masked_fill(~visible, -torch.inf).softmax(-1)
+
+    def seen_from_answer(self) -> Bool[Tensor, "ask key"]:
+        """Which keys the query at each answer's position may attend to."""
+        return self.visible[self.position]
 
     def answer_query(
         self, layer: int, normed: Float[Tensor, "*patch batch d_model"]
@@ -138,7 +164,7 @@ class Suffix:
     ) -> Float[Tensor, "*all batch head pos"]:
         """Attention of the answer position over the sequence that `normed` holds."""
         scores = probe @ normed.transpose(-1, -2)
-        hidden = ~self.visible[self.position].unsqueeze(1)  # one answer a prompt: asks are prompts here
+        hidden = ~self.seen_from_answer().unsqueeze(1)  # one answer a prompt: asks are prompts here
         return scores.masked_fill_(hidden, -torch.inf).softmax(-1)
 
     def write(

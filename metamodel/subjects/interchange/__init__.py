@@ -1,6 +1,7 @@
 """To and from the networks that researchers have: TransformerLens bridges and transformers folders.
 
     from_bridge, to_bridge             a TransformerBridge, native or GPT-2               native.py
+    hooked                             any pre-norm TransformerBridge, run through hooks  hooked.py
     from_transformers, to_transformers a module of transformers, or a folder of it        gpt2.py, encoder.py
     from_pretrained                    a folder or a hub name                             folder.py
     resolve                            what a command line names: ZOO#ID, folder, hub name
@@ -10,6 +11,7 @@ TransformerLens take seconds to import and most commands need neither.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ from metamodel.subjects.subject import Subject
 
 if TYPE_CHECKING:
     import transformer_lens.model_bridge
+
+    from metamodel.subjects.interchange.hooked import HookedBridge
 
 ZooReader = Callable[[str, str], Subject]
 """From a zoo's folder and the id of one of its subjects to that subject."""
@@ -44,6 +48,16 @@ def to_bridge(subject: Subject) -> "transformer_lens.model_bridge.TransformerBri
     from metamodel.subjects.interchange.native import to_bridge
 
     return to_bridge(subject)
+
+
+def hooked(bridge: nn.Module, *, name: str = "bridge") -> "AbstractContextManager[HookedBridge]":
+    """A bridge of any pre-norm architecture, run through hooks inside the block; its flags come back after.
+
+    Raises: InputError, naming the setting that stands in the way.
+    """
+    from metamodel.subjects.interchange.hooked import hooked
+
+    return hooked(bridge, name=name)
 
 
 def from_transformers(module: nn.Module, *, name: str = "transformers") -> Subject:
@@ -109,6 +123,7 @@ __all__ = [
     "from_bridge",
     "from_pretrained",
     "from_transformers",
+    "hooked",
     "resolve",
     "to_bridge",
     "to_transformers",

@@ -1,0 +1,52 @@
+"""Every circuit method by name, with the settings that tables use."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from metamodel.circuits.acdc import ACDC
+from metamodel.circuits.attribution import EAP, EAPIG
+from metamodel.circuits.baselines import RandomScores, WeightNorm
+from metamodel.circuits.exact import Exact
+from metamodel.circuits.prompts import Prompts
+from metamodel.circuits.scores import EdgeMethod, EdgeScores
+from metamodel.circuits.subsets import RandomSubsets
+from metamodel.config.errors import require_one_of
+from metamodel.subjects.subject import Subject
+
+_ALL: tuple[EdgeMethod, ...] = (
+    Exact(),
+    EAP(),
+    EAPIG(),
+    EAPIG(over="activations"),
+    ACDC(),
+    RandomSubsets(),
+    WeightNorm(),
+    RandomScores(),
+)
+METHODS: Mapping[str, EdgeMethod] = MappingProxyType({method.name: method for method in _ALL})
+"""Name in tables -> the method with default settings."""
+
+
+def method_named(name: str) -> EdgeMethod:
+    """A method with default settings. Raises: InputError for an unknown name."""
+    require_one_of(name, METHODS, "method")
+    return METHODS[name]
+
+
+def score(
+    subject: Subject,
+    prompts: Prompts,
+    metric: str = "margin",
+    intervention: str = "noising",
+    *,
+    method: EdgeMethod | str = "exact",
+) -> EdgeScores:
+    """Scores of every edge of `component_edges(subject.config)`.
+
+    Args:
+        method: a name from `METHODS`, or a method with settings of its own, such as `EAPIG(steps=20)`.
+
+    Raises: InputError for an unknown name, and as `EdgeMethod.score`.
+    """
+    chosen = method_named(method) if isinstance(method, str) else method
+    return chosen.score(subject, prompts, metric, intervention)

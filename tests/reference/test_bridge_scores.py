@@ -1,0 +1,297 @@
+"""Bridges of other architectures through hooks: against our own sweep, and against hooks set by hand."""
+
+import os
+import warnings
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from torch import nn
+
+from metamodel.circuits import EAP, EAPIG, bridge_scores, component_edges, score
+from metamodel.config import InputError
+from metamodel.subjects import Subject
+from metamodel.subjects.interchange import hooked
+
+with warnings.catch_warnings():  # TransformerLens's own imports warn
+    warnings.simplefilter("ignore")
+    import transformers as hf
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    from transformer_lens.model_bridge.sources.native import boot as boot_native
+
+SIZES = {
+    "vocab_size": 11,
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 9,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+NO_TOKENS = {"bos_token_id": None, "eos_token_id": None}
+
+
+def bridge_of(module: nn.Module) -> TransformerBridge:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            gain = parameter.ndim == 1 and name.endswith("weight")
+            parameter.copy_(1 + 0.3 * drawn if gain else 0.5 * drawn)
+    return build_bridge_from_module(module.eval(), type(module).__name__, hf_config=module.config)
+
+
+def gpt2() -> TransformerBridge:
+    sizes = {"vocab_size": 11, "n_positions": 9, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_inner": 20}
+    return bridge_of(hf.GPT2LMHeadModel(hf.GPT2Config(**sizes, **NO_TOKENS)))
+
+
+def llama(**changes) -> TransformerBridge:
+    return bridge_of(hf.LlamaForCausalLM(hf.LlamaConfig(**(SIZES | {"num_key_value_heads": 3} | changes))))
+
+
+def neox() -> TransformerBridge:
+    return bridge_of(hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**SIZES)))
+
+
+OTHERS = {
+    "llama": llama,
+    "qwen2": lambda: bridge_of(hf.Qwen2ForCausalLM(hf.Qwen2Config(**SIZES, num_key_value_heads=3))),
+    "mistral": lambda: bridge_of(
+        hf.MistralForCausalLM(hf.MistralConfig(**SIZES, num_key_value_heads=3, head_dim=4))
+    ),
+    "gpt-neox": neox,
+}
+
+
+@pytest.mark.parametrize("intervention", ["noising", "denoising", "mean"])
+@pytest.mark.parametrize("method", ["exact", "eap", "eap_ig_inputs"])
+def test_hooks_give_a_gpt2_bridge_the_scores_of_its_subject(method, intervention, make_prompts):
+    bridge = gpt2()
+    subject = Subject.from_bridge(bridge)
+    prompts = make_prompts(1, subject.config, n_pos=8, targets=intervention == "mean")
+    ours = score(subject, prompts, "margin", intervention, method=method)
+    theirs = bridge_scores(bridge, prompts, "margin", intervention, method=method)
+    assert theirs.edges.edges == ours.edges.edges
+    torch.testing.assert_close(theirs.value, ours.value, atol=1e-4, rtol=0)
+    torch.testing.assert_close(theirs.se, ours.se, atol=1e-4, rtol=0)
+    assert theirs.base == pytest.approx(ours.base, abs=1e-4)
+    assert (ours.value.abs() > 1e-2).float().mean() > 0.3
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_an_edge_is_patched_where_a_hook_set_by_hand_would(make, make_prompts):
+    """One edge of each kind: added to what that one head, MLP or unembedding reads."""
+    bridge = make()
+    with hooked(bridge) as whole:
+        config, parallel = whole.config, whole.parallel
+        prompts = make_prompts(2, config, n_pos=8)
+        clean, corrupt = (
+            whole.run(tokens, record=True).outputs.detach() for tokens in (prompts.clean, prompts.corrupt)
+        )
+    edges, rows = component_edges(config), torch.arange(len(prompts))
+    scores = bridge_scores(bridge, prompts, "logit_difference")
+    change = corrupt - clean
+
+    def by_hand(hook_name: str, source: int, head: int | None) -> float:
+        def patch(value, hook):
+            value = value.clone()
+            if head is None:
+                value += change[source]
+            else:
+                value[:, :, head] += change[source]
+            return value
+
+        def difference(logits: torch.Tensor) -> torch.Tensor:
+            answered = logits[rows, prompts.position]
+            return answered[rows, prompts.answer] - answered[rows, prompts.corrupt_answer]
+
+        for flag in ("attn_result", "split_qkv_input", "hook_mlp_in"):
+            getattr(bridge, f"set_use_{flag}")(True)
+        with torch.no_grad(), bridge.hooks(fwd_hooks=[(hook_name, patch)]):
+            patched = difference(bridge(prompts.clean))
+        return float((patched - difference(bridge(prompts.clean).detach())).mean())
+
+    names = [edge.name for edge in edges.edges]
+    expected = {
+        "token_embedding->L0H1.v": ("blocks.0.attn.hook_v_input", 0, 1),
+        "L0H2->L1H0.q": ("blocks.1.attn.hook_q_input", 4, 0),
+        "MLP0->L1H2.k": ("blocks.1.attn.hook_k_input", 5, 2),
+        "L0H0->MLP1": ("blocks.1.hook_mlp_in", 2, None),
+        "L0H0->MLP0": ("blocks.0.hook_mlp_in", 2, None),
+        "L1H1->unembedding": ("blocks.1.hook_resid_post", 7, None),
+    }
+    for name, place in expected.items():
+        value = 0.0 if parallel and name == "L0H0->MLP0" else by_hand(*place)
+        assert float(scores.value[names.index(name)]) == pytest.approx(value, abs=1e-5), name
+        assert value == 0.0 or abs(value) > 1e-4
+    silent = torch.tensor([edge.source.kind == "position_embedding" for edge in edges.edges])
+    assert (scores.value[silent] == 0).all()
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_patching_all_that_leaves_the_embeddings_gives_the_corrupt_run(make, make_prompts):
+    """The direct paths of every destination at once, sources recomputed: nothing of the clean run is left."""
+    bridge = make()
+    with hooked(bridge) as whole, torch.no_grad():
+        prompts = make_prompts(3, whole.config, n_pos=8)
+        clean = whole.run(prompts.clean, record=True)
+        corrupt = whole.run(prompts.corrupt, record=True)
+        change = corrupt.outputs[0] - clean.outputs[0]
+        changes = {}
+        for destination in component_edges(whole.config).destinations:
+            heads = destination.component.kind == "head"
+            changes[destination.site] = lambda x, heads=heads: x + (change.unsqueeze(2) if heads else change)
+        patched = whole.run(prompts.clean, changes).logits
+        torch.testing.assert_close(patched, corrupt.logits, atol=1e-5, rtol=1e-5)
+        del changes["hook_unembed_in"]
+        assert (whole.run(prompts.clean, changes).logits - corrupt.logits).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_integrated_gradients_of_other_architectures_are_complete(make, make_prompts):
+    bridge = make()
+    with hooked(bridge) as whole:
+        prompts = make_prompts(4, whole.config, n=3, n_pos=8)
+    rows = torch.arange(len(prompts))
+    # Rotary networks have no other embedding: the patched run is the corrupt one, asked for the clean answer.
+    logits = bridge(prompts.corrupt).detach()[rows, prompts.position]
+    patched = (logits[rows, prompts.answer] - logits[rows, prompts.corrupt_answer]).mean()
+    scores = bridge_scores(bridge, prompts, "logit_difference", method=EAPIG(steps=240))
+    source = torch.tensor(scores.edges.source_node)
+    truth = float(patched) - scores.base
+    assert float(scores.value[source == 0].sum()) == pytest.approx(truth, abs=1e-2 * abs(truth))
+    plain = bridge_scores(bridge, prompts, "logit_difference", method="eap").value[source == 0].sum()
+    assert abs(float(plain) - truth) > 0.05 * abs(truth)
+
+
+def test_flags_come_back_as_they_were(make_prompts):
+    bridge = gpt2()
+    bridge.set_use_attn_in(True)
+    prompts = make_prompts(5, Subject.from_bridge(bridge).config)
+    bridge_scores(bridge, prompts, method="eap")
+    flags = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in")
+    assert [getattr(bridge.cfg, flag) for flag in flags] == [False, False, False, True]
+    assert all(parameter.grad is None for parameter in bridge.parameters())
+
+
+def gemma2() -> TransformerBridge:
+    config = hf.Gemma2Config(**SIZES, num_key_value_heads=3, head_dim=4)
+    return bridge_of(hf.Gemma2ForCausalLM(config))
+
+
+def opt() -> TransformerBridge:
+    sizes = {"vocab_size": 11, "hidden_size": 12, "ffn_dim": 20, "num_hidden_layers": 2}
+    config = hf.OPTConfig(**sizes, num_attention_heads=3, max_position_embeddings=9, word_embed_proj_dim=12)
+    return bridge_of(hf.OPTForCausalLM(config))
+
+
+def native() -> TransformerBridge:
+    return boot_native(
+        TransformerBridgeConfig(
+            n_layers=1, n_heads=2, d_model=4, d_head=2, d_vocab=9, n_ctx=9, act_fn="relu", seed=0
+        )
+    )
+
+
+_ADD = "Choose a network whose blocks add what heads and MLPs write to the residual stream as it is."
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: llama(num_attention_heads=4, num_key_value_heads=2, hidden_size=16),
+            "bridge.n_key_value_heads: expected 4, as many as heads, so that each head reads keys and values "
+            "of its own, got 2. Choose a network without grouped-query attention.",
+        ),
+        (
+            gemma2,
+            "bridge.blocks.0.ln1_post: expected no norm behind attention or MLP (pre-norm blocks), got one. "
+            + _ADD,
+        ),
+        (
+            opt,
+            "bridge.use_attn_result: expected an architecture for which TransformerLens has these hooks, got "
+            "'OPTForCausalLM'. Choose another, such as GPT-2, GPT-NeoX, Llama, Mistral or Qwen.",
+        ),
+        (
+            native,
+            "bridge.architecture: expected one with hooks at what heads read and write, got "
+            "'TransformerLensNative'. Use Subject.from_bridge, and metamodel.circuits.score on the subject.",
+        ),
+        (
+            lambda: llama().train(),
+            "bridge.training: expected False, since dropout would differ between runs, got True. "
+            "Call bridge.eval().",
+        ),
+        (
+            lambda: nn.Linear(2, 2),
+            "bridge: expected a TransformerBridge, got Linear. Use TransformerBridge.boot_transformers, or "
+            "build_bridge_from_module.",
+        ),
+    ],
+    ids=["grouped-query", "post-norm", "no hooks", "native", "training", "no bridge"],
+)
+def test_a_bridge_that_hooks_cannot_express_is_refused_by_the_name_of_the_setting(
+    make, message, make_subject, make_prompts
+):
+    with pytest.raises(InputError) as caught:
+        bridge_scores(make(), make_prompts(6, make_subject(1).config))
+    assert str(caught.value) == message
+
+
+def test_a_stream_that_is_not_the_sum_of_what_is_written_is_refused(make_prompts):
+    """A norm that no name betrays: here the first block's output is normalised by a hook."""
+    bridge = gpt2()
+    prompts = make_prompts(7, Subject.from_bridge(bridge).config)
+    scaled = [("blocks.0.hook_resid_post", lambda x, hook: x / x.norm(dim=-1, keepdim=True))]
+    with bridge.hooks(fwd_hooks=scaled), pytest.raises(InputError) as caught:
+        bridge_scores(bridge, prompts)
+    assert str(caught.value).startswith(
+        "bridge.blocks.0.hook_resid_post: expected the sum of what embeddings, heads and MLPs write before it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"intervention": "zero"},
+            "intervention: expected noising or denoising or mean for a bridge, whose raw weights leave zero "
+            "to their gauge, got 'zero'. Use Subject.from_bridge and metamodel.circuits.score, which fold "
+            "the weights first.",
+        ),
+        (
+            {"method": EAP(freeze_norm=True)},
+            "method: expected exact, eap or eap_ig_inputs for a bridge, with LayerNorms recomputed, got "
+            "'eap_frozen_norm'. Use Subject.from_bridge and metamodel.circuits.score, where the bridge "
+            "allows it.",
+        ),
+        (
+            {"method": "acdc"},
+            "method: expected exact, eap or eap_ig_inputs for a bridge, with LayerNorms recomputed, got "
+            "'acdc'. Use Subject.from_bridge and metamodel.circuits.score, where the bridge allows it.",
+        ),
+        (
+            {"method": "eap", "metric": "kl"},
+            "metric: expected one whose gradient is not zero in the clean run, for eap under noising, got "
+            "'kl', which is at its minimum there. Use another metric, denoising, or EAP-IG.",
+        ),
+        (
+            {"method": "eap", "metric": "accuracy"},
+            "metric: expected one that has a gradient, for eap, got 'accuracy'. Use margin, which is "
+            "positive where the answer is right, or the exact sweep.",
+        ),
+    ],
+)
+def test_what_hooks_cannot_score_is_refused(arguments, message, make_prompts):
+    bridge = gpt2()
+    with pytest.raises(InputError) as caught:
+        bridge_scores(bridge, make_prompts(8, Subject.from_bridge(bridge).config), **arguments)
+    assert str(caught.value) == message
