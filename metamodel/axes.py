@@ -50,6 +50,11 @@ Circuits:
     active       source that an intervention changes at all
     metric       effect of a patch: margin, KL divergence
     mask         set of edges that a run keeps
+    direction    vector of a dictionary
+    span         named set of positions of a prompt
+    pair         (query span, key span)
+    entry        effect of an edge between a pair of spans
+    places       prompts and positions, or prompts where one answer each is asked
     case         head with a pattern that it is made to attend by
 
 What meta-models see, answer and are measured by:
