@@ -15,12 +15,13 @@ from metamodel.circuits.exact import Exact, MarginAndKL, edge_scores
 from metamodel.circuits.graph import ComponentEdges, Destination, Edge, component_edges
 from metamodel.circuits.metrics import Metric, accuracy, kl, margin
 from metamodel.circuits.node_effects import NodeScores, node_scores
-from metamodel.circuits.nodes import MLPBias, Neuron, Node, NodeOutputs, mlp_parts, node_outputs
+from metamodel.circuits.nodes import MLPBias, Neuron, Node, mlp_parts
 from metamodel.circuits.paths import NodeEdgeScores, PathScore, node_edge_scores, path_patch
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.circuits.span_effects import SpanScores, refine, span_scores
 from metamodel.circuits.spans import Spans, spans_at, spans_per_position
+from metamodel.circuits.writers import NodeOutputs, node_outputs
 
 __all__ = [
     "ComponentEdges",

@@ -23,10 +23,11 @@ from torch import Tensor
 from metamodel.circuits.base_run import BaseRun, Intervention, base_run
 from metamodel.circuits.directions import Direction, projection
 from metamodel.circuits.metrics import Metric
-from metamodel.circuits.nodes import Node, Writers, check_nodes, component_of, stage_of
+from metamodel.circuits.nodes import Node, check_nodes, component_of, stage_of
 from metamodel.circuits.prompts import Prompts, check_answers_differ
 from metamodel.circuits.scores import standard_error
 from metamodel.circuits.stream import Stream
+from metamodel.circuits.writers import Writers
 from metamodel.config.errors import require, require_one_of
 from metamodel.subjects.subject import Subject
 
@@ -53,7 +54,7 @@ class NodeScores:
     intervention: Intervention
     metric: Metric
     value: Float[Tensor, " node"]
-    """Mean over prompts. A node that helps is negative when ablated, positive when restored; `kl` reversed."""
+    """Mean over prompts. What helps is negative when ablated, positive when restored; of `kl` reversed."""
     se: Float[Tensor, " node"]
     """Standard error of that mean over prompts; NaN for one prompt."""
     base: float

@@ -17,9 +17,10 @@ from metamodel.circuits.base_run import BaseRun, Intervention, base_run
 from metamodel.circuits.exact import source_effects
 from metamodel.circuits.graph import Destination, component_edges
 from metamodel.circuits.metrics import Metric
-from metamodel.circuits.nodes import Node, Writers, check_nodes, stage_of
+from metamodel.circuits.nodes import Node, check_nodes, stage_of
 from metamodel.circuits.prompts import Prompts, check_answers_differ
 from metamodel.circuits.scores import standard_error
+from metamodel.circuits.writers import Writers
 from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import run_blocks
