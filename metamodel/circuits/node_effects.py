@@ -14,15 +14,15 @@ pair, so that noising, restoring and mean ablation of them are exactly zero; onl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metamodel.circuits.base_run import BaseRun, Intervention, base_run
+from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
 from metamodel.circuits.directions import Direction, projection
-from metamodel.circuits.metrics import Metric
+from metamodel.circuits.metrics import Metric, check_metric
 from metamodel.circuits.nodes import Node, check_nodes, component_of, stage_of
 from metamodel.circuits.prompts import Prompts, check_answers_differ
 from metamodel.circuits.scores import standard_error
@@ -88,26 +88,59 @@ def node_scores(
     subject: Subject,
     prompts: Prompts,
     nodes: Sequence[Node],
-    metric: Metric = "margin",
-    intervention: Intervention | None = None,
-    action: Action = "ablate",
+    metric: str = "margin",
+    intervention: str | None = None,
+    action: str = "ablate",
     *,
     freeze_norm: bool = False,
 ) -> NodeScores:
     """Scores of nodes, each changed alone.
 
     Args:
-        intervention: what a changed node carries; by default noising to ablate, denoising to restore, zero to
-            project out.
+        metric: one of `metrics.METRICS`.
+        intervention: what a changed node carries: noising, zero or mean to ablate (by default noising),
+            denoising to restore, zero to project out.
+        action: one of `ACTIONS`.
         freeze_norm: whether LayerNorms keep the scales of the unchanged run.
 
     Raises: InputError if prompts or nodes do not fit the subject, clean and corrupt answers agree, the
     subject is post-norm, the action does not know the intervention, or something else than a direction is
     projected out.
     """
-    require_one_of(action, ACTIONS, "action")
+    chosen, how = check_metric(metric), _check_action(action)
+    carried = _check_carried(how, intervention)
+    check_nodes(subject, nodes)
+    for i, node in enumerate(nodes):
+        require(
+            how in ("ablate", "restore") or isinstance(node, Direction),
+            f"nodes[{i}]",
+            expected=f"a Direction to {how}",
+            got=node.name,
+            do="Use action='ablate'.",
+        )
+    run = base_run(subject, prompts, carried, freeze_norm=freeze_norm)
+    check_answers_differ(prompts)
+    stream = Stream.of(run, chosen)
+    effect = _effects(subject, stream, nodes, carried, in_stream=how == "project_out_stream")
+    return NodeScores(
+        nodes=tuple(nodes),
+        action=how,
+        intervention=carried,
+        metric=chosen,
+        value=effect.mean(-1),
+        se=standard_error(effect),
+        base=stream.base(),
+    )
+
+
+def _check_action(name: str) -> Action:
+    require_one_of(name, ACTIONS, "action")
+    return cast(Action, name)
+
+
+def _check_carried(action: Action, intervention: str | None) -> Intervention:
     allowed = _INTERVENTIONS[action]
-    carried = allowed[0] if intervention is None else intervention
+    carried = allowed[0] if intervention is None else check_intervention(intervention)
     require(
         carried in allowed,
         "intervention",
@@ -115,28 +148,7 @@ def node_scores(
         got=repr(carried),
         do="Leave it out." if len(allowed) == 1 else "Use action='restore' for denoising.",
     )
-    check_nodes(subject, nodes)
-    for i, node in enumerate(nodes):
-        require(
-            action in ("ablate", "restore") or isinstance(node, Direction),
-            f"nodes[{i}]",
-            expected=f"a Direction to {action}",
-            got=node.name,
-            do="Use action='ablate'.",
-        )
-    run = base_run(subject, prompts, carried, freeze_norm=freeze_norm)
-    check_answers_differ(prompts)
-    stream = Stream.of(run, metric)
-    effect = _effects(subject, stream, nodes, carried, in_stream=action == "project_out_stream")
-    return NodeScores(
-        nodes=tuple(nodes),
-        action=action,
-        intervention=carried,
-        metric=metric,
-        value=effect.mean(-1),
-        se=standard_error(effect),
-        base=stream.base(),
-    )
+    return carried
 
 
 def _effects(

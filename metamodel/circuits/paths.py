@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metamodel.circuits.base_run import BaseRun, Intervention, base_run
+from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
 from metamodel.circuits.exact import source_effects
 from metamodel.circuits.graph import Destination, component_edges
-from metamodel.circuits.metrics import Metric
+from metamodel.circuits.metrics import Metric, check_metric
 from metamodel.circuits.nodes import Node, check_nodes, stage_of
 from metamodel.circuits.prompts import Prompts, check_answers_differ
 from metamodel.circuits.scores import standard_error
@@ -66,27 +66,32 @@ def path_patch(
     prompts: Prompts,
     sender: Node,
     receivers: Sequence[Destination],
-    metric: Metric = "margin",
-    intervention: Intervention = "noising",
+    metric: str = "margin",
+    intervention: str = "noising",
 ) -> PathScore:
     """Effect of the direct paths from a node to some destinations, patched together.
+
+    Args:
+        metric: one of `metrics.METRICS`.
+        intervention: one of `base_run.INTERVENTIONS`.
 
     Raises: InputError if prompts, sender or receivers do not fit the subject, a receiver comes before the
     sender, clean and corrupt answers agree, or the subject is post-norm.
     """
+    chosen, how = check_metric(metric), check_intervention(intervention)
     check_nodes(subject, [sender])
     _check_receivers(subject.config, sender, receivers)
-    run = base_run(subject, prompts, intervention)
+    run = base_run(subject, prompts, how)
     check_answers_differ(prompts)
-    measure = run.measure(metric)
+    measure = run.measure(chosen)
     reference = measure(run.logits)
-    delta = Writers.of(subject, run, [sender], intervention).delta([sender])[0]
+    delta = Writers.of(subject, run, [sender], how).delta([sender])[0]
     effect = measure(_logits(run, delta, receivers)) - reference if delta.any() else reference * 0
     return PathScore(
         sender=sender,
         receivers=tuple(receivers),
-        intervention=intervention,
-        metric=metric,
+        intervention=how,
+        metric=chosen,
         value=float(effect.mean()),
         se=float(standard_error(effect)),
         per_prompt=effect,
@@ -187,21 +192,27 @@ def node_edge_scores(
     subject: Subject,
     prompts: Prompts,
     nodes: Sequence[Node],
-    metric: Metric = "margin",
-    intervention: Intervention = "noising",
+    metric: str = "margin",
+    intervention: str = "noising",
     *,
     freeze_norm: bool = False,
 ) -> NodeEdgeScores:
     """Every edge from each node to each destination behind it, patched alone; exact, as `Exact` is.
 
+    Args:
+        metric: one of `metrics.METRICS`.
+        intervention: one of `base_run.INTERVENTIONS`.
+        freeze_norm: whether LayerNorms keep the scales of the unpatched run.
+
     Raises: InputError if prompts or nodes do not fit the subject, clean and corrupt answers agree, or the
     subject is post-norm.
     """
+    chosen, how = check_metric(metric), check_intervention(intervention)
     check_nodes(subject, nodes)
-    run = base_run(subject, prompts, intervention, freeze_norm=freeze_norm)
+    run = base_run(subject, prompts, how, freeze_norm=freeze_norm)
     check_answers_differ(prompts)
-    measure = run.measure(metric)
-    writers = Writers.of(subject, run, nodes, intervention)
+    measure = run.measure(chosen)
+    writers = Writers.of(subject, run, nodes, how)
     destinations = component_edges(subject.config).destinations
     order = sorted(range(len(nodes)), key=lambda i: stage_of(nodes[i]))
     size = max(1, _NODES_AT_ONCE // run.outputs[0].numel())
@@ -221,8 +232,8 @@ def node_edge_scores(
         destinations=destinations,
         source=torch.tensor([i for i, _ in edges]),
         destination=torch.tensor([j for _, j in edges]),
-        intervention=intervention,
-        metric=metric,
+        intervention=how,
+        metric=chosen,
         value=effect.mean(-1),
         se=standard_error(effect),
         base=float(measure(run.logits).mean()),

@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from metamodel.circuits.base_run import Intervention, base_run
+from metamodel.circuits.base_run import Intervention, base_run, check_intervention
 from metamodel.circuits.exact import Exact
 from metamodel.circuits.graph import Edge, component_edges
-from metamodel.circuits.metrics import Metric
+from metamodel.circuits.metrics import Metric, check_metric
 from metamodel.circuits.prompts import Prompts, check_answers_differ
 from metamodel.circuits.scores import standard_error
 from metamodel.circuits.spans import Spans, check_spans
@@ -103,8 +103,8 @@ def span_scores(
     prompts: Prompts,
     spans: Spans,
     edges: Sequence[Edge] | None = None,
-    metric: Metric = "margin",
-    intervention: Intervention = "noising",
+    metric: str = "margin",
+    intervention: str = "noising",
     *,
     freeze_norm: bool = False,
 ) -> SpanScores:
@@ -112,10 +112,14 @@ def span_scores(
 
     Args:
         edges: some of `component_edges(subject.config).edges`; by default all.
+        metric: one of `metrics.METRICS`.
+        intervention: one of `base_run.INTERVENTIONS`.
+        freeze_norm: whether LayerNorms keep the scales of the unpatched run.
 
     Raises: InputError if prompts, spans or edges do not fit the subject, edges times squared spans exceed
     `LIMIT`, clean and corrupt answers agree, or the subject is post-norm.
     """
+    measured, how = check_metric(metric), check_intervention(intervention)
     check_spans(prompts, spans)
     whole = component_edges(subject.config)
     chosen = whole.edges if edges is None else tuple(edges)
@@ -128,9 +132,9 @@ def span_scores(
         got=n_entries,
         do="Score edges first and resolve the largest by refine(...), or use fewer spans.",
     )
-    run = base_run(subject, prompts, intervention, freeze_norm=freeze_norm)
+    run = base_run(subject, prompts, how, freeze_norm=freeze_norm)
     check_answers_differ(prompts)
-    resolver = _Resolver(stream=Stream.of(run, metric), delta=run.delta, members=spans.members)
+    resolver = _Resolver(stream=Stream.of(run, measured), delta=run.delta, members=spans.members)
     index = {source: i for i, source in enumerate(whole.sources)}
     by_reader: dict[tuple[int, str], list[int]] = {}
     for i, edge in enumerate(chosen):
@@ -152,8 +156,8 @@ def span_scores(
     return SpanScores(
         edges=chosen,
         spans=spans,
-        intervention=intervention,
-        metric=metric,
+        intervention=how,
+        metric=measured,
         edge=torch.tensor([key[0] for key in keys]),
         query_span=torch.tensor([key[1] for key in keys]),
         key_span=torch.tensor([key[2] for key in keys]),
@@ -168,8 +172,8 @@ def refine(
     prompts: Prompts,
     spans: Spans,
     top: int = 20,
-    metric: Metric = "margin",
-    intervention: Intervention = "noising",
+    metric: str = "margin",
+    intervention: str = "noising",
     *,
     freeze_norm: bool = False,
 ) -> SpanScores:

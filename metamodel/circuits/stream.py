@@ -28,7 +28,7 @@ class Stream:
 
     @classmethod
     def of(cls, run: BaseRun, metric: Metric) -> "Stream":
-        """Raises: InputError for an unknown metric, or one that these prompts do not allow."""
+        """Raises: InputError for a metric that these prompts do not allow."""
         measure = run.measure(metric)
         return cls(run=run, measure=measure, reference=measure(run.logits))
 

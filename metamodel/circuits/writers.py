@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.circuits.base_run import BaseRun, Intervention, base_run
+from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
 from metamodel.circuits.directions import Dictionary, Direction, Feature, Rest, projection, readable
 from metamodel.circuits.graph import component_edges
 from metamodel.circuits.nodes import MLPBias, Neuron, Node, check_nodes, component_of
@@ -33,14 +33,15 @@ class NodeOutputs:
 
 @torch.no_grad()
 def node_outputs(
-    subject: Subject, prompts: Prompts, nodes: Sequence[Node], intervention: Intervention = "noising"
+    subject: Subject, prompts: Prompts, nodes: Sequence[Node], intervention: str = "noising"
 ) -> NodeOutputs:
     """What each node writes in the base run and when patched (`metamodel.circuits.base_run`).
 
     Raises: InputError if prompts or nodes do not fit the subject, or the subject is post-norm.
     """
     check_nodes(subject, nodes)
-    writers = Writers.of(subject, base_run(subject, prompts, intervention), nodes, intervention)
+    how = check_intervention(intervention)
+    writers = Writers.of(subject, base_run(subject, prompts, how), nodes, how)
     outputs = writers.outputs(nodes)
     return NodeOutputs(nodes=tuple(nodes), outputs=outputs, patch=outputs + writers.delta(nodes))
 

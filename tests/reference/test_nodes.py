@@ -441,7 +441,8 @@ def test_edges_of_fine_nodes_are_paths_and_those_of_components_exact_scores(inte
         Neuron(layer=0, index=4),
     ]
     scores = node_edge_scores(subject, prompts, fine, "margin", intervention)
-    assert len(scores) == 1 + (14 - 6) + (14 - 7)
+    # Of 15 destinations a neuron of the last MLP feeds one, a head of block 0 all but its q, k and v.
+    assert len(scores) == 1 + 9 + 8
     for i in range(len(scores)):
         node, reader = fine[int(scores.source[i])], scores.destinations[int(scores.destination[i])]
         path = path_patch(subject, prompts, node, [reader], "margin", intervention)
