@@ -30,48 +30,37 @@ from metamodel.config import InputError
 from metamodel.subjects.canonical import folded
 from metamodel.subjects.config import Component, SubjectConfig, components, weight_shapes
 from metamodel.subjects.forward import forward
-from metamodel.subjects.subject import Subject, initial_weights, unstack
+from metamodel.subjects.subject import Subject
+from tests.reference import slow
 
 HEAD, MLP = Component(kind="head", layer=0, head=1), Component(kind="mlp", layer=0)
 TOKEN, POSITION = Component(kind="token_embedding"), Component(kind="position_embedding")
-SHAPES = [
-    {},
-    {"normalization_type": "none", "n_layers": 3, "act_fn": "gelu", "attention_dir": "bidirectional"},
-    {"n_layers": 1},
+LONG = {"normalization_type": "none", "n_layers": 3, "act_fn": "gelu", "attention_dir": "bidirectional"}
+SHAPES = [{}, LONG, {"n_layers": 1}]
+CASES = [
+    ("noising", {}, False),
+    ("noising", {"n_layers": 1}, True),
+    ("denoising", LONG, False),
+    ("denoising", {}, True),
+    ("zero", {}, False),
+    ("zero", LONG, True),
+    ("mean", {"n_layers": 1}, False),
+    ("mean", {"act_fn": "gelu_new"}, True),
 ]
+"""Intervention, shape of the subject, whether answers are asked at many positions."""
 
 
 def random_subject(seed: int, **shape) -> Subject:
-    """Large random weights everywhere, biases and gains too, so that no path is negligible."""
-    sizes = {"n_layers": 2, "n_heads": 2, "d_model": 8, "d_head": 3, "d_mlp": 12, "d_vocab": 9, "n_ctx": 7}
-    config = SubjectConfig(**(sizes | shape))
-    generator = torch.Generator().manual_seed(seed)
-    weights = unstack(initial_weights(config, [generator], init_std=0.5), 0)
-    for key in weights:
-        if key.rsplit(".", 1)[1][0] in "bw":
-            weights[key] = weights[key] + 0.3 * torch.randn(weights[key].shape, generator=generator)
-    return Subject(config=config, weights=weights).double()
+    return slow.random_subject(seed, **shape).double()
 
 
-def random_prompts(
-    seed: int, config: SubjectConfig, *, n: int = 5, n_pos: int = 6, many: bool = False
-) -> Prompts:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(high, shape, generator=generator)
-
-    answer = draw(config.d_vocab, n)
-    return Prompts(
-        clean=draw(config.d_vocab, n, n_pos),
-        corrupt=draw(config.d_vocab, n, n_pos),
-        position=draw(n_pos, n),
-        answer=answer,
-        corrupt_answer=(answer + 1 + draw(config.d_vocab - 1, n)) % config.d_vocab,
-        slice=torch.zeros(n, dtype=torch.int64),
-        slice_names=("all",),
-        targets=draw(config.d_vocab + 1, n, n_pos) - 1 if many else None,
-    )
+def random_prompts(seed: int, config: SubjectConfig, *, n: int = 5, many: bool = False) -> Prompts:
+    prompts = slow.random_prompts(seed, config, n=n)
+    if not many:
+        return prompts
+    generator = torch.Generator().manual_seed(seed + 1000)
+    targets = torch.randint(-1, config.d_vocab, prompts.clean.shape, generator=generator)
+    return dataclasses.replace(prompts, targets=targets)
 
 
 def site_of(component: Component) -> str:
@@ -156,9 +145,7 @@ def draw_vectors(n: int, config: SubjectConfig) -> torch.Tensor:
     return torch.randn(n, config.d_model, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["one answer", "targets"])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("intervention", ["noising", "zero", "mean", "denoising"])
+@pytest.mark.parametrize(("intervention", "shape", "many"), CASES)
 def test_every_kind_of_node_equals_a_full_forward_with_its_part_replaced(shape, intervention, many):
     subject = random_subject(1, **shape)
     config, metric = subject.config, "margin"
@@ -254,11 +241,10 @@ def test_an_encoder_reads_the_raw_component_and_its_coefficients_are_patched():
         torch.testing.assert_close(outputs.patch[1:].sum(0), outputs.patch[0], atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("intervention", ["noising", "zero", "mean", "denoising"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_parts_sum_to_the_whole_in_the_run_and_when_patched(shape, intervention):
+@pytest.mark.parametrize(("intervention", "shape", "many"), CASES)
+def test_parts_sum_to_the_whole_in_the_run_and_when_patched(shape, intervention, many):
     subject = random_subject(7, **shape)
-    prompts = random_prompts(8, subject.config)
+    prompts = random_prompts(8, subject.config, many=many)
     for component in (MLP, HEAD, TOKEN, POSITION):
         directions = singular_directions(subject, component, 3)
         partitions = [
@@ -385,9 +371,7 @@ def test_small_chunks_give_the_same_scores_and_frozen_norms_others(monkeypatch, 
     ).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("intervention", ["noising", "denoising", "zero", "mean"])
+@pytest.mark.parametrize(("intervention", "shape", "many"), CASES)
 def test_a_path_to_one_receiver_is_its_edge_and_to_all_receivers_the_ablation(shape, intervention, many):
     subject = random_subject(19, **shape)
     prompts = random_prompts(20, subject.config, many=many)
