@@ -256,7 +256,8 @@ class _Resolver:
         """The queries that matter: all, or the one of each prompt's answer."""
         if not self.stream.answers_only(2 * layer + 1):
             return x
-        return self.stream.run.suffix.at_answer(x).unsqueeze(-2)
+        suffix = self.stream.run.suffix
+        return x[..., suffix.row, suffix.position, :].unsqueeze(-2)
 
     def _change_of_z(
         self,
