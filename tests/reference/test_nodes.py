@@ -259,6 +259,33 @@ def test_parts_sum_to_the_whole_in_the_run_and_when_patched(shape, intervention,
             assert found.outputs[0].abs().max() > 0.1
 
 
+def test_what_says_the_same_on_every_prompt_is_its_own_mean_to_the_last_bit():
+    subject = random_subject(34)
+    prompts = random_prompts(35, subject.config, n=7)
+    # Large coefficients of all digits, so that a rounded mean would not be lost in the stream.
+    positions = Dictionary(
+        component=POSITION,
+        vectors=draw_vectors(8, subject.config),
+        encoder=lambda x: 1e6 * math.pi * torch.relu(x),
+    )
+    nodes = [POSITION, *positions.features, MLPBias(layer=0)]
+    for intervention in ("mean", "noising"):
+        assert (node_scores(subject, prompts, nodes, "margin", intervention).value == 0).all()
+    assert (node_scores(subject, prompts, nodes, "margin", "zero").value.abs() > 1e-4).float().mean() > 0.8
+
+
+def test_float32_scores_agree_too():
+    subject = slow.random_subject(36)
+    prompts = random_prompts(37, subject.config)
+    for component in (HEAD, MLP, TOKEN):
+        directions = singular_directions(subject, component, 2)
+        nodes = [component, *directions, Rest(of=directions), Neuron(layer=1, index=0)]
+        nodes += Dictionary(component=component, vectors=draw_vectors(3, subject.config).float()).nodes
+        found, want = (node_scores(one, prompts, nodes).value for one in (subject, subject.double()))
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), want, atol=1e-4, rtol=1e-4)
+
+
 def test_outputs_are_those_of_the_folded_run():
     subject = random_subject(9)
     prompts = random_prompts(10, subject.config)
