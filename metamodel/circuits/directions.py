@@ -42,7 +42,7 @@ class Direction:
     label: str = "direction"
 
     def __post_init__(self):
-        _refuse_zeros(self.basis)
+        _check_rows(self.basis)
         gram = self.basis.double() @ self.basis.double().T
         off = float((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max())
         require(
@@ -76,7 +76,7 @@ class Dictionary:
     """A name for each vector; by default `f0`, `f1`, ..."""
 
     def __post_init__(self):
-        _refuse_zeros(self.vectors)
+        _check_rows(self.vectors)
         require(
             len(self.labels) in (0, len(self.vectors)),
             "dictionary.labels",
@@ -156,7 +156,7 @@ def direction(
     Raises: InputError for a zero vector, or vectors that depend on each other.
     """
     rows = vectors.reshape(-1, vectors.shape[-1])
-    _refuse_zeros(rows)
+    _check_rows(rows)
     return Direction(component=component, basis=_orthonormal(rows, "direction"), label=label)
 
 
@@ -283,8 +283,11 @@ def _orthonormal(rows: Float[Tensor, "rank d_model"], where: str) -> Float[Tenso
     return basis.to(rows.dtype)
 
 
-def _refuse_zeros(rows: Float[Tensor, "rank d_model"]) -> None:
+def _check_rows(rows: Float[Tensor, "rank d_model"]) -> None:
     require(len(rows) > 0, "direction", expected="at least one vector", got="none", do="Give one.")
+    finite = bool(torch.isfinite(rows).all())
+    do = "Drop that vector."
+    require(finite, "direction", expected="finite numbers", got="nan or inf", do=do)
     zero = ~rows.any(-1)
     require(
         not bool(zero.any()),

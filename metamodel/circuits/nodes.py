@@ -23,7 +23,7 @@ from metamodel.circuits.directions import (
     projection,
     readable,
 )
-from metamodel.config.errors import InputError, require
+from metamodel.config.errors import require
 from metamodel.subjects.config import Component, SubjectConfig
 from metamodel.subjects.subject import Subject
 
@@ -110,9 +110,13 @@ def check_nodes(subject: Subject, nodes: Sequence[Node]) -> None:
 
 
 def _check_mlp(config: SubjectConfig, layer: int, where: str) -> None:
-    if not config.has_mlp:
-        do = "Name heads or embeddings."
-        raise InputError(where, expected="no MLP, the subject has none", got=f"MLP{layer}", do=do)
+    require(
+        config.has_mlp,
+        where,
+        expected="heads or embeddings, since the subject has no MLP",
+        got=f"MLP{layer}",
+        do="Name some of those.",
+    )
     last = config.n_layers - 1
     require(
         0 <= layer <= last, where, expected=f"a layer from 0 to {last}", got=layer, do="Name one of them."

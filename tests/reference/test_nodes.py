@@ -536,6 +536,10 @@ def refused(function) -> str:
             "direction: expected vectors that are not zero, got a zero vector at row 0. Drop it.",
         ),
         (
+            lambda: direction(MLP, torch.full((8,), torch.nan)),
+            "direction: expected finite numbers, got nan or inf. Drop that vector.",
+        ),
+        (
             lambda: direction(MLP, torch.eye(8)[[0, 1, 0]]),
             "direction: expected 3 independent vectors, got 2 independent ones. "
             "Drop those that are sums of others.",
@@ -608,7 +612,7 @@ def test_calls_that_make_no_sense_are_refused_in_one_line():
     )
     attention = random_subject(33, d_mlp=0)
     assert refused(lambda: node_scores(attention, prompts, [Neuron(layer=0, index=0)])) == (
-        "nodes[0]: expected no MLP, the subject has none, got MLP0. Name heads or embeddings."
+        "nodes[0]: expected heads or embeddings, since the subject has no MLP, got MLP0. Name some of those."
     )
     assert refused(lambda: mlp_parts(subject.config, 2)) == (
         "layer: expected a layer from 0 to 1, got 2. Name one of them."
