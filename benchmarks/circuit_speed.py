@@ -2,10 +2,10 @@
 
     python benchmarks/circuit_speed.py
 
-Subjects of 2 layers and 4 heads, d_model 32, d_mlp 128, LayerNorm, on 64 prompts of 16 tokens. All ways run in
-turn, round by round; figures are ratios of medians. The naive loop runs a whole forward for each edge, eight
-edges at once; TransformerLens scores the edges of a GPT-2 bridge of the same weights by attribution, which the
-sweep is timed against on that same subject. The last line of stdout is one JSON object.
+Subjects of 2 layers and 4 heads, d_model 32, d_mlp 128, LayerNorm, on 64 prompts of 16 tokens. All ways run
+in turn, round by round; figures are ratios of medians. The naive loop runs a whole forward for each edge,
+eight edges at once; TransformerLens scores the edges of a GPT-2 bridge of the same weights by attribution,
+which the sweep is timed against on that same subject. The last line of stdout is one JSON object.
 """
 
 import argparse

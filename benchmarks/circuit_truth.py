@@ -1,11 +1,12 @@
-"""Which circuit method recovers circuits that are known: every method against both truths, by origin and size.
+"""Which circuit method recovers circuits that are known: all against both truths, by origin and size.
 
     python benchmarks/circuit_truth.py data/medium
 
-For each subject of a zoo whose circuit is known (at most `--per-task` of a program and origin), the prompts on
-which its triple was harvested, and |score| of each method: AUROC and average precision against the structural
-truth and against the part of it that counterfactual patching can see. Means over subjects, with 95 % intervals
-bootstrapped over lineages, and the paired gaps to exact patching. The last line of stdout is one JSON object.
+For each subject of a zoo whose circuit is known (at most `--per-task` of a program and origin), the prompts
+on which its triple was harvested, and |score| of each method: AUROC and average precision against the
+structural truth and against the part of it that counterfactual patching can see. Means over subjects, with
+95 % intervals bootstrapped over lineages, and the paired gaps to exact patching. The last line of stdout is
+one JSON object.
 """
 
 import json

@@ -53,6 +53,11 @@ Circuits:
     mask         set of edges that a run keeps
     point        point of the path from a run to its patched inputs or activations
     threshold    rise of a metric at which an edge is kept
+    direction    vector of a dictionary
+    span         named set of positions of a prompt
+    pair         (query span, key span)
+    entry        effect of an edge between a pair of spans
+    places       prompts and positions, or prompts where one answer each is asked
     case         head with a pattern that it is made to attend by
 
 What meta-models see, answer and are measured by:

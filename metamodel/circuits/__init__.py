@@ -7,15 +7,30 @@ from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.baselines import RandomScores, WeightNorm
 from metamodel.circuits.bridge import bridge_scores
 from metamodel.circuits.circuit import Circuit, discover
+from metamodel.circuits.directions import (
+    Dictionary,
+    Direction,
+    Feature,
+    Rest,
+    direction,
+    principal_directions,
+    singular_directions,
+)
 from metamodel.circuits.exact import Exact, MarginAndKL, edge_scores
 from metamodel.circuits.faithfulness import CircuitRunner, Curve
 from metamodel.circuits.graph import ComponentEdges, Destination, Edge, component_edges
 from metamodel.circuits.methods import METHODS, score
 from metamodel.circuits.metrics import Metric, accuracy, kl, margin
+from metamodel.circuits.node_effects import NodeScores, node_scores
+from metamodel.circuits.nodes import MLPBias, Neuron, Node, mlp_parts
+from metamodel.circuits.paths import NodeEdgeScores, PathScore, node_edge_scores, path_patch
 from metamodel.circuits.prompt_file import read_prompts, write_prompts
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
+from metamodel.circuits.span_effects import SpanScores, refine, span_scores
+from metamodel.circuits.spans import Spans, spans_at, spans_per_position
 from metamodel.circuits.subsets import RandomSubsets
+from metamodel.circuits.writers import NodeOutputs, node_outputs
 
 __all__ = [
     "ACDC",
@@ -27,26 +42,51 @@ __all__ = [
     "ComponentEdges",
     "Curve",
     "Destination",
+    "Dictionary",
+    "Direction",
     "Edge",
     "EdgeMethod",
     "EdgeScores",
     "Exact",
+    "Feature",
     "Intervention",
+    "MLPBias",
     "MarginAndKL",
     "Metric",
+    "Neuron",
+    "Node",
+    "NodeEdgeScores",
+    "NodeOutputs",
+    "NodeScores",
+    "PathScore",
     "Prompts",
     "RandomScores",
     "RandomSubsets",
+    "Rest",
+    "SpanScores",
+    "Spans",
     "WeightNorm",
     "ablation_effects",
     "accuracy",
     "bridge_scores",
     "component_edges",
+    "direction",
     "discover",
     "edge_scores",
     "kl",
     "margin",
+    "mlp_parts",
+    "node_edge_scores",
+    "node_outputs",
+    "node_scores",
+    "path_patch",
+    "principal_directions",
     "read_prompts",
+    "refine",
     "score",
+    "singular_directions",
+    "span_scores",
+    "spans_at",
+    "spans_per_position",
     "write_prompts",
 ]

@@ -1,0 +1,181 @@
+"""Exact score of every node: the node is changed for all its readers at once, and the answer is recomputed.
+
+    ablate               clean prompts, on which the node carries its patch: what it writes on the corrupt
+                         prompt (noising), its mean over clean prompts, or nothing (zero)
+    restore              corrupt prompts, on which the node carries what it writes on the clean one
+    project_out          a direction is removed from what its component writes: its zero ablation
+    project_out_stream   a direction is removed from the whole residual stream, right behind its component,
+                         for all that reads it later, whoever wrote it; later components may write it anew
+
+Only what comes behind a node runs, many nodes at once. Noising, mean and restoring are gauge-invariant; so is
+zero ablation, since all is done on the folded subject. Position embeddings say the same on both prompts of a
+pair, so that noising, restoring and mean ablation of them are exactly zero; only zero ablation sees them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
+from metamodel.circuits.directions import Direction, projection
+from metamodel.circuits.metrics import Metric, check_metric
+from metamodel.circuits.nodes import Node, check_nodes, component_of, stage_of
+from metamodel.circuits.prompts import Prompts, check_answers_differ
+from metamodel.circuits.scores import standard_error
+from metamodel.circuits.stream import Stream
+from metamodel.circuits.writers import Writers
+from metamodel.config.errors import require, require_one_of
+from metamodel.subjects.subject import Subject
+
+if TYPE_CHECKING:
+    import pandas
+
+Action = Literal["ablate", "restore", "project_out", "project_out_stream"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+_INTERVENTIONS: dict[Action, tuple[Intervention, ...]] = {
+    "ablate": ("noising", "zero", "mean"),
+    "restore": ("denoising",),
+    "project_out": ("zero",),
+    "project_out_stream": ("zero",),
+}
+"""What a node can carry under each action; the first is the default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NodeScores:
+    """A number for each node: metric(node changed) - metric(unchanged), signed."""
+
+    nodes: tuple[Node, ...]
+    action: Action
+    intervention: Intervention
+    metric: Metric
+    value: Float[Tensor, " node"]
+    """Mean over prompts. What helps is negative when ablated, positive when restored; of `kl` reversed."""
+    se: Float[Tensor, " node"]
+    """Standard error of that mean over prompts; NaN for one prompt."""
+    base: float
+    """Mean metric of the run in which nodes are changed."""
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def ranking(self) -> Int[Tensor, " node"]:
+        """Indices of nodes, largest effect first; ties in the order given."""
+        return self.value.abs().argsort(descending=True, stable=True)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A row a node, largest effect first: node, component, value, se."""
+        import pandas
+
+        rows = [
+            {
+                "node": self.nodes[i].name,
+                "component": component_of(self.nodes[i]).name,
+                "value": float(self.value[i]),
+                "se": float(self.se[i]),
+            }
+            for i in self.ranking().tolist()
+        ]
+        return pandas.DataFrame(rows)
+
+
+@torch.no_grad()
+def node_scores(
+    subject: Subject,
+    prompts: Prompts,
+    nodes: Sequence[Node],
+    metric: str = "margin",
+    intervention: str | None = None,
+    action: str = "ablate",
+    *,
+    freeze_norm: bool = False,
+) -> NodeScores:
+    """Scores of nodes, each changed alone.
+
+    Args:
+        metric: one of `metrics.METRICS`.
+        intervention: what a changed node carries: noising, zero or mean to ablate (by default noising),
+            denoising to restore, zero to project out.
+        action: one of `ACTIONS`.
+        freeze_norm: whether LayerNorms keep the scales of the unchanged run.
+
+    Raises: InputError if prompts or nodes do not fit the subject, clean and corrupt answers agree, the
+    subject is post-norm, the action does not know the intervention, or something else than a direction is
+    projected out.
+    """
+    chosen, how = check_metric(metric), _check_action(action)
+    carried = _check_carried(how, intervention)
+    check_nodes(subject, nodes)
+    for i, node in enumerate(nodes):
+        require(
+            how in ("ablate", "restore") or isinstance(node, Direction),
+            f"nodes[{i}]",
+            expected=f"a Direction to {how}",
+            got=node.name,
+            do="Use action='ablate'.",
+        )
+    run = base_run(subject, prompts, carried, freeze_norm=freeze_norm)
+    check_answers_differ(prompts)
+    stream = Stream.of(run, chosen)
+    effect = _effects(subject, stream, nodes, carried, in_stream=how == "project_out_stream")
+    return NodeScores(
+        nodes=tuple(nodes),
+        action=how,
+        intervention=carried,
+        metric=chosen,
+        value=effect.mean(-1),
+        se=standard_error(effect),
+        base=stream.base(),
+    )
+
+
+def _check_action(name: str) -> Action:
+    require_one_of(name, ACTIONS, "action")
+    return cast(Action, name)
+
+
+def _check_carried(action: Action, intervention: str | None) -> Intervention:
+    allowed = _INTERVENTIONS[action]
+    carried = allowed[0] if intervention is None else check_intervention(intervention)
+    require(
+        carried in allowed,
+        "intervention",
+        expected=f"{' or '.join(allowed)} to {action}",
+        got=repr(carried),
+        do="Leave it out." if len(allowed) == 1 else "Use action='restore' for denoising.",
+    )
+    return carried
+
+
+def _effects(
+    subject: Subject, stream: Stream, nodes: Sequence[Node], intervention: Intervention, *, in_stream: bool
+) -> Float[Tensor, "node batch"]:
+    run = stream.run
+    writers = Writers.of(subject, run, nodes, intervention)
+    effect = run.outputs.new_zeros(len(nodes), len(run.prompts))
+    by_stage: dict[int, list[int]] = {}
+    for i, node in enumerate(nodes):
+        by_stage.setdefault(stage_of(node), []).append(i)
+    for stage, group in by_stage.items():
+        for first in range(0, len(group), stream.chunk()):
+            chosen = group[first : first + stream.chunk()]
+            part = [nodes[i] for i in chosen]
+            delta = _out_of(stream.at(stage), part, run) if in_stream else writers.delta(part)
+            effect[chosen] = stream.effects(stage, delta)
+    return effect
+
+
+def _out_of(
+    resid: Float[Tensor, "batch pos d_model"], nodes: Sequence[Node], run: BaseRun
+) -> Float[Tensor, "node batch pos d_model"]:
+    """What removes each direction from the residual stream."""
+    removed = []
+    for node in nodes:
+        assert isinstance(node, Direction)
+        basis = projection((node,), run.config, node.name).to(resid.dtype)
+        removed.append(-(resid @ basis.T @ basis))
+    return torch.stack(removed)
