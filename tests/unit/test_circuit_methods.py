@@ -64,11 +64,7 @@ def test_every_method_scores_every_edge_from_tokens_alone(method, intervention, 
     assert scores.value.shape == scores.se.shape == (len(component_edges(subject.config)),)
     assert scores.value.isfinite().all()
     assert scores.value.abs().max() > 0
-    assert (scores.method, scores.metric, scores.intervention) == (
-        method.name,
-        "logit_difference",
-        intervention,
-    )
+    assert (scores.method, scores.intervention) == (method.name, intervention)
     run = base_run(subject, prompts, intervention)
     assert scores.base == pytest.approx(float(run.measure("logit_difference")(run.logits).mean()))
     blind = method.name in ("weight_norm", "random")
@@ -206,8 +202,10 @@ def test_a_ridge_is_chosen_where_masks_are_fewer_than_edges():
     patched = torch.rand(60, 100, generator=generator) < 0.5
     effect = torch.zeros(100).double()
     effect[:3] = torch.tensor([3.0, -2.0, 2.0])
-    outcome = patched.double() @ effect + 0.1 * torch.randn(60, generator=generator).double()
+    outcome = patched.double() @ effect + torch.randn(60, generator=generator).double()
     value, se = regression(patched, outcome, None)
+    unpenalised = regression(patched, outcome, 0.0)[0]
+    assert (value - effect).norm() < (unpenalised - effect).norm()
     assert value.abs().argsort(descending=True)[:3].sort().values.tolist() == [0, 1, 2]
     assert value[:3].sign().tolist() == [1, -1, 1]
     assert (se > 0).all()
