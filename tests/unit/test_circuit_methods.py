@@ -131,13 +131,12 @@ def test_circuits_that_keep_what_comes_first_run_from_a_later_stage(
         ("kl", "denoising", -1),
         ("logit_difference", "denoising", 1),
         ("accuracy", "zero", -1),
-        ("probability", "mean", -1),
     ],
 )
 def test_acdc_equals_one_greedy_sweep_for_each_threshold(
     metric, intervention, sign, make_subject, make_prompts
 ):
-    subject = make_subject(11)
+    subject = make_subject(11, n_heads=1)
     prompts = make_prompts(12, subject.config)
     thresholds = (0.3, 0.001, 0.03)
     run = base_run(subject, prompts, intervention)
@@ -165,7 +164,7 @@ def test_acdc_equals_one_greedy_sweep_for_each_threshold(
 
 
 def test_acdc_judges_by_kl_where_nothing_is_said(make_subject, make_prompts):
-    subject = make_subject(13)
+    subject = make_subject(13, n_heads=1)
     prompts = make_prompts(14, subject.config)
     method = ACDC(thresholds=(0.01,))
     default = method.circuits(subject, prompts)
