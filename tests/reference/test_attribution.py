@@ -241,7 +241,12 @@ def test_small_chunks_of_the_path_give_the_same_scores(monkeypatch, over, make_s
 
 def test_attribution_runs_where_gradients_are_off_and_leaves_none_behind(make_subject, make_prompts):
     subject = make_subject(19)
+    prompts = make_prompts(20, subject.config)
     with torch.no_grad():
-        value = EAP().score(subject, make_prompts(20, subject.config)).value
+        expected = EAP().score(subject, prompts).value
+    assert expected.abs().max() > 1e-2
+    trained = {key: weight.clone().requires_grad_() for key, weight in subject.weights.items()}
+    value = EAP().score(subject.with_weights(trained), prompts).value
     assert not value.requires_grad
-    assert all(weight.grad is None for weight in subject.weights.values())
+    torch.testing.assert_close(value, expected)
+    assert all(weight.grad is None for weight in trained.values())

@@ -75,8 +75,9 @@ def test_hooks_give_a_gpt2_bridge_the_scores_of_its_subject(method, intervention
     bridge = gpt2()
     subject = Subject.from_bridge(bridge)
     prompts = make_prompts(1, subject.config, n_pos=8, targets=intervention == "mean")
-    ours = score(subject, prompts, "margin", intervention, method=method)
-    theirs = bridge_scores(bridge, prompts, "margin", intervention, method=method)
+    metric = "kl" if intervention == "denoising" else "margin"
+    ours = score(subject, prompts, metric, intervention, method=method)
+    theirs = bridge_scores(bridge, prompts, metric, intervention, method=method)
     assert theirs.edges.edges == ours.edges.edges
     torch.testing.assert_close(theirs.value, ours.value, atol=1e-4, rtol=0)
     torch.testing.assert_close(theirs.se, ours.se, atol=1e-4, rtol=0)
