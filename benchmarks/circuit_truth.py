@@ -30,24 +30,27 @@ from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.baselines import RandomScores, WeightNorm
 from metamodel.circuits.exact import Exact
 from metamodel.circuits.graph import component_edges
+from metamodel.circuits.metrics import Metric
 from metamodel.circuits.scores import EdgeMethod
 from metamodel.circuits.subsets import RandomSubsets
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.triples import Triple, Zoo
 
-METHODS: Mapping[str, tuple[EdgeMethod, Intervention]] = {
-    "exact": (Exact(), "noising"),
-    "exact_denoising": (Exact(), "denoising"),
-    "exact_mean": (Exact(), "mean"),
-    "exact_zero": (Exact(), "zero"),
-    "eap": (EAP(), "noising"),
-    "eap_ig_inputs": (EAPIG(), "noising"),
-    "eap_ig_activations": (EAPIG(over="activations"), "noising"),
-    "acdc": (ACDC(thresholds=tuple(10.0 ** (i / 2) for i in range(-6, 3))), "noising"),
-    "subsets": (RandomSubsets(), "noising"),
-    "weight_norm": (WeightNorm(), "noising"),
-    "random": (RandomScores(), "noising"),
+METHODS: Mapping[str, tuple[EdgeMethod, Metric, Intervention]] = {
+    "exact": (Exact(), "margin", "noising"),
+    "exact_logit_difference": (Exact(), "logit_difference", "noising"),
+    "exact_denoising": (Exact(), "margin", "denoising"),
+    "exact_mean": (Exact(), "margin", "mean"),
+    "exact_zero": (Exact(), "margin", "zero"),
+    "eap": (EAP(), "margin", "noising"),
+    "eap_ig_inputs": (EAPIG(), "margin", "noising"),
+    "eap_ig_inputs_80": (EAPIG(steps=80), "margin", "noising"),
+    "eap_ig_activations": (EAPIG(over="activations"), "margin", "noising"),
+    "acdc": (ACDC(thresholds=tuple(10.0 ** (i / 2) for i in range(-6, 3))), "margin", "noising"),
+    "subsets": (RandomSubsets(), "margin", "noising"),
+    "weight_norm": (WeightNorm(), "margin", "noising"),
+    "random": (RandomScores(), "margin", "noising"),
 }
 REFERENCE = "exact"
 CHANNELS = ("q", "k", "v", "in", "logits")
@@ -80,10 +83,10 @@ def rows_of(triple: Triple, zoo_seed: int, config: HarvestConfig, methods: Itera
     channels = [edge.destination.channel for edge in component_edges(triple.subject.config).edges]
     rows = []
     for name in methods:
-        method, intervention = METHODS[name]
+        method, metric, intervention = METHODS[name]
         few = prompts.where(torch.arange(min(N_ACDC_PROMPTS, len(prompts)))) if name == "acdc" else prompts
         start = time.perf_counter()
-        value = method.score(triple.subject, few, "margin", intervention).value
+        value = method.score(triple.subject, few, metric, intervention).value
         seconds = time.perf_counter() - start
         for kind in TRUTHS:
             known = getattr(truth, kind)

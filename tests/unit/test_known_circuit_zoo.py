@@ -7,11 +7,14 @@ import torch
 
 from data_gen.checks import problems
 from data_gen.config import CellConfig, HarvestConfig, RecipeConfig, SizeConfig, ZooConfig
+from data_gen.harvesting import circuit_prompts
 from data_gen.labels.registry import LABELS
 from data_gen.pair_table import add_pairs
 from data_gen.population import shard_specs
 from data_gen.recertify import certificate_problems
 from data_gen.shard import make_shard
+from data_gen.subject_task import task_of
+from metamodel.circuits.exact import edge_scores
 from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError
 from metamodel.config.parser import plain
@@ -70,6 +73,16 @@ def test_a_compiled_subject_is_stored_with_its_truths_and_its_certificate(zoo):
     # the exact sweep finds what patching can see, though nothing chose subjects by it
     least = triple.circuit.noising_margin.abs()[triple.truth.visible].min()
     assert least > triple.circuit.noising_margin.abs()[~triple.truth.visible].quantile(0.9)
+
+
+def test_the_task_of_a_subject_is_made_again_from_its_triple(zoo):
+    for triple in zoo:
+        task = task_of(triple.info, CONFIG.seed)
+        prompts = circuit_prompts(task, triple.info.id, CONFIG.harvest, CONFIG.seed)
+        scores = edge_scores(triple.subject, prompts, "noising")
+        torch.testing.assert_close(triple.circuit.noising_margin, scores.margin, atol=1e-4, rtol=1e-4)
+        other = circuit_prompts(task, "other", CONFIG.harvest, CONFIG.seed)
+        assert not torch.equal(prompts.clean, other.clean)
 
 
 def test_disguises_of_a_program_share_a_lineage_and_random_programs_do_not(zoo):

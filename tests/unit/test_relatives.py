@@ -7,12 +7,15 @@ import torch
 
 from data_gen.acceptance import held_out_accuracy
 from data_gen.config import CellConfig, HarvestConfig, RecipeConfig, SizeConfig, ZooConfig
+from data_gen.harvesting import circuit_prompts
 from data_gen.population import ShardSpec, shard_specs
 from data_gen.shard import harvest_all, make_shard
+from data_gen.subject_task import task_of
 from data_gen.tasks import make_task
 from data_gen.tasks.base import PAD, UNSUPERVISED, Task
 from data_gen.tasks.mixture import parts_of
 from data_gen.trained import make_trained
+from metamodel.circuits.exact import edge_scores
 from metamodel.config import InputError
 from metamodel.config.parser import plain
 from metamodel.triples import Zoo, begin, finish
@@ -118,6 +121,10 @@ def test_a_subject_of_two_tasks_has_a_triple_of_each_and_one_network(tmp_path):
     assert len(facts.behavior.slice_accuracy) == len(facts.behavior.slice_names) == 2
     assert len(brackets.behavior.slice_accuracy) == len(brackets.behavior.slice_names) == 4
     assert not torch.equal(facts.behavior.probe_tokens, brackets.behavior.probe_tokens)
+    for triple in (facts, brackets):  # each triple's own part is found again
+        prompts = circuit_prompts(task_of(triple.info, config.seed), triple.info.id, HARVEST, config.seed)
+        scores = edge_scores(triple.subject, prompts, "noising")
+        torch.testing.assert_close(triple.circuit.noising_margin, scores.margin, atol=1e-4, rtol=1e-4)
 
 
 def test_a_checkpoint_is_the_subject_as_it_was_after_so_many_steps(monkeypatch):
