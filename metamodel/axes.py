@@ -50,6 +50,8 @@ Circuits:
     active       source that an intervention changes at all
     metric       effect of a patch: margin, KL divergence
     mask         set of edges that a run keeps
+    set          set of items that a run ablates
+    set_batch    prompt of any set, flattened
     case         head with a pattern that it is made to attend by
 
 What meta-models see, answer and are measured by:
@@ -71,7 +73,7 @@ What meta-models see, answer and are measured by:
     tuning       row of a table that tunes and is not fitted
     lineage      unit that is resampled
     resample     bootstrap draw
-    item         thing that a metric averages over
+    item         thing that a metric averages over, or that a set holds
     bin          interval of probabilities
 
 Any:
