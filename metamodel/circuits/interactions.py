@@ -56,7 +56,7 @@ class Interactions:
         index = {name: i for i, name in enumerate(self.names)}
         found = self.value.new_zeros(len(index), len(index))
         for items, value in zip(self.sets, self.value, strict=True):
-            if len(items) <= 2:
+            if 0 < len(items) <= 2:
                 i, j = index[items[0]], index[items[-1]]
                 found[i, j] = found[j, i] = value
         return found
@@ -106,9 +106,7 @@ def interactions(oracle: SetOracle, items: Iterable[str] | None = None, *, order
     """
     part = oracle if items is None else oracle.among(items)
     n = len(part)
-    require(
-        1 <= order <= n, "order", expected=f"a size from 1 to {n}", got=order, do="Pairs have order 2."
-    )
+    require(1 <= order <= n, "order", expected=f"a size from 1 to {n}", got=order, do="Pairs have order 2.")
     runs = sum(math.comb(n, size) for size in range(order + 1))
     require(
         runs <= _MOST_RUNS,

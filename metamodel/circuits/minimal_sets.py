@@ -5,10 +5,11 @@ between nothing ablated and everything ablated is left. It is sufficient if it w
 subset of it works. A set is necessary if its ablation alone breaks what works, and minimal likewise: of a
 monotone verdict (more items never hurt) these are the minimal sets that meet every sufficient one.
 
-    enumeration   runs all 2^n sets, at most 16 items. Exact whatever the verdict; tells whether it is monotone.
+    enumeration   runs all 2^n sets, at most 16 items. Exact whatever the verdict; tells whether it is
+                  monotone.
     monotone      runs a few dozen sets (`metamodel.circuits.lattice.both_families`). Exact if the verdict is
-                  monotone, which is put to the test on random sets; a counterexample leads to enumeration, or
-                  to a refusal above 16 items.
+                  monotone, which is put to the test on neighbours of the sets found and on random ones; a
+                  counterexample leads to enumeration, or to a refusal above 16 items.
 """
 
 from collections.abc import Sequence
@@ -90,7 +91,11 @@ class MinimalSets:
 
     def describe(self) -> str:
         """Both families in words."""
-        how = {True: "the verdict is monotone", False: "the verdict is not monotone", None: "monotone assumed"}
+        how = {
+            True: "the verdict is monotone",
+            False: "the verdict is not monotone",
+            None: "monotone assumed",
+        }
         lines = [
             f"{len(self.names)} items, {self.evaluations} evaluations ({self.method}; {how[self.monotone]})",
             f"enough to keep {self.at_least:.0%} of the gap:",
@@ -158,9 +163,7 @@ def minimal_sets(
     table = Table(n=n, works=torch.tensor(verdict.works(range(1 << n))))
     working, breaking = table.smallest(), table.breaking().smallest()
     harmful = tuple(name for i, name in enumerate(oracle.names) if table.harming(i))
-    idle = tuple(
-        name for i, name in enumerate(oracle.names) if not table.harming(i) and not table.helping(i)
-    )
+    idle = tuple(name for i, name in enumerate(oracle.names) if not table.harming(i) and not table.helping(i))
     return _result(verdict, working, breaking, "enumeration", not harmful, idle, harmful, before)
 
 
@@ -191,13 +194,18 @@ class _Verdict:
     def counterexample(self, working: Sequence[int], checks: int, seed: int) -> int | None:
         """A set of kept items on which the working sets, taken as monotone, foretell a wrong verdict.
 
-        Half of the random sets are a working one and more, the others hit no working one.
+        Tried are the ablation of each item alone, every set that one item divides from a minimal one of
+        either family, and random sets: half of them a working one and more, the others with no working one
+        whole.
         """
         n, generator = len(self.oracle), torch.Generator().manual_seed(seed)
         drawn = torch.rand(checks, n + 1, generator=generator)
         density = torch.rand(checks, 1, generator=generator)
         breaking = transversals(working)
-        tried = []
+        whole = (1 << n) - 1
+        tried = [whole & ~(1 << i) for i in range(n)]
+        tried += [core & ~(1 << i) for core in working for i in members(core)]
+        tried += [whole & ~core | 1 << i for core in breaking for i in members(core)]
         for i, row in enumerate(drawn[:, :n] < density):
             one = sum(1 << place for place in row.nonzero().squeeze(1).tolist())
             family = working if i % 2 == 0 else breaking

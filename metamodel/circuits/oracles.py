@@ -1,7 +1,7 @@
 """Oracles of subjects: the sets of components, neurons or edges that can be ablated together.
 
-All is done on the folded subject, as in `metamodel.circuits.base_run`; LayerNorms are recomputed. Many sets run
-in one batch.
+All is done on the folded subject, as in `metamodel.circuits.base_run`; LayerNorms are recomputed. Many sets
+run in one batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -96,12 +96,14 @@ def _component_sites(run: BaseRun) -> list[tuple[str, slice | int, Tensor]]:
     return found
 
 
-def _put(mask: Bool[Tensor, "set *unit"], patch: Float[Tensor, "batch pos *width"]) -> Replacement:
+def _put(mask: Bool[Tensor, "set ..."], patch: Float[Tensor, "batch pos *column"]) -> Replacement:
     """Replaces, set by set, the units that the mask has: components, heads (then a width), or neurons."""
     chosen = mask[:, None, None]
     chosen = chosen.reshape(*chosen.shape, *[1] * (patch.ndim + 1 - chosen.ndim))
 
-    def replaced(value: Float[Tensor, "one set_batch pos *width"]) -> Float[Tensor, "one set_batch pos *width"]:
+    def replaced(
+        value: Float[Tensor, "one set_batch pos *column"],
+    ) -> Float[Tensor, "one set_batch pos *column"]:
         sets = value[0].unflatten(0, (len(mask), -1))
         return torch.where(chosen, patch, sets).flatten(0, 1).unsqueeze(0)
 
@@ -139,9 +141,7 @@ def neuron_oracle(
     return _oracle(run, names, metric, intervention, logits)
 
 
-def _neuron_patch(
-    run: BaseRun, layer: int, intervention: Intervention
-) -> Float[Tensor, "batch pos d_mlp"]:
+def _neuron_patch(run: BaseRun, layer: int, intervention: Intervention) -> Float[Tensor, "batch pos d_mlp"]:
     """What the neurons of an MLP say when they are patched."""
     site = f"blocks.{layer}.mlp.hook_post"
     tokens = run.prompts.corrupt if intervention == "noising" else run.prompts.clean

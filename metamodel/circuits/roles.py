@@ -1,9 +1,10 @@
 """What each item does for the others: needed together, alternatives, backups, or nothing.
 
-Read off the minimal sets (`metamodel.circuits.minimal_sets`). A family of minimal sufficient sets is a formula
-of ANDs and ORs; where each item occurs in it once (read-once), the formula is found by splitting the graph of
-items that stand in one set: parts that never meet are alternatives, parts that meet in all combinations are
-needed together (Golumbic, Mintz and Rotics 2006). What cannot be split is an OR over its sets.
+Read off the minimal sets (`metamodel.circuits.minimal_sets`). A family of minimal sufficient sets is a
+formula of ANDs and ORs; where each item occurs in it once (read-once), the formula is found by splitting the
+graph of items that stand in one set: parts that never meet are alternatives, parts that meet in all
+combinations are needed together (Golumbic, Mintz and Rotics 2006). What cannot be split is an OR over its
+sets.
 """
 
 import itertools
@@ -78,7 +79,7 @@ class Roles:
     formula: Formula
     """Which kept items suffice."""
     essential: tuple[str, ...]
-    """Items without which nothing works."""
+    """Items whose ablation alone breaks the behaviour."""
     and_groups: tuple[Formula, ...]
     """ANDs of the formula: arms that are necessary together."""
     or_groups: tuple[Formula, ...]
@@ -86,20 +87,25 @@ class Roles:
     backups: tuple[Backup, ...]
     redundant: tuple[str, ...]
     """Items that change the verdict in no company."""
+    harmful: tuple[str, ...]
+    """Items that break some set which works without them, so that the formula is not the whole truth."""
 
     def describe(self) -> str:
         """All of it in words."""
         lines = [f"works if {self.formula.text}"]
         lines += [f"essential: {', '.join(self.essential)}"] if self.essential else []
-        word = {True: "silent until then", False: "an alternative all along", None: "or an alternative"}
-        lines += [f"{b.item} backs up {' + '.join(b.primaries)} ({word[b.silent]})" for b in self.backups]
+        lines += [f"{b.item} backs up {' + '.join(b.primaries)}" for b in self.backups if b.silent]
+        unclear = dict.fromkeys(b.item for b in self.backups if b.silent is None)
+        if unclear:
+            lines.append(
+                f"cost nothing alone: {', '.join(unclear)} (denoising tells backup from alternative)"
+            )
+        lines += [f"hurt in some company: {', '.join(self.harmful)}"] if self.harmful else []
         lines += [f"never matter: {', '.join(self.redundant)}"] if self.redundant else []
         return "\n".join(lines)
 
 
-def roles(
-    found: MinimalSets, *, restored: MinimalSets | None = None, costs_nothing: float = 0.05
-) -> Roles:
+def roles(found: MinimalSets, *, restored: MinimalSets | None = None, costs_nothing: float = 0.05) -> Roles:
     """Roles of the items.
 
     Args:
@@ -138,6 +144,7 @@ def roles(
         or_groups=formula.nodes("or"),
         backups=tuple(backups),
         redundant=found.idle,
+        harmful=found.harmful,
     )
 
 

@@ -1,7 +1,7 @@
 """Runs in which sets of items are ablated: what searches, interactions and minimal sets ask a subject.
 
-A set is a row of booleans, True for each item that is *ablated*; all other items are kept. Ablated means in its
-broken state, so that nothing ablated is the behaviour and everything ablated is its absence, whatever the
+A set is a row of booleans, True for each item that is *ablated*; all other items are kept. Ablated means in
+its broken state, so that nothing ablated is the behaviour and everything ablated is its absence, whatever the
 intervention (`metamodel.circuits.oracles` makes oracles of subjects):
 
     noising      clean prompts; an ablated item says what it said on the corrupt prompt, a kept one computes
