@@ -52,6 +52,8 @@ Circuits:
     mask         set of edges that a run keeps
     set          set of items that a run ablates
     set_batch    prompt of any set, flattened
+    sufficient   minimal set that suffices when kept
+    necessary    minimal set that breaks a behaviour when ablated
     case         head with a pattern that it is made to attend by
 
 What meta-models see, answer and are measured by:

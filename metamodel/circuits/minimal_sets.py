@@ -45,9 +45,9 @@ class MinimalSets:
     """Share of the gap at which a set works; a set breaks if less is left."""
     sufficient: tuple[tuple[str, ...], ...]
     necessary: tuple[tuple[str, ...], ...]
-    left_by_sufficient: Float[Tensor, " set"]
+    left_by_sufficient: Float[Tensor, " sufficient"]
     """Share of the gap that each sufficient set keeps."""
-    left_by_necessary: Float[Tensor, " set"]
+    left_by_necessary: Float[Tensor, " necessary"]
     """Share of the gap that is left when each necessary set is ablated."""
     lost_alone: Float[Tensor, " item"]
     """Share of the gap that the ablation of each item alone costs."""

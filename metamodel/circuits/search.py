@@ -158,9 +158,11 @@ class _Search:
         low = -1
         while self.lost(self.open_line(), "rest") >= self.at_least:
             line = self.open_line()
-            place, low = self.jump(low, (), "bisect", len(line) - 1)
+            place, height, low = self.jump(low, (), "bisect", len(line) - 1)
             found: tuple[int, ...] | None = (line[place],)
             if self.lost(found, "single") < self.at_least:
+                if height < self.at_least:
+                    return False
                 self.needed_joint = True
                 found = self.joint(place, (), "joint")
             if found is None:
@@ -176,8 +178,8 @@ class _Search:
             return False
         if self.lost([*one, *line], "partner") < self.lost(one, "single") + self.at_least:
             return False
-        place, _ = self.jump(-1, one, "partner", len(line) - 1)
-        found = self.joint(place, one, "partner")
+        place, height, _ = self.jump(-1, one, "partner", len(line) - 1)
+        found = self.joint(place, one, "partner") if height >= self.at_least else None
         if found is None:
             return False
         self.sets.append(found)
@@ -204,12 +206,11 @@ class _Search:
             self.lost_by_rest = self.known[key]
         return self.known[key]
 
-    def jump(self, low: int, besides: tuple[int, ...], stage: Stage, high: int) -> tuple[int, int]:
-        """Place of an item at which the loss along the prefixes of the open line jumps, `besides` ablated
-        too.
+    def jump(self, low: int, besides: tuple[int, ...], stage: Stage, high: int) -> tuple[int, float, int]:
+        """Place of an item where the loss along prefixes of the open line jumps, `besides` ablated too.
 
-        The prefix that ends at `high` was run, the one that ends at `low` does not matter. Returns too the
-        place up to which no prefix matters.
+        The prefix that ends at `high` was run, the one that ends at `low` does not matter. Returns too how
+        high the jump is, and the place up to which no prefix matters.
         """
         line = self.open_line()
         weight, clean, skipped = self._prior(line), low, False
@@ -227,7 +228,7 @@ class _Search:
                 skipped = skipped or lost - start >= self.at_least
                 low, at_low = middle, lost
                 clean = clean if skipped else low
-        return high, clean
+        return high, at_high - at_low, clean
 
     def joint(self, place: int, base: tuple[int, ...], stage: Stage) -> tuple[int, ...] | None:
         """A set with `base` that costs clearly more than it; no part does. None if it were too large.
@@ -245,7 +246,9 @@ class _Search:
                 return None
             if self.lost([*fixed, *line[: high + 1]], stage) < enough:
                 return None
-            high, _ = self.jump(-1, fixed, stage, high)
+            high, height, _ = self.jump(-1, fixed, stage, high)
+            if height < self.at_least:
+                return None
 
     def _prior(self, line: list[int]) -> np.ndarray:
         """Weights of items of the open line: half alike, half in windows around what was found."""
