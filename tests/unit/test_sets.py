@@ -233,18 +233,18 @@ def test_interactions_of_all_parts_sum_to_the_damage():
 
 
 def test_standard_errors_are_those_of_the_interaction_over_prompts():
-    x = torch.tensor([0.0, 1.0, 5.0], dtype=torch.float64)
+    x, alone = torch.tensor([[0.0, 1.0, 5.0], [1.0, 3.0, 2.0]], dtype=torch.float64)
 
     def run(ablated: torch.Tensor) -> torch.Tensor:
-        both = ablated.all(1).double()
-        return 1 - both[:, None] * x - ablated.double() @ torch.ones(2, 3, dtype=torch.float64)
+        gone = ablated.double()
+        return 1 - gone.prod(1)[:, None] * x - gone[:, :1] * alone - gone[:, 1:]
 
     found = interactions(SetOracle(["a", "b"], run))
-    assert found.value.tolist() == pytest.approx([1, 1, 2])
-    assert found.se.tolist() == pytest.approx([0, 0, float(x.std()) / 3**0.5])
+    assert found.value.tolist() == pytest.approx([2, 1, 2])
+    assert found.se.tolist() == pytest.approx([float(y.std()) / 3**0.5 for y in (alone, 0 * x, x)])
     table = found.to_pandas()
     assert table["items"].tolist() == ["a", "b", "a + b"]
-    assert table["damage"].tolist() == pytest.approx([1, 1, 4])
+    assert table["damage"].tolist() == pytest.approx([2, 1, 5])
 
 
 @pytest.mark.parametrize(
