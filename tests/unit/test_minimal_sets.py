@@ -258,6 +258,15 @@ def test_a_backup_is_told_from_an_alternative_by_denoising(kind):
     assert "denoising tells" in untold.describe()
 
 
+def test_what_costs_something_alone_backs_up_nothing():
+    def run(gone: torch.Tensor) -> torch.Tensor:
+        return (1 - 0.2 * gone[:, :1].double()) * (1 - gone.double().prod(1, keepdim=True))
+
+    found = minimal_sets(SetOracle(["primary", "backup"], run))
+    assert [b.item for b in roles(found).backups] == ["backup"]
+    assert [b.item for b in roles(found, costs_nothing=0.3).backups] == ["primary", "backup"]
+
+
 def test_groups_name_their_arms():
     found, at = roles_of("backup of an and's arm")
     assert [g.arms for g in found.and_groups][1:] == [((at["a"],), (at["b"],))]

@@ -112,6 +112,8 @@ def test_a_backup_that_repairs_in_part_is_found_too():
     found = group_search(function(64, lambda gone: (0.3 + 0.7 * (7 in gone)) * (3 in gone)))
     assert found.sets == (("i3",), ("i3", "i7"))
     assert found.complete
+    assert found.log[-1].stage == "rest", "what was found last is verified too"
+    assert found.log[-1].ablated == tuple(f"i{i}" for i in range(64) if i not in (3, 7))
 
 
 def test_a_verdict_that_is_not_monotone_ends_in_a_set_of_which_no_part_matters():
@@ -149,6 +151,7 @@ def test_an_effect_that_is_spread_is_said_to_be_and_strong_items_are_found_befor
     found = group_search(function(64, lost))
     assert found.items == ("i17",)
     assert not found.complete
+    assert not found.ddmin_needed
     assert found.lost_when_kept == pytest.approx(0.5)
     assert "does not suffice" in found.describe()
     assert found.evaluations < 25
