@@ -58,6 +58,10 @@ Circuits:
     pair         (query span, key span)
     entry        effect of an edge between a pair of spans
     places       prompts and positions, or prompts where one answer each is asked
+    set          set of items that a run ablates
+    set_batch    prompt of any set, flattened
+    sufficient   minimal set that suffices when kept
+    necessary    minimal set that breaks a behaviour when ablated
     case         head with a pattern that it is made to attend by
 
 What meta-models see, answer and are measured by:
@@ -79,7 +83,7 @@ What meta-models see, answer and are measured by:
     tuning       row of a table that tunes and is not fitted
     lineage      unit that is resampled
     resample     bootstrap draw
-    item         thing that a metric averages over
+    item         thing that a metric averages over, or that a set holds
     bin          interval of probabilities
 
 Any:

@@ -7,6 +7,7 @@ from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.baselines import RandomScores, WeightNorm
 from metamodel.circuits.bridge import bridge_scores
 from metamodel.circuits.circuit import Circuit, discover
+from metamodel.circuits.ddmin import ddmin
 from metamodel.circuits.directions import (
     Dictionary,
     Direction,
@@ -19,14 +20,21 @@ from metamodel.circuits.directions import (
 from metamodel.circuits.exact import Exact, MarginAndKL, edge_scores
 from metamodel.circuits.faithfulness import CircuitRunner, Curve
 from metamodel.circuits.graph import ComponentEdges, Destination, Edge, component_edges
+from metamodel.circuits.interactions import Interactions, interactions
+from metamodel.circuits.item_order import correlated_order, neuron_activations
 from metamodel.circuits.methods import METHODS, score
 from metamodel.circuits.metrics import Metric, accuracy, kl, margin
+from metamodel.circuits.minimal_sets import MinimalSets, minimal_sets
 from metamodel.circuits.node_effects import NodeScores, node_scores
 from metamodel.circuits.nodes import MLPBias, Neuron, Node, mlp_parts
+from metamodel.circuits.oracles import component_oracle, edge_oracle, neuron_oracle, neurons
 from metamodel.circuits.paths import NodeEdgeScores, PathScore, node_edge_scores, path_patch
 from metamodel.circuits.prompt_file import read_prompts, write_prompts
 from metamodel.circuits.prompts import Prompts
+from metamodel.circuits.roles import Backup, Formula, Roles, roles
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
+from metamodel.circuits.search import Found, GroupTest, group_search
+from metamodel.circuits.sets import Gap, SetOracle
 from metamodel.circuits.span_effects import SpanScores, refine, span_scores
 from metamodel.circuits.spans import Spans, spans_at, spans_per_position
 from metamodel.circuits.subsets import RandomSubsets
@@ -37,6 +45,7 @@ __all__ = [
     "EAP",
     "EAPIG",
     "METHODS",
+    "Backup",
     "Circuit",
     "CircuitRunner",
     "ComponentEdges",
@@ -49,10 +58,16 @@ __all__ = [
     "EdgeScores",
     "Exact",
     "Feature",
+    "Formula",
+    "Found",
+    "Gap",
+    "GroupTest",
+    "Interactions",
     "Intervention",
     "MLPBias",
     "MarginAndKL",
     "Metric",
+    "MinimalSets",
     "Neuron",
     "Node",
     "NodeEdgeScores",
@@ -63,6 +78,8 @@ __all__ = [
     "RandomScores",
     "RandomSubsets",
     "Rest",
+    "Roles",
+    "SetOracle",
     "SpanScores",
     "Spans",
     "WeightNorm",
@@ -70,12 +87,22 @@ __all__ = [
     "accuracy",
     "bridge_scores",
     "component_edges",
+    "component_oracle",
+    "correlated_order",
+    "ddmin",
     "direction",
     "discover",
+    "edge_oracle",
     "edge_scores",
+    "group_search",
+    "interactions",
     "kl",
     "margin",
+    "minimal_sets",
     "mlp_parts",
+    "neuron_activations",
+    "neuron_oracle",
+    "neurons",
     "node_edge_scores",
     "node_outputs",
     "node_scores",
@@ -83,6 +110,7 @@ __all__ = [
     "principal_directions",
     "read_prompts",
     "refine",
+    "roles",
     "score",
     "singular_directions",
     "span_scores",

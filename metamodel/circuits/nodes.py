@@ -41,7 +41,7 @@ class Neuron:
 
     @property
     def name(self) -> str:
-        return f"{self.component.name}.n{self.index}"
+        return f"{self.component.name}.{self.index}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

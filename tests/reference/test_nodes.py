@@ -476,11 +476,11 @@ def test_tables_list_the_largest_effect_first():
     prompts = random_prompts(26, subject.config)
     table = node_scores(subject, prompts, [MLP, HEAD, Neuron(layer=0, index=1)]).to_pandas()
     assert table["value"].abs().is_monotonic_decreasing
-    assert set(table["node"]) == {"MLP0", "L0H1", "MLP0.n1"}
+    assert set(table["node"]) == {"MLP0", "L0H1", "MLP0.1"}
     assert list(table.columns) == ["node", "component", "value", "se"]
     edges = node_edge_scores(subject, prompts, [Neuron(layer=0, index=1)]).to_pandas()
     assert edges["value"].abs().is_monotonic_decreasing
-    assert set(edges["source"]) == {"MLP0.n1"}
+    assert set(edges["source"]) == {"MLP0.1"}
     assert list(edges.columns) == ["source", "destination", "channel", "value", "se"]
 
 
@@ -519,7 +519,7 @@ def refused(function) -> str:
         ),
         (
             lambda: Neuron(layer=0, index=12),
-            "nodes[0]: expected a neuron from 0 to 11, got MLP0.n12. MLPs of subject have 12 neurons.",
+            "nodes[0]: expected a neuron from 0 to 11, got MLP0.12. MLPs of subject have 12 neurons.",
         ),
         (
             lambda: direction(MLP, torch.ones(7)),

@@ -1,0 +1,203 @@
+"""Oracles of subjects: the sets of components, neurons or edges that can be ablated together.
+
+All is done on the folded subject, as in `metamodel.circuits.base_run`; LayerNorms are recomputed. Many sets
+run in one batch.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from metamodel.circuits.base_run import BaseRun, Intervention, base_run
+from metamodel.circuits.graph import Edge, component_edges
+from metamodel.circuits.masked import masked_logits
+from metamodel.circuits.metrics import Metric
+from metamodel.circuits.nodes import Neuron
+from metamodel.circuits.prompts import Prompts
+from metamodel.circuits.sets import SetOracle
+from metamodel.config.errors import InputError, require, suggestion
+from metamodel.subjects.config import Component, SubjectConfig, components
+from metamodel.subjects.forward import forward, run_blocks
+from metamodel.subjects.sites import Replacement, Sites
+from metamodel.subjects.subject import Subject
+
+_CHUNK = 4_000_000
+"""Numbers in the widest array of one chunk of sets."""
+
+
+def neurons(config: SubjectConfig, layer: int | None = None) -> tuple[Neuron, ...]:
+    """All neurons of one MLP, or of all of them. Raises: InputError for a layer that there is not."""
+    require(
+        layer is None or 0 <= layer < config.n_layers,
+        "layer",
+        expected=f"a block from 0 to {config.n_layers - 1}",
+        got=layer,
+        do="Name a block of this subject.",
+    )
+    layers = range(config.n_layers) if layer is None else [layer]
+    return tuple(Neuron(layer=k, index=i) for k in layers for i in range(config.d_mlp))
+
+
+def component_oracle(
+    subject: Subject,
+    prompts: Prompts,
+    items: Sequence[Component | str] | None = None,
+    *,
+    metric: Metric = "margin",
+    intervention: Intervention = "noising",
+) -> SetOracle:
+    """Sets of embeddings, heads and MLPs; by default all of them.
+
+    Raises: InputError for an unknown or repeated component, none, or prompts that do not fit.
+    """
+    run = base_run(subject, prompts, intervention)
+    config, sources = run.config, components(run.config)[:-1]
+    names, place = _chosen(items, [c.name for c in sources], "components")
+
+    def logits(patched: Bool[Tensor, "set item"]) -> Float[Tensor, "set batch pos d_vocab"]:
+        whole = patched.new_zeros(len(patched), len(sources))
+        whole[:, place] = patched
+        replace = {site: _put(whole[:, first], patch) for site, first, patch in _component_sites(run)}
+        tokens = run.tokens.repeat(len(patched), 1)
+        made = forward(run.subject.stacked, config, tokens, replace=replace).logits
+        return made[0].unflatten(0, (len(patched), len(prompts)))
+
+    return _oracle(run, names, metric, intervention, logits)
+
+
+def _component_sites(run: BaseRun) -> list[tuple[str, slice | int, Tensor]]:
+    """Each site, the sources that are written there, and what they write when patched."""
+    config, first = run.config, 2
+    found: list[tuple[str, slice | int, Tensor]] = [
+        ("hook_embed", 0, run.patch[0]),
+        ("hook_pos_embed", 1, run.patch[1]),
+    ]
+    for layer in range(config.n_layers):
+        heads = slice(first, first + config.n_heads)
+        found.append((f"blocks.{layer}.attn.hook_result", heads, run.patch[heads].movedim(0, 2)))
+        first += config.n_heads
+        if config.has_mlp:
+            found.append((f"blocks.{layer}.hook_mlp_out", first, run.patch[first]))
+            first += 1
+    return found
+
+
+def _put(mask: Bool[Tensor, "set ..."], patch: Float[Tensor, "batch pos *column"]) -> Replacement:
+    """Replaces, set by set, the units that the mask has: components, heads (then a width), or neurons."""
+    chosen = mask[:, None, None]
+    chosen = chosen.reshape(*chosen.shape, *[1] * (patch.ndim + 1 - chosen.ndim))
+
+    def replaced(
+        value: Float[Tensor, "one set_batch pos *column"],
+    ) -> Float[Tensor, "one set_batch pos *column"]:
+        sets = value[0].unflatten(0, (len(mask), -1))
+        return torch.where(chosen, patch, sets).flatten(0, 1).unsqueeze(0)
+
+    return replaced
+
+
+def neuron_oracle(
+    subject: Subject,
+    prompts: Prompts,
+    items: Sequence[Neuron | str] | None = None,
+    *,
+    metric: Metric = "margin",
+    intervention: Intervention = "noising",
+) -> SetOracle:
+    """Sets of neurons, of one MLP or of several; by default all of them. They are named `MLP0.17`.
+
+    Raises: InputError for an unknown or repeated neuron, none, or prompts that do not fit.
+    """
+    run = base_run(subject, prompts, intervention)
+    config, every = run.config, neurons(run.config)
+    names, place = _chosen(items, [neuron.name for neuron in every], "neurons")
+    layers = sorted({every[i].layer for i in place})
+    patch = {layer: _neuron_patch(run, layer, intervention) for layer in layers}
+    first = layers[0]
+
+    def logits(patched: Bool[Tensor, "set item"]) -> Float[Tensor, "set batch pos d_vocab"]:
+        whole = patched.new_zeros(len(patched), len(every))
+        whole[:, place] = patched
+        mask = whole.unflatten(1, (config.n_layers, config.d_mlp))
+        sites = {f"blocks.{k}.mlp.hook_post": _put(mask[:, k], patch[k]) for k in layers}
+        resid = run.taps[f"blocks.{first}.hook_resid_pre"].repeat(len(patched), 1, 1)[None]
+        made = run_blocks(run.subject.stacked, config, resid, first_layer=first, site=Sites((), sites))
+        return made.logits[0].unflatten(0, (len(patched), len(prompts)))
+
+    return _oracle(run, names, metric, intervention, logits)
+
+
+def _neuron_patch(run: BaseRun, layer: int, intervention: Intervention) -> Float[Tensor, "batch pos d_mlp"]:
+    """What the neurons of an MLP say when they are patched."""
+    site = f"blocks.{layer}.mlp.hook_post"
+    tokens = run.prompts.corrupt if intervention == "noising" else run.prompts.clean
+    value = run.subject.run(tokens, taps=[site]).taps[site][0]
+    match intervention:
+        case "noising" | "denoising":
+            return value
+        case "zero":
+            return torch.zeros_like(value)
+        case "mean":
+            return value.mean(0, keepdim=True).expand_as(value)
+
+
+def edge_oracle(
+    subject: Subject,
+    prompts: Prompts,
+    items: Sequence[Edge | str] | None = None,
+    *,
+    metric: Metric = "margin",
+    intervention: Intervention = "noising",
+    freeze_norm: bool = False,
+) -> SetOracle:
+    """Sets of edges, named as `Edge.name`; by default all of `component_edges`.
+
+    Raises: InputError for an unknown or repeated edge, none, or prompts that do not fit.
+    """
+    run = base_run(subject, prompts, intervention, freeze_norm=freeze_norm)
+    edges = component_edges(run.config).edges
+    names, place = _chosen(items, [edge.name for edge in edges], "edges")
+    measure = run.measure(metric)
+
+    def values(ablated: Bool[Tensor, "set item"]) -> Float[Tensor, "set batch"]:
+        kept = torch.ones(len(ablated), len(edges), dtype=torch.bool)
+        kept[:, place] = ablated if intervention == "denoising" else ~ablated
+        return measure(masked_logits(run, kept.to(run.outputs.device))).cpu()
+
+    return SetOracle(names, values, lower_is_better=metric == "kl")
+
+
+def _chosen(
+    items: Sequence[Component | Neuron | Edge | str] | None, known: Sequence[str], where: str
+) -> tuple[tuple[str, ...], list[int]]:
+    """Names of the items, and their places among those known."""
+    if items is None:
+        return tuple(known), list(range(len(known)))
+    names = tuple(item if isinstance(item, str) else item.name for item in items)
+    index = {name: i for i, name in enumerate(known)}
+    for name in names:
+        if name not in index:
+            do = f"The subject has {len(known)}.{suggestion(name, known)}"
+            raise InputError(where, expected="names of this subject's", got=repr(name), do=do)
+    return names, [index[name] for name in names]
+
+
+def _oracle(
+    run: BaseRun,
+    names: tuple[str, ...],
+    metric: Metric,
+    intervention: Intervention,
+    logits: Callable[[Tensor], Tensor],
+) -> SetOracle:
+    """Runs sets chunk by chunk; under denoising it is the kept items that are patched."""
+    c, (_, n_prompts, n_pos, _) = run.config, run.outputs.shape
+    widest = max(c.n_heads * max(c.d_model, n_pos), c.d_mlp, c.d_vocab)
+    size, measure = max(1, _CHUNK // (n_prompts * n_pos * widest)), run.measure(metric)
+
+    def values(ablated: Bool[Tensor, "set item"]) -> Float[Tensor, "set batch"]:
+        patched = (~ablated if intervention == "denoising" else ablated).to(run.outputs.device)
+        return torch.cat([measure(run.suffix.at_answer(logits(x))).cpu() for x in patched.split(size)])
+
+    return SetOracle(names, values, lower_is_better=metric == "kl")
