@@ -63,6 +63,7 @@ N_RESAMPLES = 2000
 class Row:
     """How well one method ranks the edges of one subject."""
 
+    subject: str
     lineage: str
     origin: str
     size: str
@@ -73,6 +74,12 @@ class Row:
     by_channel: Mapping[str, float]
     """AUROC among the edges into one kind of input."""
     seconds: float
+    last: str
+    """The true edge that the method ranks lowest."""
+    last_size: float
+    """|score| of that edge."""
+    exact_size: float
+    """What patching it alone does to the margin."""
 
 
 def rows_of(triple: Triple, zoo_seed: int, config: HarvestConfig, methods: Iterable[str]) -> list[Row]:
@@ -80,7 +87,9 @@ def rows_of(triple: Triple, zoo_seed: int, config: HarvestConfig, methods: Itera
     info, truth = triple.info, triple.truth
     assert truth is not None
     prompts = circuit_prompts(task_of(info, zoo_seed), info.id, config, zoo_seed)
-    channels = [edge.destination.channel for edge in component_edges(triple.subject.config).edges]
+    edges = component_edges(triple.subject.config).edges
+    channels = [edge.destination.channel for edge in edges]
+    exact = Exact().score(triple.subject, prompts).size
     rows = []
     for name in methods:
         method, metric, intervention = METHODS[name]
@@ -99,8 +108,12 @@ def rows_of(triple: Triple, zoo_seed: int, config: HarvestConfig, methods: Itera
                     if positive.any() and not positive.all():
                         score = value[among].abs()
                         by_channel[channel] = float(roc_auc_score(positive.numpy(), score.numpy()))
+                last = int(torch.where(known, value.abs(), torch.inf).argmin())
                 rows.append(
                     Row(
+                        subject=info.id,
+                        last=edges[last].name,
+                        last_size=float(value[last].abs()),
                         lineage=info.lineage,
                         origin=info.origin,
                         size=info.size,
@@ -108,6 +121,7 @@ def rows_of(triple: Triple, zoo_seed: int, config: HarvestConfig, methods: Itera
                         truth=kind,
                         by_channel=by_channel,
                         seconds=seconds,
+                        exact_size=float(exact[last]),
                         **found,
                     )
                 )
@@ -192,6 +206,23 @@ def channels(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
     return result
 
 
+def worst_subjects(rows: list[Row]) -> dict[str, dict[str, object]]:
+    """For each method the subject whose visible edges it ranks worst, and the edge that it ranks last."""
+    found = {}
+    for method in dict.fromkeys(row.method for row in rows):
+        mine = [row for row in rows if (row.method, row.truth) == (method, "visible")]
+        if mine:
+            row = min(mine, key=lambda row: row.average_precision)
+            found[method] = {
+                "subject": row.subject,
+                "average_precision": round(row.average_precision, 3),
+                "edge": row.last,
+                "score": round(row.last_size, 3),
+                "exact": round(row.exact_size, 3),
+            }
+    return found
+
+
 def measure(zoo: Zoo, *, per_task: int, methods: Iterable[str] = tuple(METHODS)) -> dict[str, object]:
     """All figures of this file, for the subjects of one zoo."""
     config = HarvestConfig(**zoo.manifest.config["harvest"])
@@ -220,6 +251,7 @@ def measure(zoo: Zoo, *, per_task: int, methods: Iterable[str] = tuple(METHODS))
             "auroc": gaps(rows, "auroc"),
         },
         "auroc_by_channel": channels(rows),
+        "worst_subject": worst_subjects(rows),
         "by_origin": split("origin"),
         "by_size": split("size"),
         "median_milliseconds": {

@@ -3,8 +3,8 @@
     python benchmarks/circuits.py [data/medium]
 
 Gathers what `benchmarks/circuit_speed.py`, `benchmarks/circuit_truth.py` and `benchmarks/sets.py` measure;
-each runs alone too. Without a zoo with known circuits, recovery is left out. Progress goes to stderr; the last
-line of stdout is one JSON object.
+each runs alone too. Without a zoo with known circuits, recovery is left out. Progress goes to stderr, the
+last line of stdout is one JSON object.
 """
 
 import json
