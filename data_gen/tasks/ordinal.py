@@ -49,6 +49,12 @@ class Ordinal(RuleTask):
     def make(cls, variant: str, seed: int) -> "Ordinal":
         return {"base": cls(), "backward": cls(steps=(1, -1)), "three_steps": cls(steps=(1, 2, 3))}[variant]
 
+    @property
+    def successors(self) -> tuple[tuple[int, int], ...]:
+        """Each item with the next one of its list."""
+        items = torch.arange(FIRST_SYMBOL, FIRST_SYMBOL + sum(LISTS))
+        return tuple(zip(items.tolist(), onwards(items, torch.ones_like(items)).tolist(), strict=True))
+
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
         shape, steps = (n, self.length - HEADER), torch.tensor(self.steps, device=generator.device)
         place = torch.arange(shape[1], device=steps.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data_gen.labels.entries import answer_entries, attention_entries, offset_entries, row_chance
-from data_gen.labels.registry import LABEL_INDEX, POSITIONAL_SHARE, TWIN_EFFECT, TWIN_ERRORS
+from data_gen.labels.registry import LABEL_INDEX, KEPT_SHARE, TWIN_EFFECT, TWIN_ERRORS
 from data_gen.labels.twins import CUT_LABELS, clean_run, cut_and_control, intervened_margin, twins
 from metamodel.circuits.metrics import margin
 from metamodel.circuits.prompts import Prompts
@@ -90,7 +90,7 @@ def naive_losses(subject: Subject, prompts: Prompts, layer: int, head: int, offs
         found[label] = beyond(lost(cut), lost(control))
     average = pattern.mean(0).expand(pattern.shape)
     flat = row_chance(pattern.shape[-1], "causal", pattern.device).expand(pattern.shape)
-    found["positional"] = beyond(lost(flat), lost(average) / POSITIONAL_SHARE)
+    found["positional"] = beyond(lost(flat), lost(average) / KEPT_SHARE)
 
     written = clean.taps[sites["z"]][0, rows, prompts.position, head]
     written = written @ subject.weights[f"blocks.{layer}.attn.W_O"][head]
