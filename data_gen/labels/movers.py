@@ -49,22 +49,19 @@ def movers(weights: Weights, run: TaskRun) -> tuple[HeadScores, HeadScores]:
     attended = (run.attended * holds[:, None, :, None]).sum(-1)
     above = attended - (run.chance * holds).sum(-1)[:, None, :, None]
     positive, negative = (
-        _mean_where(above * sign.to(above.dtype), defined, axis=2) for sign in (moved > 0, moved < 0)
+        _mean_where((above * sign).transpose(1, 2), defined) for sign in (moved > 0, moved < 0)
     )
     return positive, negative
 
 
 def _mean_where(
-    values: Float[Tensor, "subject *rest"], defined: Bool[Tensor, "subject batch"], *, axis: int
+    values: Float[Tensor, "subject batch *rest"], defined: Bool[Tensor, "subject batch"]
 ) -> Float[Tensor, "subject *rest"]:
-    """Mean over the prompts that count, whose axis is named; NaN for subjects with too few of them."""
-    shape = [len(defined), *[1] * (values.ndim - 1)]
-    shape[axis] = defined.shape[1]
-    mean = (values * defined.view(shape)).sum(axis) / defined.sum(1).clamp_min(1).view(
-        -1, *[1] * (values.ndim - 2)
-    )
+    """Mean over the prompts that count; NaN for subjects with too few of them."""
+    weight = defined / defined.sum(1, keepdim=True).clamp_min(1)
     few = defined.float().mean(1) < MIN_DEFINED_SHARE
-    return mean.masked_fill(few.view(-1, *[1] * (mean.ndim - 1)), torch.nan)
+    weight = weight.masked_fill(few.unsqueeze(1), torch.nan)
+    return torch.einsum("sb...,sb->s...", values, weight.to(values.dtype))
 
 
 def direct_effect(weights: Weights, run: TaskRun, z: list[Tensor]) -> HeadScores:
@@ -143,6 +140,6 @@ def s_inhibition(
             score = torch.einsum("sbhnd,sbknd->sbhnk", query, run.keys[:, later]) / config.d_head**0.5
             pattern = score.masked_fill(hidden, -torch.inf).softmax(-1)
             change = torch.einsum("sbhnk,sbk->sbhn", pattern - run.attended[:, later].unsqueeze(2), prefers)
-            changes.append(_mean_where(change * raises[:, later].unsqueeze(2), defined, axis=1))
+            changes.append(_mean_where(change * raises[:, later].unsqueeze(2), defined))
         scores[:, layer] = torch.cat(changes, dim=-1).amax(-1)
     return scores

@@ -70,7 +70,8 @@ def _rise(
     logits: Float[Tensor, "head case batch d_vocab"],
 ) -> Float[Tensor, "head case batch"]:
     """By how much the predicted token's logit, relative to the average token's, lies above the clean one."""
-    at_answer = run.suffix.at_answer(predicted)
+    rows = torch.arange(len(predicted), device=predicted.device)
+    at_answer = predicted[rows, run.prompts.position]
     token = run.prompts.clean.gather(1, at_answer.long().argmax(-1, keepdim=True))
 
     def relative(x: Tensor) -> Tensor:

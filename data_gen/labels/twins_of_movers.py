@@ -32,7 +32,7 @@ def _margins_without_each(
     run: CleanRun,
     primary: Bool[Tensor, "layer head"],
     first: int,
-    resid: Float[Tensor, "case batch pos d_model"],
+    resid: Float[Tensor, "1 batch pos d_model"],
 ) -> Float[Tensor, "case batch"]:
     """Margins from the residual stream before layer `first`, with all of `primary` mean-ablated: with nothing
     else, and with each head from there on."""
