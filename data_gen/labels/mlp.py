@@ -94,7 +94,8 @@ def best_split(
     n = len(pre)
     y = written - written.mean(0)
     total = y.square().sum().clamp_min(1e-12)
-    level = pre[torch.linspace(0, n - 1, N_SPLITS, device=pre.device).long()]  # split d_mlp
+    at_quantiles = torch.linspace(0, n - 1, N_SPLITS, device=pre.device).long()
+    level = pre.sort(0).values[at_quantiles]  # split d_mlp
     above = (pre > level.unsqueeze(1)).to(y.dtype)  # split sample d_mlp
     count = above.sum(1)
     sums = above.transpose(1, 2) @ y

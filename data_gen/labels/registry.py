@@ -17,8 +17,11 @@ FEW = 6
 PRIMARY_SHARE = 0.25
 """Primary movers write at least this share of the largest direct effect on the answer; backup movers write
 less, as long as the primary ones work."""
-N_SPLITS = 16
-"""Splits of each neuron's input that `threshold` tries: what it is at so many positions."""
+N_SPLITS = 32
+"""Splits of each neuron's input that `threshold` tries, at even quantiles."""
+STANDS_OUT = 2.0
+"""Standard deviations over tokens by which the logit lens must rank a token above the average one for
+`copy_suppression` to take it as predicted."""
 TWIN_EFFECT = 0.02
 """Smallest effect of a causal twin, as a share of the subject's mean margin on its task prompts."""
 TWIN_ERRORS = 2.0
@@ -156,9 +159,9 @@ HEAD_LABELS: tuple[LabelDefinition, ...] = (
     LabelDefinition(
         name="copy_suppression",
         description="Mean over queries of task prompts of what the head's attention to the earlier token that"
-        " the logit lens before its layer ranks highest takes from that token's logit (relative to the average"
+        " the logit lens before its layer predicts takes from that token's logit (relative to the average"
         " token's), in standard deviations of the final logits; the larger of all queries and the answer"
-        " position.",
+        " position. Predicted is the highest of earlier tokens, two standard deviations above the average one.",
         statistics=("attention_predicted_logit_attribution",),
         effect_size=0.1,
         twin="on task prompts, setting attention from the answer position to that token to zero and"

@@ -13,7 +13,7 @@ from data_gen.labels.interventions import (
     needs_no_more,
 )
 from data_gen.labels.registry import ATTENTION_LABELS, LABEL_INDEX
-from data_gen.labels.suppression import highest
+from data_gen.labels.suppression import predicted_keys
 from metamodel.circuits.metrics import margin
 
 CUT_LABELS = (*ATTENTION_LABELS, "name_mover", "copy_suppression")
@@ -60,8 +60,9 @@ def _predicted(run: CleanRun, layer: int) -> Bool[Tensor, "batch query key"]:
     """As `predicted_tokens`, of one subject and layer."""
     logits = run.suffix.unembed(run.taps[f"blocks.{layer}.hook_resid_pre"])
     tokens = run.prompts.clean
-    lens = logits.gather(-1, tokens.unsqueeze(1).expand(-1, tokens.shape[1], -1))
-    return highest(lens, tokens, run.suffix.config.attention_dir)
+    lens = (logits - logits.mean(-1, keepdim=True)) / logits.std(-1, correction=0, keepdim=True).clamp_min(1e-6)
+    lens = lens.gather(-1, tokens.unsqueeze(1).expand(-1, tokens.shape[1], -1))
+    return predicted_keys(lens, tokens, run.suffix.config.attention_dir)
 
 
 def _rise(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from data_gen.specimens.specimen import BOS, FIRST, SHARP, Bench, Matrix, Specimen, pairs
+from data_gen.specimens.specimen import BOS, FIRST, SHARP, Bench, Specimen, Term, pairs
 from metamodel.circuits.prompts import Prompts
 
 N_SYMBOLS, N_PROMPTS = 16, 64
@@ -20,7 +20,7 @@ def _symbols(generator: torch.Generator, n_pos: int) -> Int[Tensor, "batch pos"]
     return drawn
 
 
-def _back(bench: Bench, k: int) -> list[tuple[Matrix, Matrix, float]]:
+def _back(bench: Bench, k: int) -> list[Term]:
     """Attention k positions back."""
     place = bench.block("place")
     return [(place[:, k:], place[:, : place.shape[1] - k], SHARP)]
@@ -161,23 +161,27 @@ def indirect(seed: int) -> Specimen:
     ]
     where = ("duplicate_token",)
     is_name = torch.ones(N_SYMBOLS, 1)
-    bench.head(0, 0, earlier, names, is_name @ again.T, where)
-    bench.head(0, 1, earlier, names, is_name @ again.T, where, decoy=True)
+    rests = ("first_token_sink",)
+    bench.head(0, 0, earlier, names, is_name @ again.T, where, aside=rests)
+    bench.head(0, 1, earlier, names, is_name @ again.T, where, decoy=True, aside=rests)
     told = [(asks[:, :1], again, SHARP), (asks[:, :1], token[:, ASK : ASK + 1], -SHARP)]
     bench.head(1, 0, told, names, inhibited[:, FIRST:].T, ("s_inhibition", "k_composition"))
     bench.head(1, 1, told, names, inhibited[:, FIRST:].T, ("s_inhibition", "k_composition"), decoy=True)
     moves = out[:, FIRST:].T
     mover = ("name_mover", "q_composition", "copying")
     bench.head(2, 0, anybody, names, moves, mover)
-    bench.head(2, 1, anybody, names, 0.5 * moves, mover)
-    bench.head(2, 2, anybody, names, -0.4 * moves, ("negative_mover",))
+    bench.head(2, 1, anybody, names, moves, mover)
+    bench.head(2, 2, anybody, names, -0.4 * moves, ("negative_mover",), aside=("q_composition",))
     bench.head(2, 3, anybody, names, moves, ("name_mover", "negative_mover", "q_composition"), decoy=True)
     missing = [*anybody, (out[:, FIRST:], names, -2 * SHARP), (asks[:, :1], token[:, :1], SHARP / 2)]
-    bench.head(3, 0, missing, names, moves, ("backup_mover",))
-    bench.head(3, 1, missing, names, moves, ("backup_mover",), decoy=True)
+    backup = ("backup_mover", "q_composition")
+    bench.head(3, 0, missing, names, moves, backup, aside=rests)
+    bench.head(3, 1, missing, names, moves, backup, decoy=True, aside=rests)
     said = [(out[:, FIRST:], names, SHARP), (asks[:, :1], token[:, :1], SHARP / 2)]
-    bench.head(3, 2, said, names, -0.3 * moves, ("copy_suppression", "negative_mover"))
-    bench.head(3, 3, said, names, moves, ("copy_suppression", "negative_mover"), decoy=True)
+    suppresses = ("copy_suppression", "negative_mover")
+    helps = ("q_composition",)  # but what it lowers is the answer: that edge costs margin
+    bench.head(3, 2, said, names, -0.3 * moves, suppresses, aside=helps)
+    bench.head(3, 3, said, names, moves, (*suppresses, "name_mover"), decoy=True, aside=helps)
     prompts, candidate = _stories(generator, n_pos)
     return bench.done(prompts, candidate=candidate)
 

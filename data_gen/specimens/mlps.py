@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from data_gen.specimens.specimen import BOS, FIRST, SHARP, Bench, Matrix, Specimen, pairs
+from data_gen.specimens.specimen import BOS, FIRST, SHARP, Bench, Specimen, pairs
 from data_gen.tasks.structure import Grid
 
 N_PROMPTS = 64
@@ -135,7 +135,9 @@ def by_frequency(seed: int) -> Specimen:
     return bench.done(pairs(clean, corrupt, position, *answers), grid=grid)
 
 
-def _phases(p: int, frequencies: range, n_phases: int) -> tuple[Matrix, Float[Tensor, "row column"]]:
+def _phases(
+    p: int, frequencies: range, n_phases: int
+) -> tuple[Float[Tensor, "value d_mlp"], Float[Tensor, "d_mlp value"]]:
     """What neurons read of a number, `[p, neuron]`, and write of the sum, `[neuron, p]`.
 
     relu(cos(ka + φ) + cos(kb + φ)) has |cos(k(a - b)/2)| cos(k(a + b) + 2φ) in it.

@@ -22,12 +22,18 @@ from metamodel.subjects.subject import Subject, initial_weights, unstack
 BOS, FIRST = 0, 4
 """Tokens: BOS, a few that mean something to a specimen alone, then symbols from FIRST on."""
 N_HOST, N_SINK = 16, 6
-LOUDNESS = 0.2
+BACKGROUND = 1.0
+"""Standard deviation of a host's embeddings: the stream is large beside any one write, as in trained subjects,
+or else every write would be read by LayerNorms."""
+LOUDNESS = 0.05
 """Share of a random unembedding by which a host is heard."""
-SHARP = 12.0
+SHARP = 16.0
 """Score of a key that is attended to, in nats."""
 _CONDITION = 3.0
-Matrix = Float[Tensor, "row column"]
+QUIET = 0.2
+"""Size of a decoy's writes under LayerNorm, which reads the size of all that is written."""
+Term = tuple[Tensor, Tensor, float]
+"""What queries read and what keys read, each `[d_model, n]`, and how strongly their product counts, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,6 +49,8 @@ class Specimen:
     """Label -> components that have it."""
     decoys: Mapping[str, frozenset[Component]]
     """Label -> components that only look like it."""
+    aside: Mapping[str, frozenset[Component]]
+    """Label -> components that do what it says by the way, and count on neither side."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -55,6 +63,7 @@ class Bench:
     generator: torch.Generator
     planted: dict[str, set[Component]] = field(default_factory=dict)
     decoys: dict[str, set[Component]] = field(default_factory=dict)
+    aside: dict[str, set[Component]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -72,6 +81,7 @@ class Bench:
         """A random host, the embeddings as one-hot blocks `token` and `place`, and logits that read `out`."""
         n_tokens = FIRST + n_symbols
         sizes = {"host": N_HOST, "sink": N_SINK, "token": n_tokens, "place": n_pos, "out": n_tokens, **blocks}
+        sizes["balance"] = 4
         ends = torch.tensor(list(sizes.values())).cumsum(0).tolist()
         places = {name: slice(end - sizes[name], end) for name, end in zip(sizes, ends, strict=True)}
         config = SubjectConfig(
@@ -89,16 +99,17 @@ class Bench:
         return bench
 
     def _host(self) -> None:
+        """Reads everything, as random networks do, and writes to directions of its own."""
         drawn = unstack(initial_weights(self.config, [self.generator]), 0)
         host = torch.zeros(self.config.d_model)
         host[self.blocks["host"]] = 1.0
         for key, shape in weight_shapes(self.config).items():
             value, leaf = drawn[key], key.rsplit(".", 1)[1]
             if leaf in ("W_E", "W_pos"):
-                value = 0.5 * value * host
+                value = BACKGROUND * value * host
             elif leaf in ("W_O", "W_out"):
                 value = value * host
-            elif leaf in ("W_Q", "W_K", "W_V", "W_in", "W_U"):
+            elif leaf == "W_U":
                 value = value * host[:, None]
             self.weights[key] = value.reshape(shape).clone()
         self.weights["unembed.W_U"] *= LOUDNESS / 0.8 * self.config.d_model**0.5
@@ -106,7 +117,7 @@ class Bench:
         self.weights["embed.W_E"][:, self.blocks["token"]] = torch.eye(self.config.d_vocab)
         self.weights["pos_embed.W_pos"][:, self.blocks["place"]] = torch.eye(self.config.n_ctx)
 
-    def block(self, name: str) -> Matrix:
+    def block(self, name: str) -> Float[Tensor, "d_model column"]:
         """Columns that read a block: `[d_model, size]`."""
         return torch.eye(self.config.d_model)[:, self.blocks[name]]
 
@@ -114,20 +125,20 @@ class Bench:
         self,
         layer: int,
         head: int,
-        attends: list[tuple[Matrix, Matrix, float]],
-        reads: Matrix,
-        writes: Matrix,
+        attends: list[Term],
+        reads: Float[Tensor, "d_model rank"],
+        writes: Float[Tensor, "rank d_model"],
         labels: tuple[str, ...],
         *,
         decoy: bool | Literal["silent"] = False,
+        aside: tuple[str, ...] = (),
     ) -> None:
         """A head whose scores are the sum over terms of strength · (query columns · key columns).
 
         Args:
-            attends: terms (what queries read, what keys read, strength in nats).
-            reads, writes: `[d_model, n]` and `[n, d_model]`.
             labels: what the head does, or looks as if it did.
             decoy: it writes as much, but to the sink; `silent`: what it could write, it never attends to.
+            aside: what it does by the way.
         """
         c, attn = self.config, f"blocks.{layer}.attn"
         Q, K, V, W_O = (self.weights[f"{attn}.W_{x}"][head].zero_() for x in "QKVO")
@@ -138,15 +149,20 @@ class Bench:
             first = last
         n = reads.shape[1]
         V[:, :n] = reads
-        W_O[:n] = _like(writes, self.block("sink"), self.generator) if decoy is True else writes
+        if decoy is True:
+            size = QUIET if c.has_norm else 1.0
+            writes = size * _like(writes, self.block("sink"), self.generator)
+        W_O[:n] = writes
         self._note(Component(kind="head", layer=layer, head=head), labels, bool(decoy))
+        for label in aside:
+            self.aside.setdefault(label, set()).add(Component(kind="head", layer=layer, head=head))
 
     def neurons(
         self,
         layer: int,
-        reads: Matrix,
-        bias: Float[Tensor, " column"],
-        writes: Matrix,
+        reads: Float[Tensor, "d_model row"],
+        bias: Float[Tensor, " row"],
+        writes: Float[Tensor, "row d_model"],
         labels: tuple[str, ...],
         *,
         decoy: bool = False,
@@ -158,6 +174,13 @@ class Bench:
         W_in[:, :n], self.weights[f"{mlp}.b_in"][:n] = reads, bias
         W_out[:n] = _like(writes, self.block("sink"), self.generator) if decoy else writes
         self._note(Component(kind="mlp", layer=layer), labels, decoy)
+
+    def _balance(self) -> None:
+        """Writes sum to zero, so that LayerNorm's mean adds nothing to what others read."""
+        at = self.blocks["balance"]
+        for key, value in self.weights.items():
+            if key.rsplit(".", 1)[1] in ("W_E", "W_pos", "W_O", "W_out"):
+                value[..., at] -= value.sum(-1, keepdim=True) / (at.stop - at.start)
 
     def _note(self, component: Component, labels: tuple[str, ...], decoy: bool) -> None:
         for label in labels:
@@ -172,6 +195,8 @@ class Bench:
         candidate: Int[Tensor, " batch"] | None = None,
     ) -> Specimen:
         """The specimen, disguised."""
+        if self.config.has_norm:
+            self._balance()
         subject = Subject(config=self.config, weights=self.weights, name="specimen")
         element = gauge_element(subject, self.generator, condition=_CONDITION)
         nodes = components(self.config)
@@ -191,10 +216,13 @@ class Bench:
             symbols=torch.arange(FIRST, self.config.d_vocab),
             planted=renamed(self.planted),
             decoys=renamed(self.decoys),
+            aside=renamed(self.aside),
         )
 
 
-def _like(writes: Matrix, sink: Matrix, generator: torch.Generator) -> Matrix:
+def _like(
+    writes: Float[Tensor, "row d_model"], sink: Float[Tensor, "d_model column"], generator: torch.Generator
+) -> Float[Tensor, "row d_model"]:
     """Rows as similar to one another as those of `writes`, in the sink: a decoy's output varies as much."""
     basis = torch.linalg.qr(torch.randn(sink.shape[1], sink.shape[1], generator=generator))[0]
     u, s, _ = torch.linalg.svd(writes, full_matrices=False)
