@@ -7,10 +7,10 @@ Subjects of which it is known what components do: specimens, into which single f
 table below. Beside what is planted stand host components, re-initialised ones, and decoys, which attend or
 look up like the original and write where nothing reads.
 
-For each label: the area under the ROC curve of its raw score, decoys left out, as some show the whole pattern;
-the same with decoys among the negatives, for scores that count where the causal twin holds; and the shares of
-planted, decoys and other components that are POSITIVE. Progress goes to stderr, the last line of stdout is one
-JSON object.
+For each label: the area under the ROC curve of its raw score, decoys left out, as some show the whole
+pattern; the same with decoys among the negatives, for scores that count where the causal twin holds; and the
+shares of planted, decoys and other components that are POSITIVE. Progress goes to stderr, the last line of
+stdout is one JSON object.
 """
 
 import json
@@ -135,9 +135,7 @@ def from_programs(n_seeds: int) -> Iterator[tuple[str, int, Specimen]]:
             named = {v: made.truth.variables >> k & 1 for k, v in enumerate(_order(task))}
             if not made.report.rejected:
                 yield f"compiled {name}", seed, _specimen(made.subject, task, made.truth.role, named, table)
-            size = replace(
-                size, d_model=least.d_model + 24, n_heads=least.n_heads + 4, d_mlp=size.d_mlp + 16
-            )
+            size = replace(size, d_model=least.d_model + 24, n_heads=least.n_heads + 4, d_mlp=size.d_mlp + 16)
             recipe = RecipeConfig(steps=50)
             subject, truth, why = plant(task, size, seed, host_family=None, recipe=recipe, steps=20)
             named = {v: truth.variables >> k & 1 for k, v in enumerate(_order(task))}
@@ -156,8 +154,8 @@ def _specimen(
     named: dict[str, torch.Tensor],
     table: dict[str, tuple[str, ...]],
 ) -> Specimen:
-    """A subject with a known circuit. Copies, whose twins need one another, count on neither side, and so does
-    a decoy of any head for every label of heads: which one it shows is not said."""
+    """A subject with a known circuit. Copies, whose twins need one another, count on neither side, and so
+    does whatever of the circuit, its copies and decoys the table says nothing of."""
     planted: dict[str, set[Component]] = {}
     aside: dict[str, set[Component]] = {}
     nodes = components(subject.config)
@@ -171,9 +169,9 @@ def _specimen(
                     group.setdefault(label, set()).add(node)
     for label, kind in kinds.items():
         for i, node in enumerate(nodes):
-            if node.kind == kind and roles[i] in ("circuit", "redundant", "negative", "decoy"):
-                if node not in planted.get(label, ()):
-                    aside.setdefault(label, set()).add(node)
+            told = node.kind != kind or node in planted.get(label, ())
+            if not told and roles[i] in ("circuit", "redundant", "negative", "decoy"):
+                aside.setdefault(label, set()).add(node)
     prompts = task_prompts(task, generator_for("labels", task.program.name), N_PROMPTS)
     return Specimen(
         subject=subject,

@@ -121,8 +121,8 @@ def centred_unembedding(weights: Weights) -> Float[Tensor, "subject d_model d_vo
 
 
 def token_columns(
-    unembed: Float[Tensor, "subject d_model d_vocab"], tokens: Int[Tensor, "subject *rest"]
-) -> Float[Tensor, "subject *rest d_model"]:
+    unembed: Float[Tensor, "subject d_model d_vocab"], tokens: Int[Tensor, "subject batch *pos"]
+) -> Float[Tensor, "subject batch *pos d_model"]:
     """The column of each token."""
     flat = tokens.flatten(1).unsqueeze(-1).expand(-1, -1, unembed.shape[1])
     return unembed.transpose(1, 2).gather(1, flat).unflatten(1, tokens.shape[1:])

@@ -79,7 +79,9 @@ def fourier_losses(
     if config.attention_dir == "causal":
         tokens = tokens[:, : grid.position + 1]
     position = torch.full_like(answer, grid.position)
-    here = replace(suffix, position=position, visible=visible(tokens.shape[1], config.attention_dir, tokens.device))
+    here = replace(
+        suffix, position=position, visible=visible(tokens.shape[1], config.attention_dir, tokens.device)
+    )
     stacked = {key: value.unsqueeze(0) for key, value in suffix.weights.items()}
     sites = [f"blocks.{i}.{x}" for i in range(config.n_layers) for x in ("mlp.hook_post", "hook_resid_post")]
     run = forward(stacked, config, tokens, taps=sites)

@@ -97,7 +97,9 @@ def intervened_logits(
     return torch.cat([_intervened(run, layer, *part) for part in parts])
 
 
-def _intervened(run: CleanRun, layer: int, head: Tensor, pattern: Tensor) -> Float[Tensor, "case batch d_vocab"]:
+def _intervened(
+    run: CleanRun, layer: int, head: Tensor, pattern: Tensor
+) -> Float[Tensor, "case batch d_vocab"]:
     change = pattern - run.taps[f"blocks.{layer}.attn.hook_pattern"].transpose(0, 1)[head]
     if run.suffix.is_last(layer):
         change = run.suffix.at_answer(change).unsqueeze(2)
@@ -135,7 +137,9 @@ def intervened_margin(
     return margin(intervened_logits(run, layer, head, pattern), run.prompts.answer)
 
 
-def beyond(loss: Float[Tensor, "*rest batch"], control: Float[Tensor, "*rest batch"]) -> Float[Tensor, "*rest batch"]:
+def beyond(
+    loss: Float[Tensor, "*rest batch"], control: Float[Tensor, "*rest batch"]
+) -> Float[Tensor, "*rest batch"]:
     """What an intervention loses beyond its control, if that loses anything on average."""
     return torch.where(control.mean(-1, keepdim=True) > 0, loss - control, loss)
 

@@ -49,7 +49,7 @@ class Groups:
         return cls(of=of, mine=mine, elsewhere=of.bincount()[of] - mine.bincount()[mine])
 
     def means(self, written: Written, fallback: Written) -> Written:
-        """At each position the mean over the group's positions in other prompts, or `fallback` without any."""
+        """At each position the mean over the group's positions in other prompts; `fallback` without any."""
         flat = written.flatten(-3, -2)
 
         def totals(group: Tensor) -> Tensor:
@@ -61,7 +61,9 @@ class Groups:
         return torch.where(count > 0, mean, fallback.flatten(-3, -2)).view_as(written)
 
 
-def group_means(written: Written, tokens: Keys, pairs: Keys) -> tuple[Written, Written, Written, Bool[Tensor, "batch pos"]]:
+def group_means(
+    written: Written, tokens: Keys, pairs: Keys
+) -> tuple[Written, Written, Written, Bool[Tensor, "batch pos"]]:
     """Means of other prompts: of all positions, by token, by pair; and where the pair stands elsewhere."""
     overall = Groups.by(torch.zeros_like(tokens)).means(written, written)
     by_token = Groups.by(tokens).means(written, overall)
@@ -108,9 +110,7 @@ def best_split(
     return score.flatten()[at], torch.tensor(at % pre.shape[1]), level.flatten()[at]
 
 
-def mlp_scores(
-    weights: Weights, config: SubjectConfig, few: Keys
-) -> tuple[MlpScores, MlpScores, MlpScores]:
+def mlp_scores(weights: Weights, config: SubjectConfig, few: Keys) -> tuple[MlpScores, MlpScores, MlpScores]:
     """`token_lookup`, `pair_lookup` and `threshold` of every MLP."""
     layers = range(config.n_layers)
     names = [f"blocks.{i}.{x}" for i in layers for x in ("mlp.hook_pre", "hook_mlp_out")]
@@ -122,7 +122,10 @@ def mlp_scores(
         [
             torch.stack(
                 [
-                    best_split(taps[f"blocks.{i}.mlp.hook_pre"][s, some, 1:].flatten(0, 1), one[some, 1:].flatten(0, 1))[0]
+                    best_split(
+                        taps[f"blocks.{i}.mlp.hook_pre"][s, some, 1:].flatten(0, 1),
+                        one[some, 1:].flatten(0, 1),
+                    )[0]
                     for i, one in enumerate(subject)
                 ]
             )

@@ -56,8 +56,8 @@ def movers(weights: Weights, run: TaskRun) -> tuple[HeadScores, HeadScores]:
 
 def _mean_where(
     values: Float[Tensor, "subject batch *rest"], defined: Bool[Tensor, "subject batch"]
-) -> Float[Tensor, "subject *rest"]:
-    """Mean over the prompts that count; NaN for subjects with too few of them."""
+) -> Tensor:
+    """Mean over the prompts that count, `[subject, *rest]`; NaN for subjects with too few of them."""
     weight = defined / defined.sum(1, keepdim=True).clamp_min(1)
     few = defined.float().mean(1) < MIN_DEFINED_SHARE
     weight = weight.masked_fill(few.unsqueeze(1), torch.nan)

@@ -37,11 +37,12 @@ _CUT = (
 )
 
 _KEPT = (
-    "{}, replacing what the {} by {} lowers the margin, and replacing it by {} costs less than a quarter of that"
+    "{}, replacing what the {} by {} lowers the margin, and replacing it by {} costs less than a quarter of"
+    " that"
 )
 _COMPOSITION = (
-    "Largest over earlier heads of log(‖A B‖² / (‖A‖² ‖B‖²) / chance) on the canonical form, A the OV circuit of"
-    " the earlier head, B the {} circuit of this one, chance that of a random direction."
+    "Largest over earlier heads of log(‖A B‖² / (‖A‖² ‖B‖²) / chance) on the canonical form, A the OV circuit"
+    " of the earlier head, B the {} circuit of this one, chance that of a random direction."
 )
 _EDGE = (
     "on task prompts, replacing what the {} of this head read from that one earlier head by its mean over"
@@ -132,9 +133,9 @@ HEAD_LABELS: tuple[LabelDefinition, ...] = (
         " the average token's.",
         statistics=("attention_answer_mean", "answer_logit_attribution_from_answer"),
         effect_size=0.2,
-        twin="on task prompts, setting attention from the answer position to positions that hold the answer to"
-        " zero and renormalising the rest of the row raises the margin more than taking equal mass, as far as"
-        " there is any, from the row's other entries",
+        twin="on task prompts, setting attention from the answer position to positions that hold the answer"
+        " to zero and renormalising the rest of the row raises the margin more than taking equal mass, as far"
+        " as there is any, from the row's other entries",
     ),
     LabelDefinition(
         name="backup_mover",
@@ -148,20 +149,22 @@ HEAD_LABELS: tuple[LabelDefinition, ...] = (
     ),
     LabelDefinition(
         name="s_inhibition",
-        description="Largest over later heads of the mean over task prompts of the change of (attention from the"
-        " answer position to a wrong candidate - to the answer) when this head's output is replaced by its mean"
-        " in that head's query alone, counted where what that head moves from the answer raises its logit.",
+        description="Largest over later heads of the mean over task prompts of the change of (attention from"
+        " the answer position to a wrong candidate - to the answer) when this head's output is replaced by"
+        " its mean in that head's query alone, counted where what that head moves from the answer raises"
+        " its logit.",
         statistics=("answer_attention_change_of_movers",),
         effect_size=0.1,
-        twin="on task prompts, replacing what the queries of all later heads read from this head at the answer"
-        " position by its mean over prompts lowers the margin",
+        twin="on task prompts, replacing what the queries of all later heads read from this head at the"
+        " answer position by its mean over prompts lowers the margin",
     ),
     LabelDefinition(
         name="copy_suppression",
         description="Mean over queries of task prompts of what the head's attention to the earlier token that"
         " the logit lens before its layer predicts takes from that token's logit (relative to the average"
         " token's), in standard deviations of the final logits; the larger of all queries and the answer"
-        " position. Predicted is the highest of earlier tokens, two standard deviations above the average one.",
+        " position. Predicted is the highest of earlier tokens, two standard deviations above the"
+        " average one.",
         statistics=("attention_predicted_logit_attribution",),
         effect_size=0.1,
         twin="on task prompts, setting attention from the answer position to that token to zero and"
@@ -170,8 +173,8 @@ HEAD_LABELS: tuple[LabelDefinition, ...] = (
     ),
     LabelDefinition(
         name="successor",
-        description="Share of a task's ordered tokens t for which, among ordered tokens, the entry of row t of"
-        " the token-by-token OV circuit that is largest is the next token's.",
+        description="Share of a task's ordered tokens t for which, among ordered tokens, the entry of row t"
+        " of the token-by-token OV circuit that is largest is the next token's.",
         statistics=("ov_successor_share",),
         effect_size=0.5,
         twin="on task prompts, replacing what the head writes straight to the logits at the answer position"
@@ -207,8 +210,8 @@ HEAD_LABELS: tuple[LabelDefinition, ...] = (
 MLP_LABELS: tuple[LabelDefinition, ...] = (
     LabelDefinition(
         name="token_lookup",
-        description="Share of the variance of what the MLP writes on random tokens of a small alphabet that the"
-        " current token explains, each prompt predicted from the others.",
+        description="Share of the variance of what the MLP writes on random tokens of a small alphabet that"
+        " the current token explains, each prompt predicted from the others.",
         statistics=("writes_by_token_at_0",),
         effect_size=0.5,
         twin=_KEPT.format(
@@ -218,8 +221,8 @@ MLP_LABELS: tuple[LabelDefinition, ...] = (
     ),
     LabelDefinition(
         name="pair_lookup",
-        description="Share of that variance that the previous and the current token explain together, minus what"
-        " the current one explains alone.",
+        description="Share of that variance that the previous and the current token explain together, minus"
+        " what the current one explains alone.",
         statistics=("mlp_pair_beyond_token_share",),
         effect_size=0.25,
         twin=_KEPT.format(
@@ -232,19 +235,22 @@ MLP_LABELS: tuple[LabelDefinition, ...] = (
     LabelDefinition(
         name="threshold",
         description="Largest over neurons and splits of their inputs of the share of the variance of what the"
-        " MLP writes that two means, one a side, explain of what the best linear function of that input leaves:"
-        " a step of a graded number, not a line, nor a number that has two values.",
+        " MLP writes that two means, one a side, explain of what the best linear function of that input"
+        " leaves: a step of a graded number, not a line, nor a number that has two values.",
         statistics=("mlp_split_variance_share",),
         effect_size=0.5,
         twin=_KEPT.format(
-            "on task prompts", "MLP writes", "one mean", "two, one a side of the best split of a neuron's input"
+            "on task prompts",
+            "MLP writes",
+            "one mean",
+            "two, one a side of the best split of a neuron's input",
         ),
     ),
     LabelDefinition(
         name="fourier",
-        description="Over all pairs (a, b) of a modular task, the share of the variance of neurons, weighted by"
-        " what they write, in the best frequency k of each: sines and cosines of k·a, k·b, and one of k·(a+b) and"
-        " k·(a-b).",
+        description="Over all pairs (a, b) of a modular task, the share of the variance of neurons, weighted"
+        " by what they write, in the best frequency k of each: sines and cosines of k·a, k·b, and one of"
+        " k·(a+b) and k·(a-b).",
         statistics=("mlp_frequency_variance_share",),
         effect_size=0.7,
         twin=_KEPT.format(

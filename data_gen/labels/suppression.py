@@ -33,7 +33,9 @@ def predicted_tokens(
     found = []
     for layer in range(config.n_layers):
         x = normed(run.resid[:, layer], config)
-        variance = torch.einsum("sbqm,smn,sbqn->sbq", x, square, x) + 2 * torch.einsum("sbqm,sm->sbq", x, mixed)
+        variance = torch.einsum("sbqm,smn,sbqn->sbq", x, square, x) + 2 * torch.einsum(
+            "sbqm,sm->sbq", x, mixed
+        )
         spread = (variance + bias.square().mean(1)[:, None, None]).clamp_min(1e-12).sqrt()
         lens = (x @ columns.transpose(-1, -2) + at_tokens.unsqueeze(-2)) / spread.unsqueeze(-1)
         found.append(predicted_keys(lens, run.tokens, config.attention_dir))
@@ -41,7 +43,9 @@ def predicted_tokens(
 
 
 def predicted_keys(
-    lens: Float[Tensor, "*subject batch query key"], tokens: Int[Tensor, "*subject batch pos"], attention_dir: str
+    lens: Float[Tensor, "*subject batch query key"],
+    tokens: Int[Tensor, "*subject batch pos"],
+    attention_dir: str,
 ) -> Bool[Tensor, "*subject batch query key"]:
     """Keys that hold the predicted token, if any.
 

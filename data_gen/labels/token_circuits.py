@@ -11,7 +11,9 @@ from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, activation
 
 
-def _read_tokens(weights: Weights, config: SubjectConfig) -> Iterator[Float[Tensor, "subject d_vocab d_model"]]:
+def _read_tokens(
+    weights: Weights, config: SubjectConfig
+) -> Iterator[Float[Tensor, "subject d_vocab d_model"]]:
     """What heads of each layer read at a token: LN(W_E + mean W_pos), with the first MLP's answer to it for
     heads behind that MLP. Centred over tokens; weights in canonical form."""
     embedded = weights["embed.W_E"] + weights["pos_embed.W_pos"].mean(1, keepdim=True)
@@ -41,9 +43,7 @@ def copying(weights: Weights, config: SubjectConfig) -> HeadScores:
     return torch.stack(scores, dim=1)
 
 
-def successor(
-    weights: Weights, config: SubjectConfig, successors: tuple[tuple[int, int], ...]
-) -> HeadScores:
+def successor(weights: Weights, config: SubjectConfig, successors: tuple[tuple[int, int], ...]) -> HeadScores:
     """Share of pairs (t, next) for which row t of that circuit is largest, among ordered tokens, at next.
 
     NaN without an order. Source: Gould et al. 2023, "Successor heads".

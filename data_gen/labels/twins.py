@@ -71,5 +71,3 @@ def _effects(
     """Mean losses, and what they must exceed."""
     error = losses.std(-1) / losses.shape[-1] ** 0.5
     return losses.mean(-1), torch.maximum(TWIN_EFFECT * margins.mean().abs(), TWIN_ERRORS * error)
-
-

@@ -36,7 +36,9 @@ def composition_losses(
         seen = seen[suffix.position].unsqueeze(1)
     scores = torch.stack([read["q"] @ k.transpose(-1, -2), q @ read["k"].transpose(-1, -2)])
     patterns = (scores / suffix.config.d_head**0.5).masked_fill(~seen, -torch.inf).softmax(-1)
-    change = torch.cat([patterns @ v, (pattern @ read["v"]).unsqueeze(0)]) - z  # channel head batch pos d_head
+    change = (
+        torch.cat([patterns @ v, (pattern @ read["v"]).unsqueeze(0)]) - z
+    )  # channel head batch pos d_head
     logits = logits_of_change(run, layer, head.repeat(len(CHANNELS)), change.flatten(0, 1))
     lost = (run.margin - margin(logits, run.prompts.answer)).unflatten(0, (len(CHANNELS), -1))
     for i, channel in enumerate(CHANNELS):

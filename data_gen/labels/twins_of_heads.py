@@ -60,7 +60,9 @@ def _predicted(run: CleanRun, layer: int) -> Bool[Tensor, "batch query key"]:
     """As `predicted_tokens`, of one subject and layer."""
     logits = run.suffix.unembed(run.taps[f"blocks.{layer}.hook_resid_pre"])
     tokens = run.prompts.clean
-    lens = (logits - logits.mean(-1, keepdim=True)) / logits.std(-1, correction=0, keepdim=True).clamp_min(1e-6)
+    lens = (logits - logits.mean(-1, keepdim=True)) / logits.std(-1, correction=0, keepdim=True).clamp_min(
+        1e-6
+    )
     lens = lens.gather(-1, tokens.unsqueeze(1).expand(-1, tokens.shape[1], -1))
     return predicted_keys(lens, tokens, run.suffix.config.attention_dir)
 
@@ -117,5 +119,3 @@ def direct_write_losses(run: CleanRun) -> Float[Tensor, "layer head batch"]:
     written = z @ torch.stack([suffix.weights[f"blocks.{i}.attn.W_O"] for i in run.layers])
     changed = final - written + written.mean(2, keepdim=True)
     return run.margin - margin(suffix.unembed(changed), run.prompts.answer)
-
-

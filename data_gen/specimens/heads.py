@@ -104,7 +104,7 @@ def _repetitions(generator: torch.Generator, n_pos: int) -> tuple[Tensor, Tensor
 
 
 def in_a_row(seed: int) -> Specimen:
-    """The answer is the token three back: one head brings what is one back, another what is two back there."""
+    """The answer is the token three back: one head brings what is one back, another looks two back."""
     generator, n_pos = torch.Generator().manual_seed(seed), 12
     bench = Bench.of(
         generator,
@@ -124,9 +124,7 @@ def in_a_row(seed: int) -> Specimen:
     bench.head(last, 3, _back(bench, 2), before, out.T, where, decoy=True)
     clean, corrupt = (_symbols(generator, n_pos) for _ in range(2))
     position = torch.randint(5, n_pos, (N_PROMPTS,), generator=generator)
-    return bench.done(
-        pairs(clean, corrupt, position, clean[rows, position - 3], corrupt[rows, position - 3])
-    )
+    return bench.done(pairs(clean, corrupt, position, clean[rows, position - 3], corrupt[rows, position - 3]))
 
 
 def indirect(seed: int) -> Specimen:

@@ -27,9 +27,7 @@ def _drawn(generator: torch.Generator, n_symbols: int, n_pos: int) -> Int[Tensor
 def by_token(seed: int) -> Specimen:
     """The answer stands in a random table of the current token."""
     generator, n_symbols, n_pos = torch.Generator().manual_seed(seed), 12 + seed % 3, 10
-    bench = Bench.of(
-        generator, n_symbols=n_symbols, n_pos=n_pos, n_layers=3, n_heads=2, blocks={}, d_mlp=32
-    )
+    bench = Bench.of(generator, n_symbols=n_symbols, n_pos=n_pos, n_layers=3, n_heads=2, blocks={}, d_mlp=32)
     table = FIRST + torch.randperm(n_symbols, generator=generator)
     reads, out = bench.block("token")[:, FIRST:], bench.block("out")
     for layer, decoy in zip(_where(seed), (False, True), strict=True):

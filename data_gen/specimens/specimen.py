@@ -23,7 +23,7 @@ BOS, FIRST = 0, 4
 """Tokens: BOS, a few that mean something to a specimen alone, then symbols from FIRST on."""
 N_HOST, N_SINK = 16, 6
 BACKGROUND = 1.0
-"""Standard deviation of a host's embeddings: the stream is large beside any one write, as in trained subjects,
+"""Standard deviation of a host's embeddings: the stream is large beside any one write, as in trained ones,
 or else every write would be read by LayerNorms."""
 LOUDNESS = 0.05
 """Share of a random unembedding by which a host is heard."""
@@ -33,7 +33,7 @@ _CONDITION = 3.0
 QUIET = 0.2
 """Size of a decoy's writes under LayerNorm, which reads the size of all that is written."""
 Term = tuple[Tensor, Tensor, float]
-"""What queries read and what keys read, each `[d_model, n]`, and how strongly their product counts, in nats."""
+"""What queries read and what keys read, each `[d_model, n]`, and how much their product counts, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

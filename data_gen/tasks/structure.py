@@ -1,4 +1,4 @@
-"""What labels may know of a task beyond its prompts: an order of tokens, a grid of problems, wrong candidates.
+"""What labels may know of a task beyond its prompts: an order of tokens, a grid of problems, wrong answers.
 
 Families say it as data, so that no label knows a family's name. Most say nothing, and labels that need it
 are then masked.

@@ -55,8 +55,8 @@ def _repeated_prompts(n: int, seed: int = 1) -> Prompts:
 
 @pytest.fixture(scope="session")
 def random_subject() -> Callable[..., Subject]:
-    """`random_subject(n_layers=, attention_dir=, normalization_type=)`: large weights, biases and gains, so that nothing is
-    negligible."""
+    """`random_subject(n_layers=, attention_dir=, normalization_type=)`: large weights, biases and gains, so
+    that nothing is negligible."""
     return _random_subject
 
 

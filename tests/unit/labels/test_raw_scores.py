@@ -221,8 +221,9 @@ def test_raw_scores_do_not_depend_on_the_gauge_and_do_on_the_weights(
         candidate=prompts.clean[:, 2],
         successors=tuple((t, t + 1) for t in range(4, 10)),
         grid=Grid(
-            tokens=torch.cat([torch.zeros(25, 1).long(), 4 + torch.cartesian_prod(*[torch.arange(5)] * 2)], 1)
-            .view(1, 5, 5, 3),
+            tokens=torch.cat(
+                [torch.zeros(25, 1).long(), 4 + torch.cartesian_prod(*[torch.arange(5)] * 2)], 1
+            ).view(1, 5, 5, 3),
             position=2,
             answer=torch.full((1, 5, 5), 4),
         ),
@@ -247,5 +248,7 @@ def test_raw_scores_do_not_depend_on_the_gauge_and_do_on_the_weights(
         other = {
             k: v + 0.3 * torch.randn(v.shape, generator=noise).double() for k, v in subject.weights.items()
         }
-        changes.append((scores(subject.with_weights(other)) - found).abs().nan_to_num(0).flatten(0, 1).amax(0))
+        changes.append(
+            (scores(subject.with_weights(other)) - found).abs().nan_to_num(0).flatten(0, 1).amax(0)
+        )
     assert float(torch.stack(changes).amax(0).min()) > 1e-3, "every label follows the weights"

@@ -1,4 +1,4 @@
-"""Every label that has a specimen finds what is planted there, refuses its decoys, and is masked elsewhere."""
+"""Every label that has a specimen finds what is planted, refuses decoys, and is masked elsewhere."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,7 +73,9 @@ def test_what_is_planted_is_positive_and_its_decoy_is_not(make: Make, seed: int,
     assert set(decoys) <= {PATTERN_ONLY, NEGATIVE}
 
 
-@pytest.mark.parametrize("label", ["q_composition", "k_composition", "token_lookup", "pair_lookup", "threshold"])
+@pytest.mark.parametrize(
+    "label", ["q_composition", "k_composition", "token_lookup", "pair_lookup", "threshold"]
+)
 def test_decoys_that_show_the_whole_pattern_are_pattern_only(label: str):
     make: Make = {
         "q_composition": heads.indirect,
@@ -82,7 +84,9 @@ def test_decoys_that_show_the_whole_pattern_are_pattern_only(label: str):
         "pair_lookup": mlps.by_pair,
         "threshold": mlps.by_share,
     }[label]
-    specimen, found = labelled(make, 1 if make is heads.indirect or make is mlps.by_pair else 2 if make is mlps.by_share else 0)
+    specimen, found = labelled(
+        make, 1 if make is heads.indirect or make is mlps.by_pair else 2 if make is mlps.by_share else 0
+    )
     assert set(states_of(specimen, found, label, decoys=True)) == {PATTERN_ONLY}
 
 

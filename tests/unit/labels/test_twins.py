@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from data_gen.labels.entries import answer_entries, attention_entries, offset_entries, row_chance
-from data_gen.labels.registry import ATTENTION_LABELS, KEPT_SHARE, LABEL_INDEX, TWIN_EFFECT, TWIN_ERRORS
 from data_gen.labels.interventions import clean_run, cut_and_control, intervened_margin
 from data_gen.labels.measure import RawScores
+from data_gen.labels.registry import ATTENTION_LABELS, KEPT_SHARE, LABEL_INDEX, TWIN_EFFECT, TWIN_ERRORS
 from data_gen.labels.twins import twins
 from metamodel.circuits.metrics import margin
 from metamodel.circuits.prompts import Prompts

@@ -146,11 +146,15 @@ def naive_means(values: Tensor, keys: Tensor, fallback: Tensor) -> Tensor:
     return found
 
 
-def test_look_ups_are_replaced_by_means_of_other_prompts(subject: Subject, prompts: Prompts, scores: RawScores):
+def test_look_ups_are_replaced_by_means_of_other_prompts(
+    subject: Subject, prompts: Prompts, scores: RawScores
+):
     effect, clean, tokens = twins(subject, prompts, scores).effect, margins(subject, prompts), prompts.clean
     for layer in range(3):
         site = f"blocks.{layer}.hook_mlp_out"
-        taps = forward(subject.stacked, subject.config, tokens, taps=[site, f"blocks.{layer}.mlp.hook_pre"]).taps
+        taps = forward(
+            subject.stacked, subject.config, tokens, taps=[site, f"blocks.{layer}.mlp.hook_pre"]
+        ).taps
         out = taps[site][0]
 
         def lost(value: Tensor, site: str = site) -> Tensor:
@@ -221,7 +225,9 @@ def test_the_twin_of_a_frequency_is_that_of_forwards_with_other_neurons(
         for k in (1, 2):
             for sign in (1, -1):
                 angles = [2 * torch.pi * k / p * x for x in (a, b, a + sign * b)]
-                basis = torch.stack([torch.ones_like(a), *(f(x) for x in angles for f in (torch.cos, torch.sin))], 1)
+                basis = torch.stack(
+                    [torch.ones_like(a), *(f(x) for x in angles for f in (torch.cos, torch.sin))], 1
+                )
                 fit = basis @ torch.linalg.lstsq(basis, neurons).solution
                 fits.append(fit)
                 explained.append((fit - fit.mean(0)).square().sum(0))
@@ -272,7 +278,13 @@ def test_copy_suppression_is_cut_where_the_lens_predicts_and_its_token_must_rise
             changes = {}
             for name in ("cut", "control"):
 
-                def change(value: Tensor, name: str = name, head: int = head) -> Tensor:
+                def change(
+                    value: Tensor,
+                    name: str = name,
+                    head: int = head,
+                    token: Tensor = token,
+                    keys: Tensor = keys,
+                ) -> Tensor:
                     value = value.clone()
                     for b in range(len(prompts)):
                         if token[b] < 0:
@@ -284,7 +296,9 @@ def test_copy_suppression_is_cut_where_the_lens_predicts_and_its_token_must_rise
                             changed = attended.masked_fill(keys[b], 0) / left
                         else:
                             taken = torch.minimum(held, left)
-                            changed = torch.where(keys[b], attended, attended * (1 - taken / left)) / (1 - taken)
+                            changed = torch.where(keys[b], attended, attended * (1 - taken / left)) / (
+                                1 - taken
+                            )
                         value[0, b, head, prompts.position[b]] = changed
                     return value
 
