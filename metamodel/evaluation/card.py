@@ -95,8 +95,8 @@ def card(report: Report, facts: CardFacts, *, figure: str | None = None) -> str:
     parts = [
         f"# {facts.name}",
         "A meta-model that reads transformers: for every attention head and MLP it says which functions it "
-        "performs and how strongly, for every component and pair whether it is in the circuit, and for the whole what "
-        f"it answers. It sees the track `{facts.track}` of a subject and no labels.",
+        "performs and how strongly, for every component and pair whether it is in the circuit, and for the "
+        f"whole what it answers. It sees the track `{facts.track}` of a subject and no labels.",
         f"Trained on {facts.counts['train'].n_subjects} subjects, tuned on "
         f"{facts.counts['validation'].n_subjects}, of the zoo `{report.zoo}`. "
         "Scored on subjects of other lineages: "

@@ -226,7 +226,7 @@ def test_a_label_whose_statistic_is_a_channel_of_edges_is_refused_unless_it_is_d
     check_no_label_statistic("activations", statistics, {})
     for track in ("weights", "both"):
         check_no_label_statistic(track, statistics, {"composes": ("weights", "both")})
-        with pytest.raises(InputError, match="label composes: .*got edge.k_composition"):
+        with pytest.raises(InputError, match=r"label composes: .*got edge\.k_composition"):
             check_no_label_statistic(track, statistics, {})
 
 
