@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from data_gen.labels.registry import N_SPLITS
+from data_gen.labels.registry import N_DIRECTIONS
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, forward
 
@@ -91,23 +91,23 @@ def best_split(
 
     With R² the share of the variance of what is written that two means explain, one a side of a split of one
     neuron's input, and L² the share that the best linear function of that input explains, the score is the
-    largest (R² - L²) / (1 - L²) over neurons and splits.
+    largest (R² - L²) / (1 - L²) over neurons and splits. Only the first principal directions of what is
+    written are looked at.
     """
     n = len(pre)
     y = written - written.mean(0)
     total = y.square().sum().clamp_min(1e-12)
-    at_quantiles = torch.linspace(0, n - 1, N_SPLITS, device=pre.device).long()
-    level = pre.sort(0).values[at_quantiles]  # split d_mlp
-    above = (pre > level.unsqueeze(1)).to(y.dtype)  # split sample d_mlp
-    count = above.sum(1)
-    sums = above.transpose(1, 2) @ y
-    split = sums.square().sum(-1) * n / (count * (n - count)).clamp_min(1) / total
-    split = torch.where((count > 0) & (count < n), split, 0.0)
+    y = y @ torch.linalg.eigh(y.T @ y).eigenvectors[:, -N_DIRECTIONS:]
+    ordered, order = pre.T.contiguous().sort(-1)  # d_mlp sample
+    below = y[order].cumsum(1)[:, :-1].square().sum(-1)
+    count = torch.arange(1, n, device=pre.device)
+    split = below * n / (count * (n - count)) / total
+    split = torch.where(ordered[:, :-1] < ordered[:, 1:], split, 0.0)
     x = pre - pre.mean(0)
-    line = (x.T @ y).square().sum(-1) / x.square().sum(0).clamp_min(1e-12) / total
+    line = (x.T @ y).square().sum(-1, keepdim=True) / x.square().sum(0).clamp_min(1e-12)[:, None] / total
     score = (split - line) / (1 - line).clamp_min(_LEAST_CURVED)
-    at = int(score.argmax())
-    return score.flatten()[at], torch.tensor(at % pre.shape[1]), level.flatten()[at]
+    neuron, at = divmod(int(score.argmax()), n - 1)
+    return score[neuron, at], torch.tensor(neuron), ordered[neuron, at : at + 2].mean()
 
 
 def mlp_scores(weights: Weights, config: SubjectConfig, few: Keys) -> tuple[MlpScores, MlpScores, MlpScores]:

@@ -17,8 +17,8 @@ FEW = 6
 PRIMARY_SHARE = 0.25
 """Primary movers write at least this share of the largest direct effect on the answer; backup movers write
 less, as long as the primary ones work."""
-N_SPLITS = 32
-"""Splits of each neuron's input that `threshold` tries, at even quantiles."""
+N_DIRECTIONS = 8
+"""Principal directions of what an MLP writes in which `threshold` looks for a step: a step has one."""
 STANDS_OUT = 2.0
 """Standard deviations over tokens by which the logit lens must rank a token above the average one for
 `copy_suppression` to take it as predicted."""
