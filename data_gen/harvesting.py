@@ -100,7 +100,7 @@ def harvest_one(
         activation=activation_of(subject, prompts, probes),
         circuit=circuit_of(subject, prompts, null.edge_threshold),
         behavior=behavior_of(subject, prompts, fresh, probes),
-        labels=function_labels(subject, prompts, null.tests, null.labels),
+        labels=function_labels(subject, prompts, null.tests, null.labels, task.structure(prompts)),
         truth=truth,
     )
 
@@ -128,7 +128,7 @@ def shard_null(subject: SubjectConfig, task: Task, kind: str, config: HarvestCon
     copies = reinitialised(subject, config.n_null_copies, seed)
     return ShardNull(
         tests=tests,
-        labels=label_null(copies, subject, tests, prompts),
+        labels=label_null(copies, subject, tests, prompts, task.structure(prompts)),
         edge_threshold=edge_null_threshold(copies, subject, prompts),
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from data_gen.labels.batteries import Batteries
 from data_gen.labels.measure import raw_scores
 from data_gen.seeds import generator_for
+from data_gen.tasks.structure import Structure
 from metamodel.circuits.exact import edge_scores
 from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.config import SubjectConfig
@@ -22,9 +23,10 @@ EDGE_NULL_QUANTILE = 0.99
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LabelNull:
-    """Scores of re-initialised heads, pooled over copies, layers and heads; NaN where a label is undefined.
+    """Scores of re-initialised heads or MLPs, pooled over copies, layers and heads; NaN where a label is
+    undefined for all of them.
 
-    Pooled, because at initialisation a head's place hardly matters, while the largest of
+    Pooled, because at initialisation a component's place hardly matters, while the largest of
     copies x heads of one layer is a noisier and lower bar than the largest of all.
     """
 
@@ -39,11 +41,26 @@ def reinitialised(config: SubjectConfig, n_copies: int, seed: int) -> dict[str, 
 
 
 def label_null(
-    copies: dict[str, Tensor], config: SubjectConfig, tests: Batteries, prompts: Prompts
+    copies: dict[str, Tensor],
+    config: SubjectConfig,
+    tests: Batteries,
+    prompts: Prompts,
+    structure: Structure | None = None,
 ) -> LabelNull:
-    """The null of all labels, on the batteries and on one subject's task prompts."""
-    scores = raw_scores(copies, config, tests, (prompts,))[0].flatten(0, 2)
-    return LabelNull(largest=scores.amax(0), mean=scores.mean(0), std=scores.std(0))
+    """The null of all labels, on the batteries and on one subject's task prompts.
+
+    Args:
+        structure: what is known of the task of those prompts; by default what prompts alone tell.
+    """
+    known = None if structure is None else (structure,)
+    scores = raw_scores(copies, config, tests, (prompts,), known).value.flatten(0, 2)
+    pooled = [column[~column.isnan()] for column in scores.unbind(-1)]  # heads have no score of MLPs
+    nothing = scores.new_tensor(torch.nan)
+    return LabelNull(
+        largest=torch.stack([x.amax() if len(x) else nothing for x in pooled]),
+        mean=torch.stack([x.mean() if len(x) else nothing for x in pooled]),
+        std=torch.stack([x.std() if len(x) > 1 else nothing for x in pooled]),
+    )
 
 
 def edge_null_threshold(

@@ -12,7 +12,7 @@ Subjects, with the names that TransformerLens gives to sizes, weights and hooks:
     d_mlp        neuron of an MLP
     d_vocab      token, as what is read or answered
     n_ctx        position that has an embedding
-    unit         head of a layer, or no axis where a layer has one MLP
+    unit         head of a layer, or its MLP, which comes behind the heads where both are counted
 
 Prompts:
 
@@ -34,6 +34,10 @@ Prompts:
     role         part that a word plays in a story
     place        bracket or value of a task's prompt
     relation     table of facts
+    operator     operator of arithmetic problems
+    first        number before the operator
+    second       number behind it
+    mode         frequency, and whether operands are added or subtracted
     hop          how often a table of facts is followed
     task         one of the families that a subject has learnt
 

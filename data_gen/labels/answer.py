@@ -1,4 +1,4 @@
-"""What heads do at the answer position of task prompts: where they look there, and what they move."""
+"""Stacks of subjects in canonical form on task prompts, and where their heads look at the answer position."""
 
 from dataclasses import dataclass
 
@@ -6,44 +6,79 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from data_gen.labels.entries import answer_entries, row_chance
-from data_gen.labels.registry import MIN_DEFINED_SHARE
+from data_gen.labels.entries import row_chance
 from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, forward
 
 HeadScores = Float[Tensor, "subject layer head"]
+_SITES = ("attn.hook_pattern", "attn.hook_v", "attn.hook_k", "attn.hook_z", "hook_resid_pre")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TaskRun:
-    """A stack of subjects on task prompts, as seen from the answer position."""
+    """A stack of subjects on task prompts."""
 
     tokens: Int[Tensor, "subject batch pos"]
     position: Int[Tensor, "subject batch"]
     answer: Int[Tensor, "subject batch"]
+    pattern: Float[Tensor, "subject layer batch head query key"]
     attended: Float[Tensor, "subject layer batch head key"]
     """Attention from the answer position."""
     values: Float[Tensor, "subject layer batch key head d_head"]
+    keys: Float[Tensor, "subject layer batch key head d_head"]
+    z: Float[Tensor, "subject layer batch pos head d_head"]
+    resid: Float[Tensor, "subject layer batch pos d_model"]
+    """Before each layer."""
+    scale: Float[Tensor, "subject batch pos"]
+    """What the final LayerNorm divides by; 1 without one."""
+    spread: Float[Tensor, " subject"]
+    """Standard deviation over tokens of the final logits, averaged over positions."""
     chance: Float[Tensor, "subject batch key"]
     """The uniform row of the answer position."""
 
+    @property
+    def rows(self) -> Int[Tensor, " batch"]:
+        return torch.arange(self.tokens.shape[1], device=self.tokens.device)
+
+    def at_answer(self, x: Float[Tensor, "subject batch pos *rest"]) -> Float[Tensor, "subject batch *rest"]:
+        """The row of each prompt's answer position."""
+        subject = torch.arange(x.shape[0], device=x.device)[:, None]
+        return x[subject, self.rows, self.position]
+
+    def holds(self, token: Int[Tensor, "subject batch"]) -> Bool[Tensor, "subject batch key"]:
+        """Positions up to the answer's at which each prompt holds a token of its own."""
+        place = torch.arange(self.tokens.shape[-1], device=self.tokens.device)
+        return (self.tokens == token.unsqueeze(-1)) & (place <= self.position.unsqueeze(-1))
+
 
 def task_run(weights: Weights, config: SubjectConfig, prompts: tuple[Prompts, ...]) -> TaskRun:
-    """`prompts`: one set for each subject of the stack, or one shared by all."""
+    """`weights` in canonical form. `prompts`: one set for each subject of the stack, or one shared by all."""
     tokens, position, answer = _stacked_tokens(prompts, weights["embed.W_E"].shape[0])
-    names = [f"blocks.{i}.attn.hook_{x}" for i in range(config.n_layers) for x in ("pattern", "v")]
-    shared = tokens[0] if len(prompts) == 1 else tokens
-    taps = forward(weights, config, shared, taps=names).taps
-    row = position[:, :, None, None, None].expand(-1, -1, config.n_heads, 1, tokens.shape[-1])
-    patterns = [taps[f"blocks.{i}.attn.hook_pattern"] for i in range(config.n_layers)]
-    values = [taps[f"blocks.{i}.attn.hook_v"] for i in range(config.n_layers)]
+    last = f"blocks.{config.n_layers - 1}.hook_resid_post"
+    names = [f"blocks.{i}.{site}" for i in range(config.n_layers) for site in _SITES]
+    run = forward(weights, config, tokens[0] if len(prompts) == 1 else tokens, taps=[*names, last])
+    pattern, values, keys, z, resid = (
+        torch.stack([run.taps[f"blocks.{i}.{site}"] for i in range(config.n_layers)], dim=1)
+        for site in _SITES
+    )
+    final = run.taps[last]
+    scale = (final.var(-1, correction=0) + config.eps).sqrt() if config.has_norm else final[..., 0] * 0 + 1
+    row = position[:, None, :, None, None, None].expand(
+        -1, config.n_layers, -1, config.n_heads, 1, tokens.shape[-1]
+    )
     return TaskRun(
         tokens=tokens,
         position=position,
         answer=answer,
-        attended=torch.stack([pattern.gather(3, row).squeeze(3) for pattern in patterns], dim=1),
-        values=torch.stack(values, dim=1),
+        pattern=pattern,
+        attended=pattern.gather(4, row).squeeze(4),
+        values=values,
+        keys=keys,
+        z=z,
+        resid=resid,
+        scale=scale,
+        spread=run.logits.std(-1).mean((1, 2)),
         chance=row_chance(tokens.shape[-1], config.attention_dir, tokens.device)[position],
     )
 
@@ -79,36 +114,20 @@ def _stacked_tokens(prompts: tuple[Prompts, ...], n_subjects: int) -> tuple[Tens
     return tokens, position, answer
 
 
-def name_mover(weights: Weights, config: SubjectConfig, run: TaskRun) -> HeadScores:
-    """Mean over prompts of (A[END, positions of the answer] - chance) · 1[what is moved raises the answer].
+def centred_unembedding(weights: Weights) -> Float[Tensor, "subject d_model d_vocab"]:
+    """Columns of `W_U`, of canonical weights, relative to the average token's."""
+    unembed = weights["unembed.W_U"]
+    return unembed - unembed.mean(2, keepdim=True)
 
-    What a head moves from those positions is Σ_k A[END, k] v_k W_O, biases left out of v; it raises the
-    answer where its dot product with the answer's column of W_U, gain folded, centred over tokens, is
-    positive (the scale of the final LayerNorm is positive and does not matter). Prompts without their answer
-    do not count; subjects with too few others have NaN. Source: Wang et al. 2022 (IOI), name movers.
-    """
-    holds = answer_entries(run.tokens, run.position, run.answer).any(2)  # subject batch key
-    defined = holds.any(-1)
-    direction = weights["unembed.W_U"]
-    if config.has_norm:
-        direction = direction * weights["ln_final.w"].unsqueeze(-1)
-        direction = direction - direction.mean(1, keepdim=True)
-    direction = direction - direction.mean(2, keepdim=True)
-    index = run.answer.unsqueeze(-1).expand(-1, -1, config.d_model)
-    wanted = direction.transpose(1, 2).gather(1, index)
-    scores = []
-    for layer in range(config.n_layers):
-        attn = f"blocks.{layer}.attn"
-        attended = run.attended[:, layer] * holds.unsqueeze(2)
-        wants = torch.einsum("sbm,shdm->sbhd", wanted, weights[f"{attn}.W_O"])
-        bias = weights[f"{attn}.b_V"]
-        if config.has_norm:
-            folded = torch.einsum("sm,shmd->shd", weights[f"blocks.{layer}.ln1.b"], weights[f"{attn}.W_V"])
-            bias = bias + folded
-        value = run.values[:, layer] - bias[:, None, None]
-        moved = torch.einsum("sbhk,sbkhd,sbhd->sbh", attended, value, wants)
-        above = attended.sum(-1) - (run.chance * holds).sum(-1).unsqueeze(-1)
-        counted = torch.where((moved > 0) & defined.unsqueeze(-1), above, 0.0)
-        scores.append(counted.sum(1) / defined.sum(1, keepdim=True).clamp_min(1))
-    enough = defined.float().mean(1) >= MIN_DEFINED_SHARE
-    return torch.stack(scores, dim=1).masked_fill(~enough[:, None, None], torch.nan)
+
+def token_columns(
+    unembed: Float[Tensor, "subject d_model d_vocab"], tokens: Int[Tensor, "subject batch *pos"]
+) -> Float[Tensor, "subject batch *pos d_model"]:
+    """The column of each token."""
+    flat = tokens.flatten(1).unsqueeze(-1).expand(-1, -1, unembed.shape[1])
+    return unembed.transpose(1, 2).gather(1, flat).unflatten(1, tokens.shape[1:])
+
+
+def normed(x: Float[Tensor, "*rest d_model"], config: SubjectConfig) -> Float[Tensor, "*rest d_model"]:
+    """What canonical weights read of a residual stream."""
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=config.eps) if config.has_norm else x

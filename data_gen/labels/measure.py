@@ -4,12 +4,15 @@ Pattern scores are means over the queries that have an entry of the label's kind
 chance: 0 is a uniform head, 1 - mean chance a perfect one.
 """
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from data_gen.labels.answer import HeadScores, TaskRun, name_mover, offset_at_answer, sink_at_answer, task_run
+from data_gen.labels.answer import HeadScores, TaskRun, offset_at_answer, sink_at_answer, task_run
 from data_gen.labels.batteries import Batteries
+from data_gen.labels.composition import CHANNELS, composition
 from data_gen.labels.entries import (
     Entries,
     attention_entries,
@@ -17,10 +20,18 @@ from data_gen.labels.entries import (
     row_chance,
     visible,
 )
-from data_gen.labels.registry import LABELS, OFFSETS
+from data_gen.labels.fourier import fourier
+from data_gen.labels.mlp import mlp_scores
+from data_gen.labels.movers import backup_mover, movers, s_inhibition
+from data_gen.labels.registry import LABELS, MLP_LABELS, OFFSETS
+from data_gen.labels.suppression import copy_suppression
+from data_gen.labels.token_circuits import copying, successor
+from data_gen.tasks.structure import Grid, Structure
 from metamodel.circuits.prompts import Prompts
+from metamodel.subjects.canonical import canonical
 from metamodel.subjects.config import SubjectConfig
-from metamodel.subjects.forward import Weights, activation, forward, layer_norm
+from metamodel.subjects.forward import Weights, forward
+from metamodel.subjects.subject import Subject, stack, unstack
 
 Pattern = Float[Tensor, "subject layer batch head query key"]
 
@@ -87,68 +98,107 @@ def positional_share(pattern: Pattern, attention_dir: str) -> HeadScores:
     return mean.square().mean(-1) / total.clamp_min(1e-12)
 
 
-def copying(weights: Weights, config: SubjectConfig) -> HeadScores:
-    """Re Σλ / Σ|λ| of the OV circuit between tokens, E_eff W_V W_O U, both sides centred over tokens.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RawScores:
+    """Scores of stacked subjects, and what twins must know of how they came about.
 
-    E_eff is what a head reads at a token: LN(W_E + mean W_pos), with the first MLP's answer to it for heads
-    behind that MLP. The eigenvalues are those of the d_head x d_head product W_O U E_eff W_V (cyclic).
-    Gains are folded and the rest cancels in the centring, so every gauge transformation leaves it as it is.
-    Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", copying heads.
+    Units of a layer are its heads and, behind them, its MLP if subjects have any.
     """
-    embedded = weights["embed.W_E"] + weights["pos_embed.W_pos"].mean(1, keepdim=True)
-    unembed = weights["unembed.W_U"]
-    if config.has_norm:
-        unembed = unembed * weights["ln_final.w"].unsqueeze(-1)
-        unembed = unembed - unembed.mean(1, keepdim=True)
-    unembed = unembed - unembed.mean(2, keepdim=True)
 
-    def normed(x: Tensor, name: str) -> Tensor:
-        return layer_norm(x, weights[f"{name}.w"], weights[f"{name}.b"], config.eps) if config.has_norm else x
-
-    scores = []
-    for layer in range(config.n_layers):
-        if layer == 1 and config.has_mlp:
-            mlp = "blocks.0.mlp"
-            pre = normed(embedded, "blocks.0.ln2") @ weights[f"{mlp}.W_in"] + weights[
-                f"{mlp}.b_in"
-            ].unsqueeze(1)
-            embedded = embedded + activation(pre, config.act_fn) @ weights[f"{mlp}.W_out"]
-        read = normed(embedded, f"blocks.{layer}.ln1")
-        read = read - read.mean(1, keepdim=True)
-        attn = f"blocks.{layer}.attn"
-        into = torch.einsum("svm,shmd->shvd", read, weights[f"{attn}.W_V"])
-        out = torch.einsum("shdm,smv->shdv", weights[f"{attn}.W_O"], unembed)
-        values = torch.linalg.eigvals((out @ into).double())
-        scores.append((values.real.sum(-1) / values.abs().sum(-1).clamp_min(1e-12)).to(read.dtype))
-    return torch.stack(scores, dim=1)
+    value: Float[Tensor, "subject layer unit label"]
+    """NaN where undefined, as labels of heads are for MLPs."""
+    offset: Int[Tensor, "subject layer head"]
+    """The distance that `offset_k` found."""
+    primary: Bool[Tensor, "subject layer head"]
+    """The primary movers."""
+    source: Int[Tensor, "subject layer head channel"]
+    """Number of the earlier head that each head composes with most, by q, k and v; -1 in the first layer."""
 
 
 def raw_scores(
-    weights: Weights, config: SubjectConfig, tests: Batteries, prompts: tuple[Prompts, ...]
-) -> tuple[Float[Tensor, "subject layer head label"], Int[Tensor, "subject layer head"]]:
-    """Every label's raw score, NaN where undefined, and the best distance of `offset_k`.
+    weights: Weights,
+    config: SubjectConfig,
+    tests: Batteries,
+    prompts: tuple[Prompts, ...],
+    structure: tuple[Structure, ...] | None = None,
+) -> RawScores:
+    """Every label's raw score. See `canonical_scores`; weights may be in any gauge here."""
+    return canonical_scores(canonical_stack(weights, config), config, tests, prompts, structure)
+
+
+def canonical_scores(
+    whole: Weights,
+    config: SubjectConfig,
+    tests: Batteries,
+    prompts: tuple[Prompts, ...],
+    structure: tuple[Structure, ...] | None = None,
+) -> RawScores:
+    """Every label's raw score, of weights in canonical form.
 
     Args:
         prompts: task prompts of each subject of the stack, or one set shared by all.
+        structure: what is known of the task of each set of prompts; by default what prompts alone tell.
+            Orders and grids are those of the first.
     """
+    known = structure or tuple(Structure.of(one) for one in prompts)
+    run = task_run(whole, config, prompts)
+    heads, offset, primary, source = _heads(whole, config, tests, run, known)
+    found = _with_mlps(heads, whole, config, tests, known[0].grid)
+    value = torch.stack([found[label.name] for label in LABELS], dim=-1)
+    return RawScores(value=value, offset=offset, primary=primary, source=source)
+
+
+def canonical_stack(weights: Weights, config: SubjectConfig) -> dict[str, Tensor]:
+    """The canonical form of each subject of a stack."""
+    n = weights["embed.W_E"].shape[0]
+    return stack([canonical(Subject(config=config, weights=unstack(weights, i))) for i in range(n)])
+
+
+def _heads(
+    whole: Weights, config: SubjectConfig, tests: Batteries, run: TaskRun, known: tuple[Structure, ...]
+) -> tuple[dict[str, HeadScores], Tensor, Tensor, Tensor]:
     direction, tokens = config.attention_dir, tests.random
-    random, run = patterns(weights, config, tokens), task_run(weights, config, prompts)
+    random = patterns(whole, config, tokens)
     sink = pattern_score(random, attention_entries("first_token_sink", tokens, direction), direction)
     best, offset = best_offset([offset_score(random, tokens, run, k, direction) for k in OFFSETS])
+    name, negative = movers(whole, run)
+    backup, primary = backup_mover(whole, config, run)
+    candidate = torch.stack([one.candidate for one in known]).expand(run.answer.shape)
+    composed, source = composition(whole, config)
     found: dict[str, HeadScores] = {
         "previous_token": offset_score(random, tokens, run, 1, direction),
         "offset_k": best,
         "self": offset_score(random, tokens, run, 0, direction),
         "first_token_sink": either(sink, sink_at_answer(run)),
-        "copying": copying(weights, config),
-        "name_mover": name_mover(weights, config, run),
+        "copying": copying(whole, config),
+        "name_mover": name,
         "positional": positional_share(random, direction),
+        "negative_mover": negative,
+        "backup_mover": backup,
+        "s_inhibition": s_inhibition(whole, config, run, candidate),
+        "copy_suppression": copy_suppression(whole, config, run),
+        "successor": successor(whole, config, known[0].successors),
+        **{f"{x}_composition": composed[..., i] for i, x in enumerate(CHANNELS)},
     }
-    repeated = None if tests.repeated is None else patterns(weights, config, tests.repeated)
+    repeated = None if tests.repeated is None else patterns(whole, config, tests.repeated)
     for label in ("duplicate_token", "induction"):
         if repeated is None or tests.repeated is None:
             found[label] = torch.full_like(best, torch.nan)
         else:
             entries = attention_entries(label, tests.repeated, direction)
             found[label] = pattern_score(repeated, entries, direction)
-    return torch.stack([found[label.name] for label in LABELS], dim=-1), offset
+    return found, offset, primary, source
+
+
+def _with_mlps(
+    heads: dict[str, HeadScores], whole: Weights, config: SubjectConfig, tests: Batteries, grid: Grid | None
+) -> dict[str, Float[Tensor, "subject layer unit"]]:
+    """Scores of all units, NaN for heads under labels of MLPs and the other way round."""
+    blank = torch.full_like(heads["self"], torch.nan)
+    if not config.has_mlp:
+        return {**heads, **{label.name: blank for label in MLP_LABELS}}
+    token, pair, step = mlp_scores(whole, config, tests.few)
+    frequency = blank[..., 0] if grid is None else fourier(whole, config, grid)
+    mlps = {"token_lookup": token, "pair_lookup": pair, "threshold": step, "fourier": frequency}
+    found = {name: torch.cat([score, blank[..., :1]], dim=-1) for name, score in heads.items()}
+    return found | {name: torch.cat([blank, one.unsqueeze(-1)], dim=-1) for name, one in mlps.items()}

@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.tasks.statements import Algorithm
+from data_gen.tasks.structure import Grid, Structure, corrupt_answer_in_prompt
 from metamodel.circuits.prompts import Prompts
 
 BOS, SEP, QUERY, PAD = range(4)
@@ -82,6 +83,27 @@ class Task(ABC):
         """
         behind = tokens[:, 2:]
         return behind[behind >= FIRST_SYMBOL].unique()
+
+    @property
+    def successors(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (token, next token) of ordered tokens, for the label `successor`. By default none."""
+        return ()
+
+    @property
+    def grid(self) -> Grid | None:
+        """All problems of modular arithmetic, for the label `fourier`. By default None."""
+        return None
+
+    def candidate(self, prompts: Prompts) -> Int[Tensor, " batch"]:
+        """A wrong answer that stands in each prompt, for the label `s_inhibition`; NO_CANDIDATE for none.
+
+        By default the corrupt prompt's answer, where the clean prompt holds it too.
+        """
+        return corrupt_answer_in_prompt(prompts)
+
+    def structure(self, prompts: Prompts) -> Structure:
+        """All that labels may know of this task beyond these prompts of it."""
+        return Structure(candidate=self.candidate(prompts), successors=self.successors, grid=self.grid)
 
     @property
     @abstractmethod

@@ -185,10 +185,19 @@ class IndirectObject(Task):
         self, tokens: Int[Tensor, "batch pos"], position: Int[Tensor, " batch"]
     ) -> Int[Tensor, " batch"]:
         """Of the three names before the QUERY at `position`, the one that occurs once."""
+        return self._named(tokens, position, times=1)
+
+    def candidate(self, prompts: Prompts) -> Int[Tensor, " batch"]:
+        """Of the same three, the name that is repeated."""
+        return self._named(prompts.clean, prompts.position, times=2)
+
+    def _named(
+        self, tokens: Int[Tensor, "batch pos"], position: Int[Tensor, " batch"], *, times: int
+    ) -> Int[Tensor, " batch"]:
         names = torch.tensor(self.words[: self.parameters.n_names], device=tokens.device)
         place = torch.arange(tokens.shape[1], device=tokens.device)
         named = torch.isin(tokens, names) & (place < position[:, None])
         last = torch.where(named, place, -1).topk(3, dim=1).values
         three = tokens.gather(1, last)
-        once = (three[:, :, None] == three[:, None, :]).sum(2) == 1
-        return three.gather(1, once.float().argmax(1, keepdim=True))[:, 0]
+        found = (three[:, :, None] == three[:, None, :]).sum(2) == times
+        return three.gather(1, found.float().argmax(1, keepdim=True))[:, 0]

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.tasks.base import PAD, UNSUPERVISED, Batch, Task
+from data_gen.tasks.structure import Grid
 from metamodel.circuits.prompts import Prompts
 
 
@@ -44,6 +45,18 @@ class Padded(Task):
         return self.inside.content(tokens[:, : self.inside.n_pos])
 
     @property
+    def successors(self) -> tuple[tuple[int, int], ...]:
+        return self.inside.successors
+
+    @property
+    def grid(self) -> Grid | None:
+        grid = self.inside.grid
+        return None if grid is None else replace(grid, tokens=self._pad(grid.tokens, PAD))
+
+    def candidate(self, prompts: Prompts) -> Int[Tensor, " batch"]:
+        return self.inside.candidate(prompts)
+
+    @property
     def n_pos(self) -> int:
         return self.length
 
@@ -68,8 +81,8 @@ class Padded(Task):
     ) -> Int[Tensor, " batch"]:
         return self.inside.answer(tokens[:, : self.inside.n_pos], position)
 
-    def _pad(self, tokens: Tensor, value: int) -> Int[Tensor, "batch pos"]:
-        return F.pad(tokens, (0, self.length - tokens.shape[1]), value=value)
+    def _pad(self, tokens: Tensor, value: int) -> Int[Tensor, "*rest pos"]:
+        return F.pad(tokens, (0, self.length - tokens.shape[-1]), value=value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

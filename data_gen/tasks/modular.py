@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_gen.tasks.base import BOS, FIRST_MARKER, FIRST_SYMBOL, N_SYMBOLS, UNSUPERVISED, Batch, Task
 from data_gen.tasks.statements import Algorithm, solved_by
+from data_gen.tasks.structure import Grid
 from metamodel.circuits.prompts import Prompts
 
 PLUS, MINUS = FIRST_MARKER + 9, FIRST_MARKER + 10
@@ -78,6 +79,26 @@ class Modular(Task):
     def make(cls, variant: str, seed: int) -> "Modular":
         """The task has no private truth: `seed` changes nothing."""
         return cls(parameters=VARIANTS[variant])
+
+    @property
+    def successors(self) -> tuple[tuple[int, int], ...]:
+        """The numbers in a circle."""
+        first, n = self.parameters.first_symbol, self.parameters.modulus
+        return tuple((first + i, first + (i + 1) % n) for i in range(n))
+
+    @property
+    def grid(self) -> Grid:
+        """Every problem as the first one of a prompt whose others are 0 + 0."""
+        p = self.parameters
+        numbers = p.first_symbol + torch.arange(p.modulus)
+        problems = torch.cartesian_prod(torch.tensor([PLUS, MINUS]), numbers, numbers)
+        others = torch.tensor([PLUS, p.first_symbol, p.first_symbol]).repeat(p.n_problems - 1)
+        header = torch.tensor([BOS, self.marker])
+        n, position = len(problems), HEADER + PROBLEM - 1
+        tokens = torch.cat([header.expand(n, -1), problems, others.expand(n, -1)], dim=1)
+        shape = (2, p.modulus, p.modulus)
+        answer = self.answer(tokens, torch.full((n,), position))
+        return Grid(tokens=tokens.unflatten(0, shape), position=position, answer=answer.unflatten(0, shape))
 
     @property
     def n_pos(self) -> int:

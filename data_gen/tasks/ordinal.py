@@ -9,20 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from data_gen.tasks.base import FIRST_MARKER, FIRST_SYMBOL, UNSUPERVISED
+from data_gen.tasks.circles import INDEX, LISTS, SUCCESSORS, onwards
 from data_gen.tasks.drawing import at_position, latest, put, uniform
 from data_gen.tasks.rule import HEADER, Mask, Positions, RuleTask, Tokens
 from data_gen.tasks.statements import described, solved_by
-
-LISTS = (12, 12, 7)
-"""Numbers, months and days."""
-SIZE, INDEX = torch.tensor([(1, 0)] * FIRST_SYMBOL + [(n, i) for n in LISTS for i in range(n)]).T
-"""Of each token: how long its list is, and its number there. What is no item is a list of its own."""
-
-
-def onwards(items: Tokens, steps: Tokens) -> Tokens:
-    """The items so many steps on in their lists."""
-    size, index = SIZE.to(items.device)[items], INDEX.to(items.device)[items]
-    return items - index + (index + steps) % size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +38,10 @@ class Ordinal(RuleTask):
     @classmethod
     def make(cls, variant: str, seed: int) -> "Ordinal":
         return {"base": cls(), "backward": cls(steps=(1, -1)), "three_steps": cls(steps=(1, 2, 3))}[variant]
+
+    @property
+    def successors(self) -> tuple[tuple[int, int], ...]:
+        return SUCCESSORS
 
     def draw(self, generator: torch.Generator, n: int) -> Tokens:
         shape, steps = (n, self.length - HEADER), torch.tensor(self.steps, device=generator.device)

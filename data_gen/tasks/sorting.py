@@ -83,6 +83,13 @@ class Sorting(Task):
         return cls(parameters=VARIANTS[variant])
 
     @property
+    def successors(self) -> tuple[tuple[int, int], ...]:
+        """Each value with the one that comes next in a sorted list."""
+        p = self.parameters
+        values = range(p.first_symbol, p.first_symbol + p.n_values - 1)
+        return tuple((v + 1, v) if p.descending else (v, v + 1) for v in values)
+
+    @property
     def n_pos(self) -> int:
         return HEADER + 2 * self.parameters.length
 

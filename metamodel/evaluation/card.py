@@ -94,9 +94,9 @@ def card(report: Report, facts: CardFacts, *, figure: str | None = None) -> str:
     determined = [d.name for d in facts.labels if facts.track in d.determined_by]
     parts = [
         f"# {facts.name}",
-        "A meta-model that reads transformers: for every attention head it says which functions it performs "
-        "and how strongly, for every component and pair whether it is in the circuit, and for the whole what "
-        f"it answers. It sees the track `{facts.track}` of a subject and no labels.",
+        "A meta-model that reads transformers: for every attention head and MLP it says which functions it "
+        "performs and how strongly, for every component and pair whether it is in the circuit, and for the "
+        f"whole what it answers. It sees the track `{facts.track}` of a subject and no labels.",
         f"Trained on {facts.counts['train'].n_subjects} subjects, tuned on "
         f"{facts.counts['validation'].n_subjects}, of the zoo `{report.zoo}`. "
         "Scored on subjects of other lineages: "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from metamodel.config.errors import InputError
 from metamodel.config.words import Track
 from metamodel.features.activations import OFFSETS as WRITTEN_OFFSETS
+from metamodel.features.composition import CHANNELS
 from metamodel.features.weights import OFFSETS
 from metamodel.subjects.config import Kind
 
@@ -21,6 +22,7 @@ FORBIDDEN = (
     r"attention_(mean|offset|stripe|self|sink|first|duplicate|previous|induction|position)",
     r"pattern_(mean|offset|stripe|self|sink|duplicate|previous|induction|position)",
     r"edge_score|noising|ablation|logit_attribution|margin",
+    r"^answer_|successor_share|mlp_(pair|split|frequency)",
 )
 """Statistics that no feature may be, on any track: they define function labels or circuit membership."""
 
@@ -177,7 +179,7 @@ def check_no_label_statistic(
     statistics: Mapping[str, Sequence[str]],
     determined_by: Mapping[str, Sequence[str]],
 ) -> None:
-    """Refuses to train where a label's own statistic is a feature.
+    """Refuses to train where a label's own statistic is a feature of nodes or a channel of edges.
 
     Args:
         statistics: for each label, names of the statistics that it is computed from.
@@ -186,6 +188,8 @@ def check_no_label_statistic(
     Raises: InputError naming label and feature.
     """
     seen = {feature.statistic: feature.name for feature in features_of(track)}
+    if track != "activations":
+        seen |= {channel: f"edge.{channel}" for channel in CHANNELS}
     for label, used in statistics.items():
         overlap = sorted(set(used) & seen.keys())
         if overlap and track not in determined_by.get(label, ()):

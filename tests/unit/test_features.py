@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from data_gen.labels.registry import LABELS
 from metamodel.config import InputError
 from metamodel.features import composition
 from metamodel.features.activations import _explained, _written
@@ -218,6 +219,26 @@ def test_a_label_whose_statistic_is_a_feature_is_refused_unless_it_is_declared_d
     with pytest.raises(InputError, match="label copying: expected no statistic that is a feature") as caught:
         check_no_label_statistic("weights", statistics, {"copying": ()})
     assert "got head.ov_token_eigenvalue_positivity. Remove that feature" in str(caught.value)
+
+
+def test_a_label_whose_statistic_is_a_channel_of_edges_is_refused_unless_it_is_declared_determined():
+    statistics = {"composes": ("k_composition",)}
+    check_no_label_statistic("activations", statistics, {})
+    for track in ("weights", "both"):
+        check_no_label_statistic(track, statistics, {"composes": ("weights", "both")})
+        with pytest.raises(InputError, match=r"label composes: .*got edge\.k_composition"):
+            check_no_label_statistic(track, statistics, {})
+
+
+def test_no_label_of_the_registry_leaks_into_any_track():
+    for track in ("weights", "activations", "both"):
+        check_no_label_statistic(
+            track,
+            {label.name: label.statistics for label in LABELS},
+            {label.name: label.determined_by for label in LABELS},
+        )
+    new = ("answer_attention_change_of_movers", "mlp_split_variance_share", "ov_successor_share")
+    assert all(forbidden(statistic) for statistic in new)
 
 
 def test_evidence_of_a_planted_copying_head_names_the_token_that_it_copies():

@@ -55,13 +55,16 @@ def _repeated_prompts(n: int, seed: int = 1) -> Prompts:
 
 @pytest.fixture(scope="session")
 def random_subject() -> Callable[..., Subject]:
-    """`random_subject(n_layers=, attention_dir=)`: large weights, biases and gains, so that nothing is
-    negligible."""
+    """`random_subject(n_layers=, attention_dir=, normalization_type=)`: large weights, biases and gains, so
+    that nothing is negligible."""
     return _random_subject
 
 
 def _random_subject(
-    *, n_layers: int = 2, attention_dir: Literal["causal", "bidirectional"] = "causal"
+    *,
+    n_layers: int = 2,
+    attention_dir: Literal["causal", "bidirectional"] = "causal",
+    normalization_type: Literal["LN", "none"] = "LN",
 ) -> Subject:
     config = SubjectConfig(
         n_layers=n_layers,
@@ -72,6 +75,7 @@ def _random_subject(
         d_vocab=N_TOKENS,
         n_ctx=N_POS,
         attention_dir=attention_dir,
+        normalization_type=normalization_type,
     )
     weights = initial_weights(config, [generator(3)], init_std=0.7)
     noise = generator(4)

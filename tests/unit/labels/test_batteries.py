@@ -11,13 +11,14 @@ from data_gen.labels.registry import LABELS
 
 def test_every_entry_of_the_registry_is_complete():
     names = [label.name for label in LABELS]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 21
     for label in LABELS:
         assert label.statistics
         assert label.twin
         assert label.description.endswith(".")
         assert 0 < label.effect_size < 1
-    assert [label.name for label in LABELS if label.determined_by] == ["copying"]
+    determined = [label.name for label in LABELS if label.determined_by]
+    assert determined == ["copying", "q_composition", "k_composition", "v_composition", "token_lookup"]
 
 
 def test_entries_are_those_counted_by_hand():

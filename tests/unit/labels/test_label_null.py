@@ -9,7 +9,7 @@ import torch
 
 from data_gen.labels.batteries import Batteries
 from data_gen.labels.measure import raw_scores
-from data_gen.labels.registry import LABELS
+from data_gen.labels.registry import LABELS, MLP_LABELS
 from data_gen.null import EDGE_NULL_COPIES, edge_null_threshold, label_null, reinitialised
 from metamodel.circuits.exact import edge_scores
 from metamodel.circuits.graph import component_edges
@@ -46,14 +46,19 @@ def test_the_label_null_pools_the_scores_of_every_head_of_every_copy(
     copies, tests, prompts = reinitialised(config, N_COPIES, seed=0), battery(8), repeated_prompts(8)
     null = label_null(copies, config, tests, prompts)
     alone = [Subject(config=config, weights=unstack(copies, i)) for i in range(N_COPIES)]
-    raw = [raw_scores(one.stacked, config, tests, (prompts,))[0][0] for one in alone]
+    raw = [raw_scores(one.stacked, config, tests, (prompts,)).value[0] for one in alone]
     for i, label in enumerate(LABELS):
         scores = [
-            float(one[layer, head, i])
+            float(one[layer, unit, i])
             for one in raw
             for layer in range(config.n_layers)
-            for head in range(config.n_heads)
+            for unit in range(config.n_heads + 1)
+            if not one[layer, unit, i].isnan()
         ]
+        if not scores:
+            assert null.largest[i].isnan()
+            continue
+        assert len(scores) <= N_COPIES * config.n_layers * (1 if label in MLP_LABELS else config.n_heads)
         mean = sum(scores) / len(scores)
         spread = math.sqrt(sum((score - mean) ** 2 for score in scores) / (len(scores) - 1))
         assert float(null.largest[i]) == pytest.approx(max(scores), abs=1e-5), label.name
@@ -68,7 +73,7 @@ def test_a_label_that_prompts_cannot_show_has_no_null(
     absent = replace(prompts, answer=torch.ones_like(prompts.answer))
     null = label_null(copies, config, battery(8), absent)
     undefined = [label.name for label, value in zip(LABELS, null.largest, strict=True) if value.isnan()]
-    assert undefined == ["name_mover"]
+    assert undefined == ["name_mover", "negative_mover", "s_inhibition", "successor", "fourier"]
 
 
 def test_the_edge_null_is_the_99th_percentile_of_edges_that_can_have_an_effect(

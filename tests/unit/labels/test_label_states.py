@@ -8,10 +8,11 @@ import torch
 from data_gen.function_labels import function_labels, states
 from data_gen.labels.batteries import Batteries
 from data_gen.labels.measure import raw_scores
-from data_gen.labels.registry import LABELS
+from data_gen.labels.registry import LABELS, MLP_LABELS
 from data_gen.labels.twins import twins
 from data_gen.null import LabelNull
 from metamodel.circuits.prompts import Prompts
+from metamodel.subjects.canonical import canonical
 from metamodel.subjects.config import components
 from metamodel.subjects.subject import Subject
 from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE
@@ -65,22 +66,24 @@ def test_what_is_stored_of_a_head_is_its_score_its_null_and_its_twin(
     ramp = torch.arange(1.0, len(LABELS) + 1)
     null = LabelNull(largest=ramp / 100, mean=ramp / 1000, std=ramp / 50)
     found = function_labels(subject, prompts, tests, null)
-    raw, offset = raw_scores(subject.stacked, config, tests, (prompts,))
-    causal = twins(subject, prompts, offset[0])
+    scores = raw_scores(subject.stacked, config, tests, (prompts,))
+    raw, causal = scores.value, twins(canonical(subject), prompts, scores)
     expected_states = states(raw[0], null.largest, causal.holds)
     for i, node in enumerate(components(config)):
-        if node.kind != "head":
+        if node.kind not in ("head", "mlp"):
             assert found.state[i].tolist() == [MASKED] * len(LABELS)
             for values in (found.raw, found.null_max, found.null_z, found.twin):
                 assert bool(values[i].isnan().all())
             continue
-        where = (node.layer, node.head)
-        assert torch.equal(found.raw[i], raw[0][where])
+        where = (node.layer, node.head)  # -1 is the MLP, behind the heads
+        torch.testing.assert_close(found.raw[i], raw[0][where], rtol=0, atol=0, equal_nan=True)
+        mine = [(label in MLP_LABELS) == (node.kind == "mlp") for label in LABELS]
         assert torch.equal(found.state[i], expected_states[where])
         for j in range(len(LABELS)):
             score = float(raw[0][where][j])
-            assert float(found.null_max[i, j]) == pytest.approx((j + 1) / 100)
-            assert float(found.null_z[i, j]) == pytest.approx(
-                (score - (j + 1) / 1000) / ((j + 1) / 50), rel=1e-4
-            )
+            expected_max = (j + 1) / 100 if mine[j] else NAN
+            assert float(found.null_max[i, j]) == pytest.approx(expected_max, nan_ok=True)
+            expected_z = (score - (j + 1) / 1000) / ((j + 1) / 50)
+            assert float(found.null_z[i, j]) == pytest.approx(expected_z, rel=1e-4, nan_ok=True)
+            assert mine[j] or found.state[i, j] == MASKED
             assert float(found.twin[i, j]) == pytest.approx(float(causal.effect[where][j]), nan_ok=True)

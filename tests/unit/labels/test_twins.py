@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from data_gen.labels.entries import answer_entries, attention_entries, offset_entries, row_chance
-from data_gen.labels.registry import LABEL_INDEX, POSITIONAL_SHARE, TWIN_EFFECT, TWIN_ERRORS
-from data_gen.labels.twins import CUT_LABELS, clean_run, cut_and_control, intervened_margin, twins
+from data_gen.labels.interventions import clean_run, cut_and_control, intervened_margin
+from data_gen.labels.measure import RawScores
+from data_gen.labels.registry import ATTENTION_LABELS, KEPT_SHARE, LABEL_INDEX, TWIN_EFFECT, TWIN_ERRORS
+from data_gen.labels.twins import twins
 from metamodel.circuits.metrics import margin
 from metamodel.circuits.prompts import Prompts
+from metamodel.subjects.canonical import canonical
 from metamodel.subjects.config import SubjectConfig, weight_shapes
 from metamodel.subjects.forward import forward
 from metamodel.subjects.subject import Subject
@@ -83,14 +86,16 @@ def naive_losses(subject: Subject, prompts: Prompts, layer: int, head: int, offs
         return loss - control if control.mean() > 0 else loss
 
     found = {}
-    for label in CUT_LABELS:
+    for label in (*ATTENTION_LABELS, "name_mover"):
         entries = naive_entries(label, prompts, offset)
         pairs = [naive_cut_and_control(p, e) for p, e in zip(pattern, entries, strict=True)]
         cut, control = (torch.stack(part) for part in zip(*pairs, strict=True))
         found[label] = beyond(lost(cut), lost(control))
+        if label == "name_mover":
+            found["negative_mover"] = beyond(-lost(cut), -lost(control))
     average = pattern.mean(0).expand(pattern.shape)
     flat = row_chance(pattern.shape[-1], "causal", pattern.device).expand(pattern.shape)
-    found["positional"] = beyond(lost(flat), lost(average) / POSITIONAL_SHARE)
+    found["positional"] = beyond(lost(flat), lost(average) / KEPT_SHARE)
 
     written = clean.taps[sites["z"]][0, rows, prompts.position, head]
     written = written @ subject.weights[f"blocks.{layer}.attn.W_O"][head]
@@ -100,8 +105,19 @@ def naive_losses(subject: Subject, prompts: Prompts, layer: int, head: int, offs
         resid[0, rows, prompts.position] += written.mean(0) - written
         return resid
 
-    found["copying"] = base - margin_when(subject, prompts, last, averaged)
+    found["copying"] = found["successor"] = base - margin_when(subject, prompts, last, averaged)
     return found
+
+
+def scores_of(subject: Subject, offset: Tensor) -> RawScores:
+    """What twins must know of a subject's scores, but for the distance: nobody moves, nothing composes."""
+    c = subject.config
+    return RawScores(
+        value=torch.zeros(1, c.n_layers, c.n_heads + c.has_mlp, len(LABEL_INDEX)),
+        offset=offset.unsqueeze(0),
+        primary=torch.zeros(1, c.n_layers, c.n_heads, dtype=torch.bool),
+        source=torch.zeros(1, c.n_layers, c.n_heads, 3, dtype=torch.long),
+    )
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])
@@ -115,13 +131,13 @@ def test_fast_twins_equal_a_loop_over_heads_and_labels(
     # The prompt's likeliest token is the answer, so that some heads help.
     best = logits.gather(1, prompts.clean[:, 1:-1]).argmax(1, keepdim=True)
     prompts = replace(prompts, answer=prompts.clean.gather(1, 1 + best).squeeze(1))
-    fast = twins(subject, prompts, offset)
+    subject = canonical(subject)
+    fast = twins(subject, prompts, scores_of(subject, offset))
     size = margin(logits, prompts.answer).mean().abs()
     seen = set()
     for layer in range(n_layers):
         for head in range(2):
             losses = naive_losses(subject, prompts, layer, head, int(offset[layer, head]))
-            assert losses.keys() == LABEL_INDEX.keys()
             for label, loss in losses.items():
                 where = (layer, head, LABEL_INDEX[label])
                 torch.testing.assert_close(fast.effect[where], loss.mean(), atol=1e-6, rtol=0)
@@ -169,7 +185,8 @@ def hand_twins(values: list[float]) -> tuple[dict[str, float], dict[str, bool]]:
         slice=torch.zeros(n).long(),
         slice_names=("all",),
     )
-    found = twins(hand_subject(values), prompts, torch.tensor([[2]]))
+    subject = canonical(hand_subject(values))
+    found = twins(subject, prompts, scores_of(subject, torch.tensor([[2]])))
     effect, holds = found.effect[0, 0].tolist(), found.holds[0, 0].tolist()
     return {k: effect[i] for k, i in LABEL_INDEX.items()}, {k: holds[i] for k, i in LABEL_INDEX.items()}
 
@@ -201,6 +218,7 @@ def test_leaving_a_pattern_as_it_is_leaves_the_margin_and_changing_it_does_not(
     attention_dir: str, random_subject: MakeSubject, repeated_prompts: MakePrompts
 ):
     subject, prompts = random_subject(n_layers=3, attention_dir=attention_dir), repeated_prompts(4)
+    subject = canonical(subject)
     run = clean_run(subject, prompts)
     for layer in range(3):
         pattern = run.taps[f"blocks.{layer}.attn.hook_pattern"].transpose(0, 1)
