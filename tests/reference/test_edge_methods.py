@@ -127,6 +127,16 @@ def test_noising_every_edge_gives_the_corrupt_run_and_denoising_the_clean_one():
     assert (noised.logits - restored.logits).abs().max() > 0.1
 
 
+def test_edges_of_positions_are_invisible_to_counterfactuals_and_not_to_zero_ablation():
+    subject = random_subject(21)
+    prompts = random_prompts(22, subject.config)
+    edges = component_edges(subject.config).edges
+    position = torch.tensor([edge.source.kind == "position_embedding" for edge in edges])
+    for intervention in ("noising", "denoising", "mean"):
+        assert (Exact().score(subject, prompts, "margin", intervention).value[position] == 0).all()
+    assert (Exact().score(subject, prompts, "margin", "zero").value[position].abs() > 1e-4).all()
+
+
 def test_scores_carry_sign_error_and_cost():
     subject = random_subject(12)
     prompts = random_prompts(13, subject.config)
