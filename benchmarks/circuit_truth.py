@@ -46,6 +46,8 @@ METHODS: Mapping[str, tuple[EdgeMethod, Metric, Intervention]] = {
     "eap": (EAP(), "margin", "noising"),
     "eap_ig_inputs": (EAPIG(), "margin", "noising"),
     "eap_ig_inputs_80": (EAPIG(steps=80), "margin", "noising"),
+    "eap_ig_inputs_logit_difference": (EAPIG(), "logit_difference", "noising"),
+    "eap_ig_inputs_80_logit_difference": (EAPIG(steps=80), "logit_difference", "noising"),
     "eap_ig_activations": (EAPIG(over="activations"), "margin", "noising"),
     "acdc": (ACDC(thresholds=tuple(10.0 ** (i / 2) for i in range(-6, 3))), "margin", "noising"),
     "subsets": (RandomSubsets(), "margin", "noising"),
@@ -179,13 +181,13 @@ def table(rows: list[Row], metric: str) -> dict[str, dict[str, dict[str, float]]
     }
 
 
-def gaps(rows: list[Row], metric: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Each method minus exact noising on the same subject: {method: {truth: interval}}."""
+def gaps(rows: list[Row], metric: str, baseline: str = REFERENCE) -> dict[str, dict[str, dict[str, float]]]:
+    """Each method minus one of them, exact noising, on the same subject: {method: {truth: interval}}."""
     result: dict[str, dict[str, dict[str, float]]] = {}
     for truth in TRUTHS:
         mine = [row for row in rows if row.truth == truth]
-        reference = [row for row in mine if row.method == REFERENCE]
-        for method in dict.fromkeys(row.method for row in mine if row.method != REFERENCE):
+        reference = [row for row in mine if row.method == baseline]
+        for method in dict.fromkeys(row.method for row in mine if row.method != baseline):
             theirs = [row for row in mine if row.method == method]
             found: dict[str, list[float]] = {}
             for one, other in zip(theirs, reference, strict=True):
@@ -249,6 +251,11 @@ def measure(zoo: Zoo, *, per_task: int, methods: Iterable[str] = tuple(METHODS))
         "gap_to_exact": {
             "average_precision": gaps(rows, "average_precision"),
             "auroc": gaps(rows, "auroc"),
+            "of_logit_difference": gaps(
+                [row for row in rows if row.method.endswith("logit_difference")],
+                "average_precision",
+                "exact_logit_difference",
+            ),
         },
         "auroc_by_channel": channels(rows),
         "worst_subject": worst_subjects(rows),

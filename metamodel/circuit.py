@@ -88,8 +88,7 @@ def show(circuit: "Circuit") -> None:
     table = Table(title=f"{circuit.subject}: {len(circuit)} of {len(scores)} edges", title_justify="left")
     for name in ("from", "to", "input"):
         table.add_column(name, no_wrap=True)
-    effect = f"{scores.metric.replace('_', ' ')} when patched ({scores.intervention})"
-    table.add_column(effect, justify="right")
+    table.add_column(_column(circuit), justify="right")
     table.add_column("± se", justify="right")
     table.add_column("redundant")
     members = circuit.to_pandas()
@@ -102,15 +101,34 @@ def show(circuit: "Circuit") -> None:
     low, high = (float(circuit.kl.quantile(q)) for q in (0.5, 0.95))
     metric = scores.metric.replace("_", " ")
     stable = "" if circuit.stability != circuit.stability else f"; {circuit.stability:.2f} stable (Jaccard)"
+    for note in circuit.notes:
+        sys.stdout.write(f"note: {note}\n")
     sys.stdout.write(
         f"alone they recover {circuit.recovered:.1%} of the {metric} ({curve.empty:.3f} with nothing, "
         f"{curve.full:.3f} with all); the rest alone {circuit.complement:.1%}\n"
         f"KL from the whole subject: median {low:.3f}, 95th percentile {high:.3f} nats over "
         f"{len(circuit.kl)} prompts\n"
-        f"{circuit.redundant_share:.0%} of the edges are redundant one by one{stable}\n"
+        f"{circuit.redundant_share:.0%} of the edges are redundant one by one (bar "
+        f"{circuit.redundancy.bar:.3f}){stable}\n"
         f"all sizes: CPR {curve.cpr:.3f} (log {curve.cpr_log:.3f}), CMD {curve.cmd:.3f} "
         f"(log {curve.cmd_log:.3f}); cost {scores.forwards:.0f} forwards\n"
     )
+
+
+def _column(circuit: "Circuit") -> str:
+    """What the numbers of a method are."""
+    scores = circuit.scores
+    metric, how = scores.metric.replace("_", " "), scores.intervention
+    match scores.quantity:
+        case "effect":
+            return f"{metric} when patched ({how})"
+        case "estimate":
+            return f"estimated {metric} when patched ({how})"
+        case "threshold":
+            return f"largest change of the {metric} at which it is kept ({how})"
+        case "norm":
+            return "norm of the weights along it"
+    return "random number"
 
 
 if __name__ == "__main__":

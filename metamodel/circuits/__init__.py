@@ -31,6 +31,7 @@ from metamodel.circuits.oracles import component_oracle, edge_oracle, neuron_ora
 from metamodel.circuits.paths import NodeEdgeScores, PathScore, node_edge_scores, path_patch
 from metamodel.circuits.prompt_file import read_prompts, write_prompts
 from metamodel.circuits.prompts import Prompts
+from metamodel.circuits.quality import Redundancy, damage, redundant, selectivity, stability
 from metamodel.circuits.roles import Backup, Formula, Roles, roles
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.circuits.search import Found, GroupTest, group_search
@@ -77,6 +78,7 @@ __all__ = [
     "Prompts",
     "RandomScores",
     "RandomSubsets",
+    "Redundancy",
     "Rest",
     "Roles",
     "SetOracle",
@@ -89,6 +91,7 @@ __all__ = [
     "component_edges",
     "component_oracle",
     "correlated_order",
+    "damage",
     "ddmin",
     "direction",
     "discover",
@@ -109,12 +112,15 @@ __all__ = [
     "path_patch",
     "principal_directions",
     "read_prompts",
+    "redundant",
     "refine",
     "roles",
     "score",
+    "selectivity",
     "singular_directions",
     "span_scores",
     "spans_at",
     "spans_per_position",
+    "stability",
     "write_prompts",
 ]

@@ -72,6 +72,7 @@ class ACDC(EdgeMethod):
             se=torch.full_like(value, torch.nan),
             base=float(run.measure(metric)(run.logits).mean()),
             forwards=run.n_runs + forwards,
+            quantity="threshold",
         )
 
     @torch.no_grad()
@@ -87,7 +88,7 @@ class ACDC(EdgeMethod):
         Raises: InputError as `score`.
         """
         chosen, how = check_metric(metric), check_intervention(intervention)
-        check_task(subject, prompts)
+        check_task(subject, prompts, how)
         run = base_run(subject, prompts, how, freeze_norm=self.freeze_norm)
         return self._sweep(run, chosen, how)[0]
 

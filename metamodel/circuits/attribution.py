@@ -62,6 +62,7 @@ class EAP(EdgeMethod):
             intervention=intervention,
             base=float(measure(run.logits).mean()),
             forwards=run.n_runs + 1 + BACKWARD,
+            quantity="estimate",
         )
 
 
@@ -120,6 +121,7 @@ class EAPIG(EdgeMethod):
             intervention=intervention,
             base=float(measure(run.logits).mean()),
             forwards=run.n_runs + n_paths * self.steps * (1 + BACKWARD),
+            quantity="estimate",
         )
 
 

@@ -95,6 +95,7 @@ def base_run(
 
     Raises: InputError if the prompts do not fit the subject, or the subject is post-norm.
     """
+    check_intervention(intervention)
     check_prompts(subject, prompts)
     whole, config, n = folded(subject), subject.config, len(prompts)
     denoising = intervention == "denoising"

@@ -33,7 +33,7 @@ class RandomScores(EdgeMethod):
         edges, like = component_edges(subject.config), subject.weights["embed.W_E"]
         generator = torch.Generator("cpu").manual_seed(self.seed)  # the same on any device
         value = torch.randn(len(edges), generator=generator, device=generator.device).to(like)
-        return _blind(self.name, subject, prompts, metric, intervention, value)
+        return _blind(self.name, subject, prompts, metric, intervention, value, "random")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class WeightNorm(EdgeMethod):
         self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
         value = composed_norms(canonical(subject), component_edges(subject.config))
-        return _blind(self.name, subject, prompts, metric, intervention, value)
+        return _blind(self.name, subject, prompts, metric, intervention, value, "norm")
 
 
 def composed_norms(subject: Subject, edges: ComponentEdges) -> Float[Tensor, " edge"]:
@@ -89,7 +89,13 @@ def composed_norms(subject: Subject, edges: ComponentEdges) -> Float[Tensor, " e
 
 
 def _blind(
-    name: str, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention, value: Tensor
+    name: str,
+    subject: Subject,
+    prompts: Prompts,
+    metric: Metric,
+    intervention: Intervention,
+    value: Tensor,
+    quantity: str,
 ) -> EdgeScores:
     """Scores without standard errors; the base metric is measured for tables only."""
     run = base_run(subject, prompts, intervention)
@@ -102,4 +108,5 @@ def _blind(
         se=torch.full_like(value, torch.nan),
         base=float(run.measure(metric)(run.logits).mean()),
         forwards=0.0,
+        quantity=quantity,
     )

@@ -19,7 +19,7 @@ from metamodel.circuits.cost import BACKWARD
 from metamodel.circuits.exact import Exact
 from metamodel.circuits.graph import ComponentEdges, Destination, component_edges
 from metamodel.circuits.methods import METHODS
-from metamodel.circuits.metrics import Measure, Metric
+from metamodel.circuits.metrics import Measure, Metric, check_metric
 from metamodel.circuits.prompts import Asked, Prompts, check_answers_differ, check_fit
 from metamodel.circuits.scores import EdgeMethod, EdgeScores, standard_error
 from metamodel.config.errors import require, require_one_of
@@ -97,6 +97,7 @@ def bridge_scores(
         method = METHODS[method]
     _check_method(method)
     check_intervention(intervention)
+    check_metric(metric)
     require(
         intervention != "zero",
         "intervention",
@@ -125,6 +126,8 @@ def bridge_scores(
         se=standard_error(effects),
         base=float(run.measure(run.logits).mean()),
         forwards=forwards + (1 if intervention == "mean" else 2),
+        per_prompt=effects,
+        quantity="effect" if isinstance(method, Exact) else "estimate",
     )
 
 

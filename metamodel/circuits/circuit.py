@@ -5,11 +5,12 @@ circuit.to_pandas(); circuit.to_networkx(); circuit.plot().savefig("circuit.png"
 """
 
 import json
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.circuits.exact import Exact
@@ -17,7 +18,7 @@ from metamodel.circuits.faithfulness import CircuitRunner, Curve, first_edges
 from metamodel.circuits.graph import Edge
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.pruning import without_dangling
-from metamodel.circuits.quality import redundant, stability
+from metamodel.circuits.quality import Redundancy, redundant, stability
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.config.errors import require
 from metamodel.subjects.subject import Subject
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 """Of a circuit's JSON."""
+BACKWARDS = "patching everything makes the answer better: these prompts show no behavior to explain"
+_SIZES = 64
+"""Circuits that are run at once in search of a size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,11 +52,13 @@ class Circuit:
     """Share that all other edges recover; large where backups or other paths stand in."""
     kl: Float[Tensor, " batch"]
     """KL(clean ‖ circuit) of each prompt, nats."""
-    redundant: Bool[Tensor, " edge"]
-    """Members that the others do as well without."""
+    redundancy: Redundancy
+    """Members that the others do as well without, and the bar of that."""
     stability: float
     """Mean Jaccard overlap of circuits of this size over bootstrap resamples of the prompts; NaN for a method
     that does not score prompts one by one."""
+    notes: tuple[str, ...] = ()
+    """What to know before believing the numbers."""
 
     def __len__(self) -> int:
         return int(self.kept.sum())
@@ -66,13 +72,13 @@ class Circuit:
     @property
     def redundant_share(self) -> float:
         """Share of the members that are redundant, one at a time."""
-        return float(self.redundant.sum()) / max(1, len(self))
+        return float(self.redundancy.edge.sum()) / max(1, len(self))
 
     def to_pandas(self) -> "pandas.DataFrame":
         """A row a member, most important first: source, destination, channel, value, se, redundant."""
         table = self.scores.to_pandas()
         order = self.scores.ranking()
-        table["redundant"] = self.redundant[order].tolist()
+        table["redundant"] = self.redundancy.edge[order].tolist()
         return table.loc[self.kept[order].tolist()].reset_index(drop=True)
 
     def to_networkx(self) -> "networkx.MultiDiGraph":
@@ -94,7 +100,7 @@ class Circuit:
         return graph
 
     def plot(self) -> "Figure":
-        """A picture, inputs at the bottom, logits on top; blue edges help the answer, red ones hurt it."""
+        """A picture: inputs at the bottom, logits on top, blue edges help the answer, red ones hurt it."""
         from metamodel.circuits.picture import draw
 
         return draw(self)
@@ -105,7 +111,9 @@ class Circuit:
         return {
             "schema_version": SCHEMA_VERSION,
             "subject": self.subject,
+            "notes": list(self.notes),
             "method": self.scores.method,
+            "quantity": self.scores.quantity,
             "metric": self.scores.metric,
             "intervention": self.scores.intervention,
             "n_prompts": len(self.kl),
@@ -116,6 +124,7 @@ class Circuit:
             "kl_median": float(self.kl.quantile(0.5)),
             "kl_95": float(self.kl.quantile(0.95)),
             "redundant_share": self.redundant_share,
+            "redundancy_bar": self.redundancy.bar,
             "stability": _finite(self.stability),
             "forwards": self.scores.forwards,
             "curve": {
@@ -139,7 +148,7 @@ class Circuit:
                     "value": float(self.scores.value[i]),
                     "se": _finite(float(self.scores.se[i])),
                     "member": bool(self.kept[i]),
-                    "redundant": bool(self.redundant[i]),
+                    "redundant": bool(self.redundancy.edge[i]),
                 }
                 for i in self.scores.ranking().tolist()
             ],
@@ -165,15 +174,16 @@ def discover(
     n_edges: int | None = None,
     seed: int = 0,
 ) -> Circuit:
-    """The smallest circuit, in the order of a method's scores, that recovers a share of the effect.
+    """The first edges of a method's ranking that recover a share of the effect.
 
-    Under noising, edges along which nothing can flow are dropped, which changes no logit.
+    Sizes are those of the curve, and then each one between the last that fell short and the first that did
+    not. Under noising and denoising, edges along which nothing can flow are dropped, which changes no logit.
 
     Args:
         metric, intervention: see `metrics.Metric` and `base_run`; the circuit runs with the rest patched.
         method: how edges are scored; exact patching of every edge by default.
         faithful: share of the effect that the circuit must recover.
-        n_edges: takes this many edges instead.
+        n_edges: takes at least this many edges instead, counted without those that are dropped.
         seed: of the bootstrap and of the random edges that set the bar of redundant ones.
 
     Raises: InputError if the prompts do not fit the subject, their clean and corrupt answers agree, patching
@@ -190,17 +200,27 @@ def discover(
         do="Leave it out to take as many as are needed.",
     )
     runner = CircuitRunner.of(subject, prompts, metric, intervention)
-    ranking = scores.ranking()
+    ranking, prunes = scores.ranking(), intervention in ("noising", "denoising")
+
+    def circuit_of(k: int) -> Bool[Tensor, " edge"]:
+        """The first k edges, without dangling ones."""
+        kept = first_edges(ranking, k)
+        return without_dangling(scores.edges, kept) if prunes else kept
+
     curve = runner.curve(ranking)
-    size = n_edges or _smallest(runner, scores, curve, faithful)
-    kept = first_edges(ranking, size)
-    if intervention in ("noising", "denoising"):
-        kept = without_dangling(scores.edges, kept)
+    if n_edges is None:
+        size = _sufficient(runner, ranking, curve, faithful)
+    else:  # adding edges brings others to life and never kills one, so that counts grow with the size
+        wanted = min(n_edges, int(circuit_of(n).sum()))
+        size = bisect_left(range(n + 1), wanted, key=lambda k: int(circuit_of(k).sum()))
+    kept = circuit_of(size)
     both = runner.recovered(torch.stack([kept, ~kept]))
     generator = torch.Generator().manual_seed(seed)
     overlap = float("nan")
     if scores.per_prompt is not None:
-        overlap = stability(scores.per_prompt, size, generator=generator)
+        pruned = scores.edges if prunes else None
+        overlap = stability(scores.per_prompt, size, generator=generator, pruned=pruned)
+    notes = (BACKWARDS,) if runner.backwards else ()
     return Circuit(
         subject=subject.name,
         kept=kept,
@@ -209,17 +229,21 @@ def discover(
         recovered=float(both[0]),
         complement=float(both[1]),
         kl=runner.divergence(kept.unsqueeze(0))[0],
-        redundant=redundant(runner, kept, generator=generator),
+        redundancy=redundant(runner, kept, generator=generator),
         stability=overlap,
+        notes=notes,
     )
 
 
-def _smallest(runner: CircuitRunner, scores: EdgeScores, curve: Curve, faithful: float) -> int:
-    """Edges of the smallest circuit that recovers enough: between the sizes of the curve, one by one."""
+def _sufficient(runner: CircuitRunner, ranking: Int[Tensor, " edge"], curve: Curve, faithful: float) -> int:
+    """Size of the first circuit that recovers enough, behind the last size of the curve that does not."""
     enough = [k for k, f in zip(curve.sizes, curve.recovered.tolist(), strict=True) if f >= faithful]
-    upper = enough[0] if enough else len(scores)
+    upper = enough[0] if enough else len(ranking)
     lower = max((k for k in curve.sizes if k < upper), default=0)
-    sizes = range(lower + 1, upper + 1)
-    ranking = scores.ranking()
-    recovered = runner.recovered(torch.stack([first_edges(ranking, k) for k in sizes]))
-    return next((k for k, f in zip(sizes, recovered.tolist(), strict=True) if f >= faithful), upper)
+    for first in range(lower + 1, upper, _SIZES):
+        sizes = range(first, min(first + _SIZES, upper))
+        recovered = runner.recovered(torch.stack([first_edges(ranking, k) for k in sizes]))
+        for k, f in zip(sizes, recovered.tolist(), strict=True):
+            if f >= faithful:
+                return k
+    return upper

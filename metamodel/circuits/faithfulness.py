@@ -22,9 +22,12 @@ from metamodel.circuits.graph import ComponentEdges, component_edges
 from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.metrics import Measure, check_metric
 from metamodel.circuits.prompts import Prompts
+from metamodel.circuits.scores import check_task
 from metamodel.config.errors import require
 from metamodel.subjects.subject import Subject
 
+_MASKS = 64
+"""Circuits whose logits are held at once."""
 SMALLEST_GAP = 1e-6
 """Difference of a metric, with and without all edges, below which there is nothing to recover."""
 
@@ -99,9 +102,11 @@ class CircuitRunner:
     ) -> "CircuitRunner":
         """Circuits run on clean prompts; for `denoising`, which patches the inside, as for `noising`.
 
-        Raises: InputError if the prompts do not fit, or patching all edges leaves the metric as it is.
+        Raises: InputError if the prompts do not fit, their answers agree, or patching all edges leaves the
+            metric as it is.
         """
         how = check_intervention(intervention)
+        check_task(subject, prompts, how)
         run = base_run(subject, prompts, "noising" if how == "denoising" else how)
         measure = run.measure(check_metric(metric))
         none = torch.zeros(1, len(component_edges(run.config)), dtype=torch.bool, device=run.outputs.device)
@@ -119,10 +124,15 @@ class CircuitRunner:
     def edges(self) -> ComponentEdges:
         return component_edges(self.run.config)
 
+    @property
+    def backwards(self) -> bool:
+        """Whether patching everything makes the answer better: then there is no behavior to explain."""
+        return (self.full < self.empty) != (self.measure.metric == "kl")
+
     @torch.no_grad()
     def values(self, kept: Bool[Tensor, "mask edge"]) -> Float[Tensor, "mask batch"]:
         """The metric of each circuit, run alone, on each prompt."""
-        return self.measure(masked_logits(self.run, kept))
+        return torch.cat([self.measure(masked_logits(self.run, part)) for part in kept.split(_MASKS)])
 
     def share(self, value: Float[Tensor, " mask"]) -> Float[Tensor, " mask"]:
         """f of mean metrics."""

@@ -78,7 +78,8 @@ class Measure:
 
     @classmethod
     def of(cls, metric: Metric, prompts: Prompts, clean_logits: Float[Tensor, "ask d_vocab"]) -> "Measure":
-        """Raises: InputError for a logit difference of prompts with targets."""
+        """Raises: InputError for an unknown metric, or a logit difference of prompts with targets."""
+        check_metric(metric)
         asked = prompts.asked
         require(
             metric != "logit_difference" or asked.corrupt_answer is not None,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from metamodel.circuits.circuit import Circuit
 
-HELPS, HURTS = "#2166ac", "#b2182b"
+HELPS, HURTS, UNSIGNED = "#2166ac", "#b2182b", "#606060"
 KIND_COLORS = {
     "token_embedding": "#e0e0e0",
     "position_embedding": "#e0e0e0",
@@ -27,7 +27,8 @@ PORTS = {"q": -0.28, "k": 0.0, "v": 0.28}
 def draw(circuit: "Circuit") -> "Figure":
     """A figure of all components (those outside the circuit pale) and of the circuit's edges.
 
-    An edge's width is its share of the largest effect; blue where it helps the answer, red where it hurts.
+    An edge's width is its share of the largest score; blue where it helps the answer, red where it hurts,
+    grey where scores have no sign.
     """
     from matplotlib.figure import Figure
 
@@ -45,8 +46,9 @@ def draw(circuit: "Circuit") -> "Figure":
     for i in reversed(scores.ranking().tolist()):
         if circuit.kept[i]:
             edge, value = edges.edges[i], float(scores.value[i])
+            signed = HELPS if sign * value > 0 else HURTS
             _arrow(axes, places, edge.source, edge.destination.component, edge.destination.channel,
-                   color=HELPS if sign * value > 0 else HURTS, share=abs(value) / largest)  # fmt: skip
+                   color=signed if scores.signed else UNSIGNED, share=abs(value) / largest)  # fmt: skip
     for node, (x, y) in places.items():
         _box(axes, node, x, y, pale=node not in used)
     axes.set_xlim(-0.9, columns + (0.9 if config.has_mlp else -0.1))
@@ -55,11 +57,15 @@ def draw(circuit: "Circuit") -> "Figure":
     axes.set_title(
         f"{circuit.subject}: {len(circuit)} of {len(edges)} edges recover {circuit.recovered:.0%} of the "
         f"{scores.metric.replace('_', ' ')}\n{scores.method.replace('_', ' ')}, {scores.intervention}; "
-        "blue helps the answer, red hurts it; q, k, v: inputs of a head",
+        f"{_legend(scores.signed)}q, k, v: inputs of a head",
         fontsize=9,
         loc="left",
     )
     return figure
+
+
+def _legend(signed: bool) -> str:
+    return "blue helps the answer, red hurts it; " if signed else "scores without a sign; "
 
 
 def _places(

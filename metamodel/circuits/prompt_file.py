@@ -3,7 +3,8 @@
     {"clean": [50256, 464, 3290], "corrupt": [50256, 464, 3797], "answer": 318, "corrupt_answer": 373}
 
 `position` is where the answer is read, by default the last token; `slice` names the part of the task. Prompts
-of different lengths are filled up behind, which a causal subject sees only after the answer.
+of different lengths are filled up behind, which a causal subject sees only after the answer; where the
+filling would be read (attention both ways, means over prompts) they are refused.
 """
 
 import json
@@ -45,6 +46,7 @@ def read_prompts(path: Path) -> Prompts:
         corrupt_answer=torch.tensor([p["corrupt_answer"] for p in found]),
         slice=torch.tensor([names.index(p["slice"]) for p in found]),
         slice_names=names,
+        padded=any(len(p["clean"]) < longest for p in found),
     )
 
 

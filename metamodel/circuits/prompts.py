@@ -32,6 +32,8 @@ class Prompts:
     targets: Int[Tensor, "batch pos"] | None = None
     """Right answers at all positions, -1 where none is asked. If given, metrics are means over the asked
     positions of each prompt, in place of the one answer at `position`."""
+    padded: bool = False
+    """Whether shorter prompts are filled up behind: only a causal subject does not see that."""
 
     def __len__(self) -> int:
         return self.clean.shape[0]
@@ -44,23 +46,6 @@ class Prompts:
         }
         targets = None if self.targets is None else self.targets[rows]
         return replace(self, **taken, targets=targets)
-
-    def swapped(self) -> "Prompts":
-        """Corrupt prompts as the clean ones. Raises: InputError for prompts with targets."""
-        require(
-            self.targets is None,
-            "prompts.targets",
-            expected="one answer a prompt, to exchange clean and corrupt",
-            got="answers at all positions",
-            do="Leave targets out.",
-        )
-        return replace(
-            self,
-            clean=self.corrupt,
-            corrupt=self.clean,
-            answer=self.corrupt_answer,
-            corrupt_answer=self.answer,
-        )
 
     @property
     def asked(self) -> "Asked":
@@ -123,6 +108,17 @@ def check_fit(config: SubjectConfig, prompts: Prompts, *, who: str) -> None:
             got=f"{silent} of {n_prompts} prompts without any",
             do="Drop those prompts.",
         )
+
+
+def check_padding(subject: Subject, prompts: Prompts, intervention: str) -> None:
+    """Raises: InputError where what fills up short prompts would be read."""
+    require(
+        not prompts.padded or (subject.config.attention_dir == "causal" and intervention != "mean"),
+        "prompts",
+        expected="prompts of one length, for subjects that attend both ways and for mean ablation",
+        got="shorter ones, which are filled up behind",
+        do="Group the prompts by length.",
+    )
 
 
 def check_answers_differ(prompts: Prompts) -> None:

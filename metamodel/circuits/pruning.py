@@ -8,15 +8,13 @@ from metamodel.circuits.graph import ComponentEdges
 
 
 def without_dangling(edges: ComponentEdges, kept: Bool[Tensor, " edge"]) -> Bool[Tensor, " edge"]:
-    """The kept edges that lie on a path from an embedding to the logits.
+    """The kept edges that lie on a path from the token embedding to the logits.
 
-    Under noising the others change no logit: a component that reads nothing of the run writes its patch, and
-    what a component writes that nobody reads is lost.
+    Under noising the others change no logit: positions are the same on both prompts, a component that reads
+    nothing of the run writes its patch, and what a component writes that nobody reads is lost.
     """
-    n_nodes = len(edges.nodes)
-    inputs = [i for i, node in enumerate(edges.nodes) if node.kind.endswith("embedding") and i < n_nodes - 1]
     ends = list(zip(edges.source_node, edges.destination_node, kept.tolist(), strict=True))
-    fed, used = set(inputs), {n_nodes - 1}
+    fed, used = {0}, {len(edges.nodes) - 1}
     for source, destination, keep in ends:  # by destination, so that every source is settled before
         if keep and source in fed:
             fed.add(destination)

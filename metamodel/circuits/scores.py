@@ -12,7 +12,7 @@ from torch import Tensor
 from metamodel.circuits.base_run import Intervention, check_intervention
 from metamodel.circuits.graph import ComponentEdges, component_edges
 from metamodel.circuits.metrics import Metric, check_metric
-from metamodel.circuits.prompts import Prompts, check_answers_differ, check_prompts
+from metamodel.circuits.prompts import Prompts, check_answers_differ, check_padding, check_prompts
 from metamodel.subjects.subject import Subject
 
 if TYPE_CHECKING:
@@ -41,9 +41,16 @@ class EdgeScores:
     """Cost by arithmetic: runs of the whole subject on all prompts; a backward counts as two."""
     per_prompt: Float[Tensor, "edge batch"] | None = None
     """The effect on each prompt, of methods that score prompts one by one."""
+    quantity: str = "effect"
+    """What the numbers are: `effect` of patching, its `estimate`, a `threshold`, a `norm`, or `random`."""
 
     def __len__(self) -> int:
         return len(self.edges)
+
+    @property
+    def signed(self) -> bool:
+        """Whether a sign says if the edge helps the answer."""
+        return self.quantity not in ("norm", "random")
 
     @property
     def size(self) -> Float[Tensor, " edge"]:
@@ -103,7 +110,7 @@ class EdgeMethod(ABC):
         is post-norm, or the method cannot take this metric, with the reason.
         """
         chosen, how = check_metric(metric), check_intervention(intervention)
-        check_task(subject, prompts)
+        check_task(subject, prompts, how)
         return self._score(subject, prompts, chosen, how)
 
     def scores_of(
@@ -115,6 +122,7 @@ class EdgeMethod(ABC):
         intervention: Intervention,
         base: float,
         forwards: float,
+        quantity: str = "effect",
     ) -> EdgeScores:
         """Scores from the effect on each prompt."""
         edges = component_edges(subject.config)
@@ -129,12 +137,14 @@ class EdgeMethod(ABC):
             base=base,
             forwards=forwards,
             per_prompt=per_prompt,
+            quantity=quantity,
         )
 
 
-def check_task(subject: Subject, prompts: Prompts) -> None:
+def check_task(subject: Subject, prompts: Prompts, intervention: Intervention) -> None:
     """Raises: InputError unless edges of this subject can be patched on these prompts."""
     check_prompts(subject, prompts)
+    check_padding(subject, prompts, intervention)
     check_answers_differ(prompts)
 
 

@@ -93,6 +93,7 @@ class RandomSubsets(EdgeMethod):
             se=se,
             base=float(measure(run.logits).mean()),
             forwards=run.n_runs + masked_forwards(run, self.n_masks),
+            quantity="estimate",
         )
 
 

@@ -11,7 +11,7 @@ from metamodel.circuits.exact import Exact
 from metamodel.circuits.faithfulness import CircuitRunner, Curve, curve_sizes, first_edges
 from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.pruning import without_dangling
-from metamodel.circuits.quality import damage, redundant, selectivity, stability
+from metamodel.circuits.quality import SMALLEST_USE, damage, redundant, selectivity, stability
 from metamodel.config import InputError
 from tests.reference.slow import random_prompts, random_subject
 from tests.reference.test_exact_circuits import hand_prompts, hand_subject
@@ -59,17 +59,37 @@ def test_the_circuit_done_by_hand_recovers_all_and_its_complement_nothing():
     assert damage(runner, kept) == pytest.approx(1.0)
     assert runner.divergence(kept[None]).abs().max() < 1e-12
     assert runner.divergence(one_less[None]).min() > 0.1
-    torch.testing.assert_close(
-        redundant(runner, kept, generator=generator()), torch.zeros(9, dtype=torch.bool)
-    )
+    found = redundant(runner, kept, generator=generator())
+    assert not found.edge.any()
+    assert found.bar == pytest.approx(SMALLEST_USE * 0.75), "of the gap; nothing flows along other edges"
     with_idle = kept.clone()
     with_idle[0] = True
-    assert redundant(runner, with_idle, generator=generator()).nonzero().flatten().tolist() == [0]
+    assert redundant(runner, with_idle, generator=generator()).edge.nonzero().flatten().tolist() == [0]
+
+
+def test_the_bar_of_redundancy_is_set_by_edges_that_anything_flows_along():
+    subject = random_subject(30).double()
+    runner = CircuitRunner.of(subject, random_prompts(31, subject.config, n=8))
+    kept = without_dangling(runner.edges, first_edges(torch.arange(61).flip(0), 25))
+    found = redundant(runner, kept, generator=generator())
+    effects = []
+    for i in range(61):
+        other = kept.clone()
+        other[i] = ~other[i]
+        change = float((runner.values(other[None]) - runner.values(kept[None])).mean().abs())
+        if kept[i]:
+            assert bool(found.edge[i]) == (change <= found.bar)
+        elif without_dangling(runner.edges, other)[i]:
+            effects.append(change)
+    assert len(effects) > 2
+    null = float(torch.tensor(effects, dtype=torch.float64).quantile(0.95))
+    assert found.bar == pytest.approx(max(null, 0.01 * abs(runner.full - runner.empty)))
+    assert 0 < found.edge.sum() < kept.sum()
 
 
 def test_a_curve_ends_at_the_whole_subject_and_counts_edges_from_the_top():
     subject = random_subject(1).double()
-    prompts = random_prompts(2, subject.config, n=8)
+    prompts = random_prompts(2, subject.config, n=40)
     scores = Exact().score(subject, prompts)
     runner = CircuitRunner.of(subject, prompts)
     curve = runner.curve(scores.ranking())
@@ -78,6 +98,10 @@ def test_a_curve_ends_at_the_whole_subject_and_counts_edges_from_the_top():
     assert curve.complement[-1] == pytest.approx(0.0)
     assert curve.kl_high[-1] < 1e-12 < curve.kl_high[0]
     assert (curve.kl_high >= curve.kl_median).all()
+    half = first_edges(scores.ranking(), 34)
+    assert float(curve.complement[7]) == pytest.approx(float(runner.recovered(~half[None])[0]))
+    assert abs(float(curve.complement[7] + curve.recovered[7]) - 1) > 0.01, "no complement by subtraction"
+    assert float(curve.kl_high[7]) == pytest.approx(float(runner.divergence(half[None])[0].quantile(0.95)))
     three = first_edges(scores.ranking(), 3)
     value = runner.values(three[None]).mean()
     assert float(curve.recovered[2]) == pytest.approx(
@@ -97,15 +121,45 @@ def test_edges_from_nowhere_or_to_nowhere_change_no_logit_under_noising(shape):
     assert (pruned & ~kept).sum() == 0
     assert pruned.sum() < kept.sum()
     torch.testing.assert_close(masked_logits(run, pruned), masked_logits(run, kept), atol=1e-12, rtol=0)
-    # And what is left matters: taking any edge on a path of what differs away moves the logits.
-    silent = torch.tensor([edge.source.kind == "position_embedding" for edge in edges.edges])
-    fed = torch.stack([without_dangling(edges, one & ~silent) for one in kept])
-    one = fed[fed.sum(1).argmax()]
+    # And what is left matters: taking any edge on a path away moves the logits.
+    one = pruned[pruned.sum(1).argmax()]
     without = one.expand(int(one.sum()), -1).clone()
     without[torch.arange(len(without)), one.nonzero().flatten()] = False
     moved = (masked_logits(run, without) - masked_logits(run, one[None])).abs().amax((1, 2))
     assert len(moved) > 3
     assert bool((moved > 1e-9).all())
+
+
+def test_chains_that_end_in_nothing_or_start_in_positions_are_dropped_whole():
+    edges = component_edges(random_subject(32, n_layers=3, d_mlp=0).config)
+    index = {edge.name: i for i, edge in enumerate(edges.edges)}
+    kept = torch.zeros(len(edges), dtype=torch.bool)
+    live = ["token_embedding->L0H0.v", "L0H0->L1H1.k", "L1H1->unembedding"]
+    dead_end = ["L0H0->L1H0.v", "L1H0->L2H0.q"]
+    from_positions = ["position_embedding->L0H1.q", "L0H1->L1H1.v"]
+    for name in (*live, *dead_end, *from_positions):
+        kept[index[name]] = True
+    found = [edges.edges[i].name for i in without_dangling(edges, kept).nonzero().flatten().tolist()]
+    assert sorted(found) == sorted(live)
+
+
+def test_patches_that_help_the_answer_are_said_to_run_backwards():
+    subject, prompts = hand_subject(), hand_prompts()
+    assert not CircuitRunner.of(subject, prompts).backwards
+    assert not CircuitRunner.of(subject, prompts, "kl").backwards
+    turned = dataclasses.replace(prompts, answer=prompts.corrupt_answer, corrupt_answer=prompts.answer)
+    assert CircuitRunner.of(subject, turned).backwards
+    assert not CircuitRunner.of(subject, turned, "kl").backwards
+
+
+def test_circuits_after_denoising_run_like_those_after_noising():
+    subject = random_subject(33).double()
+    prompts = random_prompts(34, subject.config, n=8)
+    noised, restored = (CircuitRunner.of(subject, prompts, "margin", how) for how in ("noising", "denoising"))
+    assert (noised.full, noised.empty) == (restored.full, restored.empty)
+    zero = CircuitRunner.of(subject, prompts, "margin", "zero")
+    assert zero.full == pytest.approx(noised.full)
+    assert zero.empty != pytest.approx(noised.empty)
 
 
 def test_selectivity_is_damage_to_ones_own_task_beyond_that_to_another():
@@ -140,6 +194,21 @@ def test_stability_equals_jaccard_overlaps_counted_one_by_one():
     sets = [set(scores[:, row].mean(1).abs().topk(2).indices.tolist()) for row in rows]
     overlaps = [len(a & b) / len(a | b) for i, a in enumerate(sets) for b in sets[:i]]
     assert found == pytest.approx(sum(overlaps) / len(overlaps))
+
+
+def test_stability_compares_circuits_without_their_dangling_edges():
+    edges = component_edges(random_subject(35).config)
+    scores = torch.randn(len(edges), 9, generator=generator(36))
+    found = stability(scores, 20, n=4, generator=generator(37), pruned=edges)
+    rows = torch.randint(9, (4, 9), generator=generator(37))
+    sets = []
+    for row in rows:
+        kept = torch.zeros(len(edges), dtype=torch.bool)
+        kept[scores[:, row].mean(1).abs().topk(20).indices] = True
+        sets.append(set(without_dangling(edges, kept).nonzero().flatten().tolist()))
+    overlaps = [len(a & b) / max(1, len(a | b)) for i, a in enumerate(sets) for b in sets[:i]]
+    assert found == pytest.approx(sum(overlaps) / len(overlaps))
+    assert found != pytest.approx(stability(scores, 20, n=4, generator=generator(37)))
 
 
 def test_prompts_on_which_patching_changes_nothing_have_no_circuit():
