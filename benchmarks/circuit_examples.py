@@ -6,7 +6,8 @@
 For each subject its circuit on fresh prompts of its task; for recall and indirect objects also the pairs of
 heads of different layers whose joint ablation costs most beyond the two alone, and how far the later head's
 direct write to the answer grows when the earlier one is ablated, with the final LayerNorm's scale as it was
-before. The last line of stdout is one JSON object.
+before; for subjects of two tasks what one task's circuit costs the other. The last line of stdout is one JSON
+object.
 """
 
 import json
@@ -20,7 +21,16 @@ from torch import Tensor
 from data_gen.harvesting import task_prompts
 from data_gen.seeds import generator_for
 from data_gen.subject_task import task_of
-from metamodel.circuits import Prompts, component_oracle, discover, interactions
+from metamodel.circuits import (
+    Circuit,
+    CircuitRunner,
+    Prompts,
+    component_oracle,
+    damage,
+    discover,
+    interactions,
+    selectivity,
+)
 from metamodel.circuits.base_run import base_run
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_options
@@ -93,28 +103,50 @@ def backups(subject: Subject, prompts: Prompts) -> list[dict[str, object]]:
     return found
 
 
+def selectivities(zoo: Zoo, circuits: dict[str, Circuit], prompts: dict[str, Prompts]) -> dict[str, object]:
+    """Of subjects with several tasks: what patching one task's circuit costs that task and the others."""
+    found: dict[str, object] = {}
+    for own, circuit in circuits.items():
+        for other in circuits:
+            if other != own and zoo.info(other).subject == zoo.info(own).subject:
+                mine, theirs = (CircuitRunner.of(zoo.subject(own), prompts[id]) for id in (own, other))
+                found[f"{own} against {other}"] = {
+                    "damage_to_own": round(damage(mine, circuit.kept), 3),
+                    "damage_to_other": round(damage(theirs, circuit.kept), 3),
+                    "selectivity": round(selectivity(mine, theirs, circuit.kept), 3),
+                    "shared_edges": int((circuit.kept & circuits[other].kept).sum()),
+                }
+    return found
+
+
 def main(arguments: list[str]) -> None:
     parser = command_parser(prog="benchmarks.circuit_examples", description=__doc__ or "")
     parser.add_argument("zoo", type=str, help="folder of the zoo of configs/zoo/circuits.yaml")
     zoo = Zoo.open(Path(parse_options(parser, arguments).zoo))
     torch.set_num_threads(1)
-    found = {}
+    found: dict[str, object] = {}
+    circuits: dict[str, Circuit] = {}
+    asked: dict[str, Prompts] = {}
     for id in zoo.ids:
         info, subject = zoo.info(id), zoo.subject(id)
         task = task_of(info, int(zoo.manifest.config["seed"]))
         prompts = task_prompts(task, generator_for("examples", id), N_PROMPTS)
-        circuit = discover(subject, prompts)
+        circuit = circuits[id] = discover(subject, prompts)
+        asked[id] = prompts
         row: dict[str, object] = {
             "edges": f"{len(circuit)} of {len(circuit.scores)}",
             "recovered": round(circuit.recovered, 3),
             "complement": round(circuit.complement, 3),
-            "stability": round(circuit.stability, 2),
+            "stability": round(circuit.stability, 3),
+            "redundant": round(circuit.redundant_share, 3),
             "strongest": [edge.name for edge in circuit.members[:12]],
         }
         if info.family in BACKED:
             row["backups"] = backups(subject, prompts)
         found[id] = row
         print(f"{id}: {json.dumps(row)}", file=sys.stderr)
+    found["selectivity"] = selectivities(zoo, circuits, asked)
+    print(json.dumps(found["selectivity"]), file=sys.stderr)
     print(json.dumps(found))
 
 
