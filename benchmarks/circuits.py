@@ -37,7 +37,10 @@ def main(arguments: list[str]) -> None:
     result = circuit_speed.measure(rounds=options.rounds, n_sweeps=options.sweeps)
     print(json.dumps(result), file=sys.stderr)
     searched = sets.measure()
-    result |= searched
+    result |= searched | {
+        "group_search_evaluations": searched["group_search_evaluations"]["max"],  # pyright: ignore[reportIndexIssue]
+        "group_search": searched["group_search_evaluations"],
+    }
     if zoo is not None:
         torch.set_num_threads(1)
         truth = circuit_truth.measure(zoo, per_task=options.per_task)

@@ -15,7 +15,7 @@ from metamodel.circuits.graph import Edge, component_edges
 from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.metrics import Metric
 from metamodel.circuits.nodes import Neuron
-from metamodel.circuits.prompts import Prompts
+from metamodel.circuits.prompts import Prompts, check_answers_differ, check_padding
 from metamodel.circuits.sets import SetOracle
 from metamodel.config.errors import InputError, require, suggestion
 from metamodel.subjects.config import Component, SubjectConfig, components
@@ -28,7 +28,14 @@ _CHUNK = 4_000_000
 
 
 def neurons(config: SubjectConfig, layer: int | None = None) -> tuple[Neuron, ...]:
-    """All neurons of one MLP, or of all of them. Raises: InputError for a layer that there is not."""
+    """All neurons of one MLP, or of all of them. Raises: InputError without MLPs, or that layer."""
+    require(
+        config.has_mlp,
+        "neurons",
+        expected="a subject with MLPs",
+        got="one of attention only",
+        do="Take components or edges.",
+    )
     require(
         layer is None or 0 <= layer < config.n_layers,
         "layer",
@@ -192,6 +199,8 @@ def _oracle(
     logits: Callable[[Tensor], Tensor],
 ) -> SetOracle:
     """Runs sets chunk by chunk; under denoising it is the kept items that are patched."""
+    check_padding(run.subject, run.prompts, intervention)
+    check_answers_differ(run.prompts)
     c, (_, n_prompts, n_pos, _) = run.config, run.outputs.shape
     widest = max(c.n_heads * max(c.d_model, n_pos), c.d_mlp, c.d_vocab)
     size, measure = max(1, _CHUNK // (n_prompts * n_pos * widest)), run.measure(metric)

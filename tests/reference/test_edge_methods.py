@@ -7,6 +7,7 @@ import torch
 
 from metamodel.circuits import component_edges
 from metamodel.circuits.base_run import INTERVENTIONS, base_run
+from metamodel.circuits.cost import BACKWARD, forward_products
 from metamodel.circuits.exact import Exact, edge_effects
 from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.metrics import METRICS
@@ -154,17 +155,19 @@ def test_scores_carry_sign_error_and_cost():
 
 
 def test_the_cost_by_arithmetic_of_the_subject_that_the_issue_names():
-    # 2 layers x 4 heads, d_model 32, d_mlp 128, 16 positions; counted by hand in the research notes: 15 and
-    # 59 forwards with all sources, 9.4 without positions, which no counterfactual changes.
+    # 2 layers x 4 heads, d_model 32, d_mlp 128, 16 positions. In multiply-adds a forward is
+    # 2 x 16 x (4·32·32 + 2·16·32 + 2·32·128) + 16·32·64 = 458,752; a sweep adds up as `sweep_forwards` does.
     sizes = {"n_heads": 4, "d_model": 32, "d_head": 8, "d_mlp": 128, "d_vocab": 64, "n_ctx": 16}
     subject = random_subject(14, **sizes)
     prompts = random_prompts(15, subject.config, n=4, n_pos=16)
     one = Exact().score(subject, prompts, "margin", "zero").forwards
     noised = Exact().score(subject, prompts, "margin", "noising").forwards
     everywhere = Exact().score(subject, with_targets(prompts, 16), "margin", "zero").forwards
-    assert 10 < one < 20
-    assert noised < one
-    assert 40 < everywhere < 65
+    assert forward_products(subject.config, 16) == 458_752
+    assert one == pytest.approx(13.8705357, rel=1e-6)
+    assert noised == pytest.approx(9.9910714, rel=1e-6), "positions carry nothing"
+    assert everywhere == pytest.approx(63.1607143, rel=1e-6)
+    assert BACKWARD == 2.0
 
 
 def test_what_cannot_be_measured_is_refused_in_one_line():
