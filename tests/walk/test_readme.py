@@ -42,3 +42,17 @@ def test_the_subjects_of_the_examples_are_in_the_default_zoo():
 def test_the_files_of_the_map_exist():
     for path in re.findall(r"`((?:metamodel|data_gen|configs|docs|benchmarks|tests)/[\w/.]+)`", README):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.stem
+)
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(page):
+    wanted = 0
+    for line in page.read_text().splitlines():
+        if not line.startswith("|"):
+            wanted = 0
+            continue
+        cells = len(re.sub(r"\\\||`[^`]*`", "", line).strip("|").split("|"))
+        wanted = wanted or cells
+        assert cells == wanted, line
