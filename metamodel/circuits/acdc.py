@@ -18,7 +18,7 @@ from torch import Tensor
 from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
 from metamodel.circuits.cost import masked_forwards
 from metamodel.circuits.graph import component_edges
-from metamodel.circuits.masked import masked_logits, stage_of
+from metamodel.circuits.masked import masked_logits, reading_stage
 from metamodel.circuits.metrics import Metric, check_metric
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores, check_task
@@ -107,7 +107,7 @@ class ACDC(EdgeMethod):
             if not active[edges.source_node[i]]:  # it carries the same when patched
                 kept = trial
                 continue
-            stage = stage_of(edges.edges[i].destination, run.config)
+            stage = reading_stage(edges.edges[i].destination, run.config)
             distinct, which = trial.unique(dim=0, return_inverse=True)
             logits = masked_logits(run, distinct, stage=stage)
             forwards += masked_forwards(run, len(distinct), stage)

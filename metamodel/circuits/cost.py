@@ -6,7 +6,7 @@ prompts there are. LayerNorms, activations and softmax are elementwise and left 
 
 from metamodel.circuits.base_run import BaseRun
 from metamodel.circuits.graph import component_edges
-from metamodel.circuits.masked import stage_of
+from metamodel.circuits.masked import reading_stage
 from metamodel.subjects.config import SubjectConfig
 
 BACKWARD = 2.0
@@ -71,6 +71,6 @@ def masked_forwards(run: BaseRun, n_masks: int, stage: int = 0) -> float:
     c, n_pos = run.config, run.outputs.shape[2]
     blocks = c.n_layers - (stage + 1) // 2
     mlp = (stage % 2) * 2 * n_pos * c.d_model * c.d_mlp
-    read = sum(stage_of(edge.destination, c) >= stage for edge in component_edges(c).edges)
+    read = sum(reading_stage(edge.destination, c) >= stage for edge in component_edges(c).edges)
     products = blocks * block_products(c, n_pos) + mlp + n_pos * c.d_model * (c.d_vocab + read)
     return n_masks * products / forward_products(c, n_pos)

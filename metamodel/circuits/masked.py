@@ -20,7 +20,7 @@ _CHUNK = 1_000_000
 """Numbers in the widest array of one chunk of masks: small for the caches, twice as fast as 4 million."""
 
 
-def stage_of(destination: Destination, config: SubjectConfig) -> int:
+def reading_stage(destination: Destination, config: SubjectConfig) -> int:
     """When a destination reads."""
     if destination.channel == "logits":
         return 2 * config.n_layers
@@ -81,7 +81,7 @@ def _logits(run: BaseRun, kept: Bool[Tensor, "mask edge"], stage: int) -> Tensor
     c, suffix, weights = run.config, run.suffix, run.suffix.weights
     edges = component_edges(c)
     keep = kept.to(run.outputs.dtype).T
-    stages = [stage_of(edge.destination, c) for edge in edges.edges]
+    stages = [reading_stage(edge.destination, c) for edge in edges.edges]
     first = sum(s < stage for s in stages)
     patch, n_sources = run.patch, 2 + (stage // 2) * (c.n_heads + c.has_mlp) + (stage % 2) * c.n_heads
     unowned = [weights[f"blocks.{layer}.attn.b_O"] for layer in range((stage + 1) // 2)]

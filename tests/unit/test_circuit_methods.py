@@ -21,7 +21,7 @@ from metamodel.circuits import (
     score,
 )
 from metamodel.circuits.base_run import INTERVENTIONS, base_run
-from metamodel.circuits.masked import masked_logits, stage_of
+from metamodel.circuits.masked import masked_logits, reading_stage
 from metamodel.circuits.subsets import regression
 from metamodel.config import InputError
 from metamodel.subjects.canonical import canonical
@@ -115,7 +115,7 @@ def test_circuits_that_keep_what_comes_first_run_from_a_later_stage(
     prompts = make_prompts(10, subject.config, targets=targets)
     run = base_run(subject, prompts, "noising", freeze_norm=freeze_norm)
     edges = component_edges(subject.config).edges
-    stages = torch.tensor([stage_of(edge.destination, subject.config) for edge in edges])
+    stages = torch.tensor([reading_stage(edge.destination, subject.config) for edge in edges])
     kept = torch.rand(6, len(edges), generator=torch.Generator().manual_seed(0)) < 0.5
     for stage in range(5):
         mask = kept | (stages < stage)
