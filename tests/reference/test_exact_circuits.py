@@ -16,38 +16,11 @@ from metamodel.circuits.metrics import kl, margin
 from metamodel.circuits.prompts import Prompts
 from metamodel.config import InputError
 from metamodel.subjects.canonical import folded
-from metamodel.subjects.config import SubjectConfig, components, weight_shapes
+from metamodel.subjects.config import components
 from metamodel.subjects.forward import forward
-from metamodel.subjects.subject import Subject, initial_weights, unstack
-
-
-def random_subject(seed: int, **shape) -> Subject:
-    """Large random weights everywhere, biases and gains too, so that no path is negligible."""
-    sizes = {"n_layers": 2, "n_heads": 2, "d_model": 8, "d_head": 3, "d_mlp": 12, "d_vocab": 9, "n_ctx": 7}
-    config = SubjectConfig(**(sizes | shape))
-    generator = torch.Generator().manual_seed(seed)
-    weights = unstack(initial_weights(config, [generator], init_std=0.5), 0)
-    for key in weights:
-        if key.rsplit(".", 1)[1][0] in "bw":
-            weights[key] = weights[key] + 0.3 * torch.randn(weights[key].shape, generator=generator)
-    return Subject(config=config, weights=weights)
-
-
-def random_prompts(seed: int, config: SubjectConfig, *, n: int = 5, n_pos: int = 6) -> Prompts:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(high, shape, generator=generator)
-
-    return Prompts(
-        clean=draw(config.d_vocab, n, n_pos),
-        corrupt=draw(config.d_vocab, n, n_pos),
-        position=draw(n_pos, n),
-        answer=draw(config.d_vocab, n),
-        corrupt_answer=draw(config.d_vocab, n),
-        slice=torch.zeros(n, dtype=torch.int64),
-        slice_names=("all",),
-    )
+from metamodel.subjects.subject import Subject
+from tests.reference.hand import hand_prompts, hand_subject
+from tests.reference.slow import random_prompts, random_subject
 
 
 def naive_scores(subject: Subject, prompts: Prompts, intervention: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,38 +112,6 @@ def test_small_chunks_give_the_same_scores_as_large_ones(monkeypatch, n_layers):
     whole = edge_scores(subject, prompts, "zero")
     monkeypatch.setattr(exact, "_CHUNK", 1)
     torch.testing.assert_close(edge_scores(subject, prompts, "zero").margin, whole.margin, atol=1e-12, rtol=0)
-
-
-def hand_subject() -> Subject:
-    """One head at position 1 looks at position 0 three times as much as at 1, and copies: all by hand.
-
-    Tokens are the first three axes, the fourth is +1 at position 0 and -1 at position 1.
-    """
-    config = SubjectConfig(
-        n_layers=1, n_heads=1, d_model=4, d_head=3, d_mlp=0, d_vocab=3, n_ctx=2, normalization_type="none"
-    )
-    weights = {key: torch.zeros(shape, dtype=torch.float64) for key, shape in weight_shapes(config).items()}
-    token = torch.eye(4, dtype=torch.float64)[:3]
-    weights["embed.W_E"], weights["unembed.W_U"] = token, token.T
-    weights["pos_embed.W_pos"][:, 3] = torch.tensor([1.0, -1.0])
-    # Scores ±ln(3)/2 at position 1, so that the pattern is 3/4, 1/4.
-    weights["blocks.0.attn.W_Q"][0, 3, 0] = -math.sqrt(3) * math.log(3) / 2
-    weights["blocks.0.attn.W_K"][0, 3, 0] = 1.0
-    weights["blocks.0.attn.W_V"][0], weights["blocks.0.attn.W_O"][0] = token.T, token
-    return Subject(config=config, weights=weights)
-
-
-def hand_prompts() -> Prompts:
-    """Tokens 0 1 against 2 1 and the reverse; the answer is the token at position 0."""
-    return Prompts(
-        clean=torch.tensor([[0, 1], [2, 1]]),
-        corrupt=torch.tensor([[2, 1], [0, 1]]),
-        position=torch.tensor([1, 1]),
-        answer=torch.tensor([0, 2]),
-        corrupt_answer=torch.tensor([2, 0]),
-        slice=torch.tensor([0, 0]),
-        slice_names=("all",),
-    )
 
 
 def test_a_subject_done_by_hand_gets_the_scores_done_by_hand():

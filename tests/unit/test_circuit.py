@@ -13,8 +13,8 @@ from metamodel.circuits.faithfulness import CircuitRunner, first_edges
 from metamodel.circuits.pruning import without_dangling
 from metamodel.circuits.quality import stability
 from metamodel.config import InputError
+from tests.reference.hand import hand_prompts, hand_subject
 from tests.reference.slow import random_prompts, random_subject
-from tests.reference.test_exact_circuits import hand_prompts, hand_subject
 
 
 def test_the_circuit_done_by_hand_is_discovered():

@@ -13,8 +13,8 @@ from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.pruning import without_dangling
 from metamodel.circuits.quality import SMALLEST_USE, damage, redundant, selectivity, stability
 from metamodel.config import InputError
+from tests.reference.hand import hand_prompts, hand_subject
 from tests.reference.slow import random_prompts, random_subject
-from tests.reference.test_exact_circuits import hand_prompts, hand_subject
 
 
 def generator(seed: int = 0) -> torch.Generator:
