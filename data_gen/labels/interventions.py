@@ -130,13 +130,6 @@ def logits_behind(
     return run.suffix.logits_after(layer, resid)
 
 
-def intervened_margin(
-    run: CleanRun, layer: int, head: Int[Tensor, " case"], pattern: Float[Tensor, "case batch query key"]
-) -> Float[Tensor, "case batch"]:
-    """Margins when, case by case, one head of `layer` attends by another pattern."""
-    return margin(intervened_logits(run, layer, head, pattern), run.prompts.answer)
-
-
 def beyond(
     loss: Float[Tensor, "*rest batch"], control: Float[Tensor, "*rest batch"]
 ) -> Float[Tensor, "*rest batch"]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data_gen.labels.entries import answer_entries, attention_entries, offset_entries, row_chance
-from data_gen.labels.interventions import clean_run, cut_and_control, intervened_margin
+from data_gen.labels.interventions import clean_run, cut_and_control, intervened_logits
 from data_gen.labels.measure import RawScores
 from data_gen.labels.registry import ATTENTION_LABELS, KEPT_SHARE, LABEL_INDEX, TWIN_EFFECT, TWIN_ERRORS
 from data_gen.labels.twins import twins
@@ -222,9 +222,11 @@ def test_leaving_a_pattern_as_it_is_leaves_the_margin_and_changing_it_does_not(
     run = clean_run(subject, prompts)
     for layer in range(3):
         pattern = run.taps[f"blocks.{layer}.attn.hook_pattern"].transpose(0, 1)
-        same = intervened_margin(run, layer, torch.tensor([0, 1]), pattern)
+        same = margin(intervened_logits(run, layer, torch.tensor([0, 1]), pattern), prompts.answer)
         torch.testing.assert_close(same, run.margin.expand(2, -1), atol=2e-5, rtol=1e-4)
-        moved = intervened_margin(run, layer, torch.tensor([0, 1]), pattern.roll(1, 2))
+        moved = margin(
+            intervened_logits(run, layer, torch.tensor([0, 1]), pattern.roll(1, 2)), prompts.answer
+        )
         expected = torch.stack(
             [naive_margin(subject, prompts, layer, h, pattern[h].roll(1, 1)) for h in (0, 1)]
         )
