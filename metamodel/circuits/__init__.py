@@ -5,7 +5,6 @@ from metamodel.circuits.acdc import ACDC
 from metamodel.circuits.attribution import EAP, EAPIG
 from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.baselines import RandomScores, WeightNorm
-from metamodel.circuits.bridge import bridge_scores
 from metamodel.circuits.circuit import Circuit, discover
 from metamodel.circuits.ddmin import ddmin
 from metamodel.circuits.directions import (
@@ -87,7 +86,6 @@ __all__ = [
     "WeightNorm",
     "ablation_effects",
     "accuracy",
-    "bridge_scores",
     "component_edges",
     "component_oracle",
     "correlated_order",

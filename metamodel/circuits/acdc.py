@@ -13,17 +13,15 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
-from metamodel.circuits.cost import masked_forwards
-from metamodel.circuits.graph import component_edges
-from metamodel.circuits.masked import masked_logits, reading_stage
+from metamodel.circuits.base_run import Intervention, check_intervention
+from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
+from metamodel.circuits.masked import reading_stage
 from metamodel.circuits.metrics import Metric, check_metric
 from metamodel.circuits.prompts import Prompts
-from metamodel.circuits.scores import EdgeMethod, EdgeScores, check_task
+from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.config.errors import require
-from metamodel.subjects.subject import Subject
 
 THRESHOLDS = tuple(10.0 ** (i / 4) for i in range(-16, 5))
 """From 1e-4 to 10 nats or logits, four a decade."""
@@ -57,14 +55,14 @@ class ACDC(EdgeMethod):
 
     @torch.no_grad()
     def _score(
-        self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
+        self, network: Network, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
-        run = base_run(subject, prompts, intervention, freeze_norm=self.freeze_norm)
+        run = edge_run(network, prompts, intervention, freeze_norm=self.freeze_norm)
         survives, forwards = self._sweep(run, metric, intervention)
         threshold = run.logits.new_tensor(self.thresholds).unsqueeze(1)
         value = _worse(metric, intervention) * (survives * threshold).amax(0)
         return EdgeScores(
-            edges=component_edges(subject.config),
+            edges=run.edges,
             method=self.name,
             metric=metric,
             intervention=intervention,
@@ -78,7 +76,7 @@ class ACDC(EdgeMethod):
     @torch.no_grad()
     def circuits(
         self,
-        subject: Subject,
+        network: Network | nn.Module,
         prompts: Prompts,
         metric: str = "kl",
         intervention: str = "noising",
@@ -88,18 +86,17 @@ class ACDC(EdgeMethod):
         Raises: InputError as `score`.
         """
         chosen, how = check_metric(metric), check_intervention(intervention)
-        check_task(subject, prompts, how)
-        run = base_run(subject, prompts, how, freeze_norm=self.freeze_norm)
+        run = edge_run(network_of(network), prompts, how, freeze_norm=self.freeze_norm)
         return self._sweep(run, chosen, how)[0]
 
     def _sweep(
-        self, run: BaseRun, metric: Metric, intervention: Intervention
+        self, run: EdgeRun, metric: Metric, intervention: Intervention
     ) -> tuple[Bool[Tensor, "threshold edge"], float]:
         """Surviving edges, and the cost in forwards."""
         measure, worse = run.measure(metric), _worse(metric, intervention)
-        edges, threshold = component_edges(run.config), run.logits.new_tensor(self.thresholds)
+        edges, threshold = run.edges, run.logits.new_tensor(self.thresholds)
         kept = torch.ones(len(threshold), len(edges), dtype=torch.bool, device=threshold.device)
-        active, forwards = run.delta.flatten(1).any(1).tolist(), 0.0
+        active, forwards = run.active.tolist(), 0.0
         current: Float[Tensor, " threshold"] = measure(run.logits).mean().expand(len(threshold))
         for i in reversed(range(len(edges))):
             trial = kept.clone()
@@ -109,8 +106,8 @@ class ACDC(EdgeMethod):
                 continue
             stage = reading_stage(edges.edges[i].destination, run.config)
             distinct, which = trial.unique(dim=0, return_inverse=True)
-            logits = masked_logits(run, distinct, stage=stage)
-            forwards += masked_forwards(run, len(distinct), stage)
+            logits = run.masked_logits(distinct, stage=stage)
+            forwards += run.masked_forwards(len(distinct), stage)
             value = measure(logits).mean(1)[which]
             drop = worse * (value - current) < threshold
             kept, current = torch.where(drop.unsqueeze(1), trial, kept), torch.where(drop, value, current)

@@ -22,15 +22,13 @@ from typing import Literal
 
 import torch
 
-from metamodel.circuits.base_run import Intervention, base_run
+from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.cost import BACKWARD
-from metamodel.circuits.gradients import first_order_effects, mean_gradients
-from metamodel.circuits.graph import component_edges
+from metamodel.circuits.edge_run import Network, edge_run
 from metamodel.circuits.metrics import Metric
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.config.errors import require
-from metamodel.subjects.subject import Subject
 
 Path = Literal["inputs", "activations"]
 
@@ -48,19 +46,16 @@ class EAP(EdgeMethod):
 
     @torch.no_grad()
     def _score(
-        self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
+        self, network: Network, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
         check_differentiable(metric, self.name)
         check_gradient(metric, intervention, self.name)
-        run = base_run(subject, prompts, intervention, freeze_norm=self.freeze_norm)
-        measure = run.measure(metric)
-        gradients = mean_gradients(run, measure, run.logits.new_zeros(1))
+        run = edge_run(network, prompts, intervention, freeze_norm=self.freeze_norm)
         return self.scores_of(
-            subject,
-            first_order_effects(run, gradients, run.delta),
+            run,
+            run.first_order_effects(run.measure(metric), run.logits.new_zeros(1)),
             metric=metric,
             intervention=intervention,
-            base=float(measure(run.logits).mean()),
             forwards=run.n_runs + 1 + BACKWARD,
             quantity="estimate",
         )
@@ -97,29 +92,27 @@ class EAPIG(EdgeMethod):
 
     @torch.no_grad()
     def _score(
-        self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
+        self, network: Network, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
         check_differentiable(metric, self.name)
-        run = base_run(subject, prompts, intervention, freeze_norm=self.freeze_norm)
+        run = edge_run(network, prompts, intervention, freeze_norm=self.freeze_norm)
         measure = run.measure(metric)
         at = (torch.arange(self.steps, device=run.logits.device) + 0.5).to(run.logits) / self.steps
         if self.over == "inputs":
-            effects = first_order_effects(run, mean_gradients(run, measure, at, (0, 1)), run.delta)
-            n_paths = 1
+            effects, n_paths = run.first_order_effects(measure, at, (0, 1)), 1
         else:
-            active = run.delta.flatten(1).any(1).nonzero().squeeze(1).tolist()
-            effects = run.delta.new_zeros(len(component_edges(subject.config)), len(prompts))
-            source = torch.tensor(component_edges(subject.config).source_node, device=effects.device)
+            active = run.active.nonzero().squeeze(1).tolist()
+            effects = run.delta.new_zeros(len(run.edges), len(prompts))
+            source = torch.tensor(run.edges.source_node, device=effects.device)
             for i in active:
-                own = first_order_effects(run, mean_gradients(run, measure, at, (i,)), run.delta)
+                own = run.first_order_effects(measure, at, (i,))
                 effects[source == i] = own[source == i]
             n_paths = len(active)
         return self.scores_of(
-            subject,
+            run,
             effects,
             metric=metric,
             intervention=intervention,
-            base=float(measure(run.logits).mean()),
             forwards=run.n_runs + n_paths * self.steps * (1 + BACKWARD),
             quantity="estimate",
         )

@@ -6,11 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.circuits.base_run import Intervention, base_run
+from metamodel.circuits.base_run import Intervention
+from metamodel.circuits.edge_run import Network, edge_run
 from metamodel.circuits.graph import ComponentEdges, component_edges
 from metamodel.circuits.metrics import Metric
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
+from metamodel.config.errors import InputError
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.config import Component
 from metamodel.subjects.subject import Subject
@@ -28,12 +30,12 @@ class RandomScores(EdgeMethod):
 
     @torch.no_grad()
     def _score(
-        self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
+        self, network: Network, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
-        edges, like = component_edges(subject.config), subject.weights["embed.W_E"]
-        generator = torch.Generator("cpu").manual_seed(self.seed)  # the same on any device
-        value = torch.randn(len(edges), generator=generator, device=generator.device).to(like)
-        return _blind(self.name, subject, prompts, metric, intervention, value, "random")
+        edges, generator = component_edges(network.config), torch.Generator("cpu")
+        generator.manual_seed(self.seed)  # the same on any device
+        value = torch.randn(len(edges), generator=generator, device=generator.device)
+        return _blind(self.name, network, prompts, metric, intervention, value, "random")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +53,17 @@ class WeightNorm(EdgeMethod):
 
     @torch.no_grad()
     def _score(
-        self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
+        self, network: Network, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
-        value = composed_norms(canonical(subject), component_edges(subject.config))
-        return _blind(self.name, subject, prompts, metric, intervention, value, "norm")
+        if not isinstance(network, Subject):
+            raise InputError(
+                "method",
+                expected="one that runs the network, for a bridge whose weights are not a subject's",
+                got=repr(self.name),
+                do="Choose another method.",
+            )
+        value = composed_norms(canonical(network), component_edges(network.config))
+        return _blind(self.name, network, prompts, metric, intervention, value, "norm")
 
 
 def composed_norms(subject: Subject, edges: ComponentEdges) -> Float[Tensor, " edge"]:
@@ -90,7 +99,7 @@ def composed_norms(subject: Subject, edges: ComponentEdges) -> Float[Tensor, " e
 
 def _blind(
     name: str,
-    subject: Subject,
+    network: Network,
     prompts: Prompts,
     metric: Metric,
     intervention: Intervention,
@@ -98,9 +107,10 @@ def _blind(
     quantity: str,
 ) -> EdgeScores:
     """Scores without standard errors; the base metric is measured for tables only."""
-    run = base_run(subject, prompts, intervention)
+    run = edge_run(network, prompts, intervention)
+    value = value.to(run.logits)
     return EdgeScores(
-        edges=component_edges(subject.config),
+        edges=run.edges,
         method=name,
         metric=metric,
         intervention=intervention,

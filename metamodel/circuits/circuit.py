@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from metamodel.circuits.edge_run import Network, network_of
 from metamodel.circuits.exact import Exact
 from metamodel.circuits.faithfulness import CircuitRunner, Curve, first_edges
 from metamodel.circuits.graph import Edge
@@ -21,7 +22,6 @@ from metamodel.circuits.pruning import without_dangling
 from metamodel.circuits.quality import Redundancy, redundant, stability
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.config.errors import require
-from metamodel.subjects.subject import Subject
 
 if TYPE_CHECKING:
     import networkx
@@ -164,7 +164,7 @@ def _finite(value: float) -> float | None:
 
 
 def discover(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     *,
     metric: str = "margin",
@@ -180,6 +180,7 @@ def discover(
     not. Under noising and denoising, edges along which nothing can flow are dropped, which changes no logit.
 
     Args:
+        network: a subject, or a TransformerBridge whose blocks are pre-norm.
         metric, intervention: see `metrics.Metric` and `base_run`; the circuit runs with the rest patched.
         method: how edges are scored; exact patching of every edge by default.
         faithful: share of the effect that the circuit must recover.
@@ -190,6 +191,7 @@ def discover(
         everything changes nothing, or a setting is out of range.
     """
     require(0 < faithful <= 1, "faithful", expected="above 0, at most 1", got=faithful, do="Take 0.9.")
+    subject = network_of(network)
     scores = (method or Exact()).score(subject, prompts, metric, intervention)
     n = len(scores)
     require(

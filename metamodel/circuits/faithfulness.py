@@ -15,16 +15,14 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from metamodel.circuits.base_run import BaseRun, base_run, check_intervention
-from metamodel.circuits.graph import ComponentEdges, component_edges
-from metamodel.circuits.masked import masked_logits
+from metamodel.circuits.base_run import check_intervention
+from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
+from metamodel.circuits.graph import ComponentEdges
 from metamodel.circuits.metrics import Measure, check_metric
 from metamodel.circuits.prompts import Prompts
-from metamodel.circuits.scores import check_task
 from metamodel.config.errors import require
-from metamodel.subjects.subject import Subject
 
 _MASKS = 64
 """Circuits whose logits are held at once."""
@@ -87,9 +85,9 @@ def curve_sizes(n_edges: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CircuitRunner:
-    """Runs circuits of one subject on fixed prompts."""
+    """Runs circuits of one network on fixed prompts."""
 
-    run: BaseRun
+    run: EdgeRun
     measure: Measure
     full: float
     """m(M)."""
@@ -98,7 +96,11 @@ class CircuitRunner:
 
     @classmethod
     def of(
-        cls, subject: Subject, prompts: Prompts, metric: str = "margin", intervention: str = "noising"
+        cls,
+        network: Network | nn.Module,
+        prompts: Prompts,
+        metric: str = "margin",
+        intervention: str = "noising",
     ) -> "CircuitRunner":
         """Circuits run on clean prompts; for `denoising`, which patches the inside, as for `noising`.
 
@@ -106,11 +108,10 @@ class CircuitRunner:
             metric as it is.
         """
         how = check_intervention(intervention)
-        check_task(subject, prompts, how)
-        run = base_run(subject, prompts, "noising" if how == "denoising" else how)
+        run = edge_run(network_of(network), prompts, "noising" if how == "denoising" else how)
         measure = run.measure(check_metric(metric))
-        none = torch.zeros(1, len(component_edges(run.config)), dtype=torch.bool, device=run.outputs.device)
-        full, empty = float(measure(run.logits).mean()), float(measure(masked_logits(run, none)).mean())
+        none = torch.zeros(1, len(run.edges), dtype=torch.bool, device=run.logits.device)
+        full, empty = float(measure(run.logits).mean()), float(measure(run.masked_logits(none)).mean())
         require(
             abs(full - empty) > SMALLEST_GAP,
             "prompts",
@@ -122,7 +123,7 @@ class CircuitRunner:
 
     @property
     def edges(self) -> ComponentEdges:
-        return component_edges(self.run.config)
+        return self.run.edges
 
     @property
     def backwards(self) -> bool:
@@ -132,7 +133,7 @@ class CircuitRunner:
     @torch.no_grad()
     def values(self, kept: Bool[Tensor, "mask edge"]) -> Float[Tensor, "mask batch"]:
         """The metric of each circuit, run alone, on each prompt."""
-        return torch.cat([self.measure(masked_logits(self.run, part)) for part in kept.split(_MASKS)])
+        return torch.cat([self.measure(self.run.masked_logits(part)) for part in kept.split(_MASKS)])
 
     def share(self, value: Float[Tensor, " mask"]) -> Float[Tensor, " mask"]:
         """f of mean metrics."""
@@ -145,7 +146,7 @@ class CircuitRunner:
     @torch.no_grad()
     def divergence(self, kept: Bool[Tensor, "mask edge"]) -> Float[Tensor, "mask batch"]:
         """KL(clean ‖ circuit) on each prompt, in nats."""
-        return self.run.measure("kl")(masked_logits(self.run, kept))
+        return self.run.measure("kl")(self.run.masked_logits(kept))
 
     @torch.no_grad()
     def curve(self, ranking: Int[Tensor, " edge"]) -> Curve:
@@ -154,7 +155,7 @@ class CircuitRunner:
         assert sorted(ranking.tolist()) == list(range(n)), "a ranking names each edge once"
         sizes = curve_sizes(n)
         kept = torch.stack([first_edges(ranking, k) for k in sizes])
-        logits = masked_logits(self.run, kept)
+        logits = self.run.masked_logits(kept)
         kl = self.run.measure("kl")(logits)
         return Curve(
             sizes=sizes,

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from torch import nn
+
 from metamodel.circuits.acdc import ACDC
 from metamodel.circuits.attribution import EAP, EAPIG
 from metamodel.circuits.baselines import RandomScores, WeightNorm
+from metamodel.circuits.edge_run import Network
 from metamodel.circuits.exact import Exact
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.circuits.subsets import RandomSubsets
 from metamodel.config.errors import require_one_of
-from metamodel.subjects.subject import Subject
 
 _ALL: tuple[EdgeMethod, ...] = (
     Exact(),
@@ -34,19 +36,20 @@ def method_named(name: str) -> EdgeMethod:
 
 
 def score(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     metric: str = "margin",
     intervention: str = "noising",
     *,
     method: EdgeMethod | str = "exact",
 ) -> EdgeScores:
-    """Scores of every edge of `component_edges(subject.config)`.
+    """Scores of every edge of `component_edges(network.config)`.
 
     Args:
+        network: a subject, or a TransformerBridge whose blocks are pre-norm.
         method: a name from `METHODS`, or a method with settings of its own, such as `EAPIG(steps=20)`.
 
     Raises: InputError for an unknown name, and as `EdgeMethod.score`.
     """
     chosen = method_named(method) if isinstance(method, str) else method
-    return chosen.score(subject, prompts, metric, intervention)
+    return chosen.score(network, prompts, metric, intervention)

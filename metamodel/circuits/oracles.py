@@ -199,7 +199,7 @@ def _oracle(
     logits: Callable[[Tensor], Tensor],
 ) -> SetOracle:
     """Runs sets chunk by chunk; under denoising it is the kept items that are patched."""
-    check_padding(run.subject, run.prompts, intervention)
+    check_padding(run.config, run.prompts, intervention)
     check_answers_differ(run.prompts)
     c, (_, n_prompts, n_pos, _) = run.config, run.outputs.shape
     widest = max(c.n_heads * max(c.d_model, n_pos), c.d_mlp, c.d_vocab)

@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
-from metamodel.circuits.exact import source_effects
 from metamodel.circuits.graph import Destination, component_edges
 from metamodel.circuits.metrics import Metric, check_metric
 from metamodel.circuits.nodes import Node, check_nodes, stage_of
 from metamodel.circuits.prompts import Prompts, check_answers_differ
 from metamodel.circuits.scores import standard_error
+from metamodel.circuits.sweep import source_effects
 from metamodel.circuits.writers import Writers
 from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import SubjectConfig

@@ -110,10 +110,10 @@ def check_fit(config: SubjectConfig, prompts: Prompts, *, who: str) -> None:
         )
 
 
-def check_padding(subject: Subject, prompts: Prompts, intervention: str) -> None:
+def check_padding(config: SubjectConfig, prompts: Prompts, intervention: str) -> None:
     """Raises: InputError where what fills up short prompts would be read."""
     require(
-        not prompts.padded or (subject.config.attention_dir == "causal" and intervention != "mean"),
+        not prompts.padded or (config.attention_dir == "causal" and intervention != "mean"),
         "prompts",
         expected="prompts of one length, for subjects that attend both ways and for mean ablation",
         got="shorter ones, which are filled up behind",

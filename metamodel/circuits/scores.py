@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from metamodel.circuits.base_run import Intervention, check_intervention
-from metamodel.circuits.graph import ComponentEdges, component_edges
+from metamodel.circuits.edge_run import EdgeRun, Network, network_of
+from metamodel.circuits.graph import ComponentEdges
 from metamodel.circuits.metrics import Metric, check_metric
-from metamodel.circuits.prompts import Prompts, check_answers_differ, check_padding, check_prompts
-from metamodel.subjects.subject import Subject
+from metamodel.circuits.prompts import Prompts
 
 if TYPE_CHECKING:
     import pandas
@@ -89,63 +89,54 @@ class EdgeMethod(ABC):
 
     @abstractmethod
     def _score(
-        self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
+        self, network: Network, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
-        """The scores; the prompts are known to fit."""
+        """The scores; metric and intervention are known ones."""
 
     def score(
         self,
-        subject: Subject,
+        network: Network | nn.Module,
         prompts: Prompts,
         metric: str = "margin",
         intervention: str = "noising",
     ) -> EdgeScores:
-        """Scores of every edge of `component_edges(subject.config)`.
+        """Scores of every edge of `component_edges(network.config)`.
 
         Args:
+            network: a subject, or a TransformerBridge whose blocks are pre-norm.
             metric: one of `metrics.METRICS`.
             intervention: one of `base_run.INTERVENTIONS`.
 
-        Raises: InputError if the prompts do not fit the subject, clean and corrupt answers agree, the subject
+        Raises: InputError if the prompts do not fit the network, clean and corrupt answers agree, the network
         is post-norm, or the method cannot take this metric, with the reason.
         """
         chosen, how = check_metric(metric), check_intervention(intervention)
-        check_task(subject, prompts, how)
-        return self._score(subject, prompts, chosen, how)
+        return self._score(network_of(network), prompts, chosen, how)
 
     def scores_of(
         self,
-        subject: Subject,
+        run: EdgeRun,
         per_prompt: Float[Tensor, "edge batch"],
         *,
         metric: Metric,
         intervention: Intervention,
-        base: float,
         forwards: float,
         quantity: str = "effect",
     ) -> EdgeScores:
         """Scores from the effect on each prompt."""
-        edges = component_edges(subject.config)
-        assert per_prompt.shape[0] == len(edges)
+        assert per_prompt.shape[0] == len(run.edges)
         return EdgeScores(
-            edges=edges,
+            edges=run.edges,
             method=self.name,
             metric=metric,
             intervention=intervention,
             value=per_prompt.mean(-1),
             se=standard_error(per_prompt),
-            base=base,
+            base=float(run.measure(metric)(run.logits).mean()),
             forwards=forwards,
             per_prompt=per_prompt,
             quantity=quantity,
         )
-
-
-def check_task(subject: Subject, prompts: Prompts, intervention: Intervention) -> None:
-    """Raises: InputError unless edges of this subject can be patched on these prompts."""
-    check_prompts(subject, prompts)
-    check_padding(subject, prompts, intervention)
-    check_answers_differ(prompts)
 
 
 def standard_error(x: Float[Tensor, "*rest batch"]) -> Float[Tensor, "*rest"]:

@@ -11,15 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from metamodel.circuits.base_run import Intervention, base_run
-from metamodel.circuits.cost import masked_forwards
-from metamodel.circuits.graph import component_edges
-from metamodel.circuits.masked import masked_logits
+from metamodel.circuits.base_run import Intervention
+from metamodel.circuits.edge_run import Network, edge_run
 from metamodel.circuits.metrics import Metric
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.config.errors import require
-from metamodel.subjects.subject import Subject
 
 _RIDGES = tuple(10.0 ** (i / 2) for i in range(-6, 7))
 """Penalties to choose from, in units of the number of masks times the variance of an edge, 1/4."""
@@ -65,12 +62,12 @@ class RandomSubsets(EdgeMethod):
 
     @torch.no_grad()
     def _score(
-        self, subject: Subject, prompts: Prompts, metric: Metric, intervention: Intervention
+        self, network: Network, prompts: Prompts, metric: Metric, intervention: Intervention
     ) -> EdgeScores:
-        run = base_run(subject, prompts, intervention, freeze_norm=self.freeze_norm)
-        measure, edges = run.measure(metric), component_edges(subject.config)
+        run = edge_run(network, prompts, intervention, freeze_norm=self.freeze_norm)
+        measure, edges = run.measure(metric), run.edges
         source = torch.tensor(edges.source_node, device=run.logits.device)
-        active = run.delta.flatten(1).any(1)[source]  # other edges carry the same when patched
+        active = run.active[source]  # other edges carry the same when patched
         require(
             self.ridge != 0 or int(active.sum()) < self.n_masks - 1,
             "RandomSubsets.n_masks",
@@ -81,7 +78,7 @@ class RandomSubsets(EdgeMethod):
         generator = torch.Generator("cpu").manual_seed(self.seed)  # the same masks on any device
         drawn = torch.rand(self.n_masks, len(edges), generator=generator, device=generator.device)
         patched = (drawn < 0.5).to(active.device)
-        outcome = measure(masked_logits(run, ~patched)).mean(1)
+        outcome = measure(run.masked_logits(~patched)).mean(1)
         value, se = (outcome.new_zeros(len(edges)) for _ in range(2))
         value[active], se[active] = regression(patched[:, active], outcome, self.ridge)
         return EdgeScores(
@@ -92,7 +89,7 @@ class RandomSubsets(EdgeMethod):
             value=value,
             se=se,
             base=float(measure(run.logits).mean()),
-            forwards=run.n_runs + masked_forwards(run, self.n_masks),
+            forwards=run.n_runs + run.masked_forwards(self.n_masks),
             quantity="estimate",
         )
 

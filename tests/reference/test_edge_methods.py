@@ -8,9 +8,10 @@ import torch
 from metamodel.circuits import component_edges
 from metamodel.circuits.base_run import INTERVENTIONS, base_run
 from metamodel.circuits.cost import BACKWARD, forward_products
-from metamodel.circuits.exact import Exact, edge_effects
+from metamodel.circuits.exact import Exact
 from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.metrics import METRICS
+from metamodel.circuits.sweep import edge_effects
 from metamodel.config import InputError
 from tests.reference.slow import SlowRun, random_prompts, random_subject, slow_patches
 

@@ -7,7 +7,6 @@ import torch
 
 from metamodel.circuits import oracles
 from metamodel.circuits.base_run import base_run
-from metamodel.circuits.exact import edge_effects
 from metamodel.circuits.graph import component_edges
 from metamodel.circuits.interactions import interactions
 from metamodel.circuits.metrics import margin
@@ -15,6 +14,7 @@ from metamodel.circuits.nodes import Neuron
 from metamodel.circuits.oracles import component_oracle, edge_oracle, neuron_oracle, neurons
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.sets import SetOracle
+from metamodel.circuits.sweep import edge_effects
 from metamodel.config import InputError
 from metamodel.subjects.canonical import folded
 from metamodel.subjects.config import Component, SubjectConfig, components

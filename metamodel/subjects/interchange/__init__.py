@@ -11,7 +11,6 @@ TransformerLens take seconds to import and most commands need neither.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +49,8 @@ def to_bridge(subject: Subject) -> "transformer_lens.model_bridge.TransformerBri
     return to_bridge(subject)
 
 
-def hooked(bridge: nn.Module, *, name: str = "bridge") -> "AbstractContextManager[HookedBridge]":
-    """A bridge of any pre-norm architecture, run through hooks inside the block; its flags come back after.
+def hooked(bridge: nn.Module, *, name: str = "bridge") -> "HookedBridge":
+    """A bridge of any pre-norm architecture, run through hooks, as `metamodel.circuits` takes it.
 
     Raises: InputError, naming the setting that stands in the way.
     """

@@ -59,6 +59,11 @@ def from_bridge(bridge: nn.Module, *, name: str = "bridge") -> Subject:
     return subject if architecture == NATIVE else without_silent_mlps(subject)
 
 
+def is_native(bridge: nn.Module) -> bool:
+    """Whether it is a bridge of TransformerLens's own architecture, which has no hooks at single edges."""
+    return isinstance(bridge, TransformerBridge) and bridge.cfg.architecture == NATIVE
+
+
 def _native_config(cfg: TransformerBridgeConfig, name: str) -> SubjectConfig:
     """The shape of a native bridge. A setting that the native architecture ignores is not looked at."""
     norm = cfg.normalization_type

@@ -1,0 +1,262 @@
+"""Runs of a bridge in which edges can be patched: what hooks add to what destinations read.
+
+Any pre-norm architecture runs so, on the same graph. Edges that one lacks have no effect: from position
+embeddings in rotary networks, and from heads to the MLP of their own block where both run side by side. A
+patched run is a whole forward, where a subject runs suffixes only.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from metamodel.circuits.base_run import Intervention
+from metamodel.circuits.edge_run import EdgeRun
+from metamodel.circuits.graph import Destination
+from metamodel.circuits.masked import reading_stage
+from metamodel.circuits.metrics import Measure
+from metamodel.circuits.prompts import Prompts
+
+if TYPE_CHECKING:
+    from metamodel.subjects.interchange.hooked import Change, HookedBridge
+    from metamodel.subjects.interchange.norms import Scales
+
+_ROWS = 512
+"""Prompts that run at once."""
+_NUMBERS = 64_000_000
+"""Numbers in what sources of one chunk of masks have written."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BridgeRun(EdgeRun):
+    """A run of a bridge."""
+
+    hooked: "HookedBridge"
+    tokens: Int[Tensor, "batch pos"]
+    """Of this run."""
+    patch: Float[Tensor, "source batch pos d_model"]
+    """What each source writes when it is patched."""
+    scales: "Scales | None"
+    """What norms divide by; None where they find their own in each run."""
+
+    @cached_property
+    def sources(self) -> tuple[list[int], ...]:
+        """For each destination, the sources that it reads and that change anything."""
+        active, found, first = self.active.tolist(), [], 0
+        for destination in self.edges.destinations:
+            n = self._n_sources(destination)
+            beside = range(0)
+            if self.hooked.parallel and destination.channel == "in":
+                beside = range(n - self.config.n_heads, n)  # heads of its own block run beside the MLP
+            found.append([i for i in range(n) if active[i] and i not in beside])
+            first += n
+        assert first == len(self.edges)
+        return tuple(found)
+
+    def _n_sources(self, destination: Destination) -> int:
+        """How many sources have been computed when a destination reads."""
+        c, stage = self.config, reading_stage(destination, self.config)
+        return 2 + (stage // 2) * (c.n_heads + c.has_mlp) + (stage % 2) * c.n_heads
+
+    def at_answer(self, logits: Float[Tensor, "*patch batch pos d_vocab"]) -> Tensor:
+        asked = self.prompts.asked
+        return logits[..., asked.row, asked.position, :]
+
+    def _run(self, times: int, changes: "Mapping[str, Change]") -> Float[Tensor, "row pos d_vocab"]:
+        """Logits of this run's prompts, `times` over, changed at some sites."""
+        scales = None
+        if self.scales is not None:
+            scales = {name: scale.repeat(times, 1, 1) for name, scale in self.scales.items()}
+        return self.hooked.run(self.tokens.repeat(times, 1), changes, scales=scales).logits
+
+    @torch.no_grad()
+    def edge_effects(self, measures: Sequence[Measure]) -> Float[Tensor, "metric edge batch"]:
+        """A forward for each edge, several edges into one destination at once."""
+        n, made = len(self.tokens), []
+        reference = torch.stack([measure(self.logits) for measure in measures])
+        for destination, sources in zip(self.edges.destinations, self.sources, strict=True):
+            effects = reference.new_zeros(len(measures), self._n_sources(destination), n)
+            for part in torch.tensor(sources, dtype=torch.int64).split(max(1, _ROWS // n)):
+                change = _adding(self.delta[part].flatten(0, 1), destination)
+                logits = self._run(len(part), {destination.site: change})
+                answered = self.at_answer(logits.unflatten(0, (len(part), n)))
+                value = torch.stack([measure(answered) for measure in measures])
+                effects[:, part] = value - reference.unsqueeze(1)
+            made.append(effects)
+        return torch.cat(made, dim=1)
+
+    def sweep_forwards(self) -> float:
+        return float(self.n_runs + sum(map(len, self.sources)))
+
+    def first_order_effects(
+        self, measure: Measure, at: Float[Tensor, " point"], moved: Sequence[int] = ()
+    ) -> Float[Tensor, "edge batch"]:
+        parts = [
+            self._gradients(measure, part, moved) for part in at.split(max(1, _ROWS // len(self.tokens)))
+        ]
+        made = []
+        for destination, sources in zip(self.edges.destinations, self.sources, strict=True):
+            gradient = torch.stack([part[destination.site] for part in parts]).sum(0) / len(at)
+            if destination.component.kind == "head":
+                gradient = gradient[:, :, destination.component.head]
+            effects = gradient.new_zeros(self._n_sources(destination), len(self.tokens))
+            effects[sources] = torch.einsum("bpm,sbpm->sb", gradient, self.delta[sources].to(gradient))
+            made.append(effects)
+        return torch.cat(made)
+
+    @torch.enable_grad()
+    def _gradients(
+        self, measure: Measure, at: Float[Tensor, " point"], moved: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Gradients of the metric in what is read at each site, summed over points of the path."""
+        leaves: dict[str, Tensor] = {}
+        n = len(self.tokens)
+
+        def watched(site: str) -> "Change":
+            def change(value: Tensor) -> Tensor:
+                leaves[site] = torch.zeros_like(value, requires_grad=True)
+                return value + leaves[site]
+
+            return change
+
+        changes: dict[str, Change] = {d.site: watched(d.site) for d in self.edges.destinations}
+        active = self.active
+        for i in moved:
+            if active[i]:
+                change = torch.einsum("k,bpm->kbpm", at.to(self.delta), self.delta[i]).flatten(0, 1)
+                site, head = self.hooked.writes[i]
+                assert site not in changes, "two heads of a block move one after the other"
+                changes[site] = _written(change, head)
+        logits = self._run(len(at), changes)
+        total = measure(self.at_answer(logits.unflatten(0, (len(at), n)))).sum()
+        found = torch.autograd.grad(total, list(leaves.values()))
+        return {site: g.unflatten(0, (len(at), n)).sum(0) for site, g in zip(leaves, found, strict=True)}
+
+    @torch.no_grad()
+    def masked_logits(
+        self, kept: Bool[Tensor, "mask edge"], *, stage: int = 0
+    ) -> Float[Tensor, "mask ask d_vocab"]:
+        size = max(1, _NUMBERS // self.delta.numel())
+        return torch.cat([self._masked(part, stage) for part in kept.split(size)])
+
+    def _masked(self, kept: Bool[Tensor, "mask edge"], stage: int) -> Float[Tensor, "mask ask d_vocab"]:
+        """What destinations read is changed by patch minus output of the sources whose edges are patched."""
+        masks, (n_sources, n, n_pos, d_model) = len(kept), self.delta.shape
+        change = self.delta.new_zeros(masks, n_sources, n, n_pos, d_model)
+        by_site: dict[str, list[Tensor]] = {}
+        first = 0
+        for destination, sources in zip(self.edges.destinations, self.sources, strict=True):
+            patched = torch.zeros(masks, n_sources, dtype=change.dtype, device=change.device)
+            patched[:, sources] = (~kept[:, first : first + self._n_sources(destination)])[:, sources].to(
+                change
+            )
+            first += self._n_sources(destination)
+            if reading_stage(destination, self.config) >= stage:
+                by_site.setdefault(destination.site, []).append(patched)
+
+        change[:, :2] = self.delta[:2].unsqueeze(0)  # embeddings read nothing
+
+        def noted(first: int) -> "Change":
+            """Notes what sources write in this very run: heads side by side, or an MLP."""
+
+            def change_of(value: Tensor) -> Tensor:
+                written = value.unflatten(0, (masks, n))
+                written = written.movedim(3, 1) if written.ndim == 5 else written.unsqueeze(1)
+                last = first + written.shape[1]
+                change[:, first:last] = self.patch[first:last] - written
+                return value
+
+            return change_of
+
+        def read(patched: list[Tensor]) -> "Change":
+            """What one block's heads read side by side, or an MLP or the unembedding alone."""
+
+            def changed(value: Tensor) -> Tensor:
+                chosen = torch.stack(patched, dim=1)  # [mask, destination, source]
+                n_read = int(chosen.any(1).any(0).nonzero().max()) + 1 if chosen.any() else 0
+                if n_read == 0:
+                    return value
+                added = (chosen[..., :n_read] @ change[:, :n_read].flatten(2)).unflatten(-1, (n, n_pos, -1))
+                added = (
+                    added.transpose(1, 2).transpose(2, 3).flatten(0, 1)
+                )  # [mask · batch, pos, destination]
+                return value + (added if value.ndim == 4 else added.squeeze(2)).to(value)
+
+            return changed
+
+        sites = self.hooked.writes
+        changes = {site: noted(sites.index((site, head))) for site, head in sites[2:] if not head}
+        changes |= {site: read(patched) for site, patched in by_site.items()}
+        return self.at_answer(self._run(masks, changes).unflatten(0, (masks, n)))
+
+    def masked_forwards(self, n_masks: int, stage: int = 0) -> float:
+        return float(n_masks)
+
+
+def _adding(delta: Float[Tensor, "batch pos d_model"], destination: Destination) -> "Change":
+    """Adds to what one destination reads; heads of a block read side by side, on an axis of their own."""
+    component = destination.component
+    return _written(delta, component.head if component.kind == "head" else None)
+
+
+def _written(delta: Float[Tensor, "batch pos d_model"], head: int | None) -> Callable[[Tensor], Tensor]:
+    """Adds to the whole, or to one head's own."""
+
+    def change(value: Tensor) -> Tensor:
+        if head is None:
+            return value + delta.to(value)
+        value = value.clone()
+        value[:, :, head] += delta.to(value)
+        return value
+
+    return change
+
+
+@torch.no_grad()
+def bridge_run(
+    hooked: "HookedBridge", prompts: Prompts, intervention: Intervention, *, freeze_norm: bool = False
+) -> BridgeRun:
+    """Runs clean and corrupt prompts, and checks that what sources write adds up.
+
+    Under zero ablation a head carries what its value bias writes, which is the output bias's as well: in the
+    folded subject it belongs to no head (`metamodel.circuits.base_run`).
+
+    Raises: InputError for a bridge whose streams are not such sums.
+    """
+    base, other = prompts.clean, prompts.corrupt
+    if intervention == "denoising":
+        base, other = other, base
+    run = hooked.run(base, record=True)
+    assert run.outputs is not None
+    asked = prompts.asked
+    logits = clean = run.logits[asked.row, asked.position]
+    two = intervention in ("noising", "denoising")
+    match intervention:
+        case "mean":
+            patch = run.outputs.mean(1, keepdim=True)
+            patch[1] = run.outputs[1, :1]  # positions are the same on all prompts, but for rounding
+            patch = patch.expand_as(run.outputs)
+        case "zero":
+            patch = hooked.constant_outputs()[:, None, None].to(run.outputs).expand_as(run.outputs)
+        case "noising" | "denoising":
+            second = hooked.run(other, record=True)
+            assert second.outputs is not None
+            patch = second.outputs
+            if intervention == "denoising":
+                clean = second.logits[asked.row, asked.position]
+    return BridgeRun(
+        config=hooked.config,
+        prompts=prompts,
+        delta=patch - run.outputs,
+        logits=logits,
+        clean_logits=clean,
+        n_runs=2 if two else 1,
+        hooked=hooked,
+        tokens=base,
+        patch=patch,
+        scales=run.scales if freeze_norm else None,
+    )
