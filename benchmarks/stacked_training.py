@@ -7,8 +7,8 @@ processes with the same threads: all of them run at once in `--processes` proces
 turn inside every round, so that a noisy machine disturbs them alike. Figures are medians over rounds, in
 milliseconds of wall time per subject and training step, with all processes counted. `ratio_to_arithmetic` is
 `stacked` over the time that the matrix products alone would take at the rate of one batched product.
-On a GPU: `--device cuda --processes 1 --subjects 512`. Progress goes to stderr; the last line of stdout is
-one JSON object.
+On a GPU: `--device cuda --processes 1 --subjects 512 --loop-subjects 8`. Progress goes to stderr; the last
+line of stdout is one JSON object.
 """
 
 import argparse
@@ -93,11 +93,10 @@ def loop_steps(modules: list[nn.Module], tokens: Tensor) -> Step:
     return step
 
 
-def bridge_loop(tokens: Tensor) -> Step:
+def bridge_loop(tokens: Tensor, c: SubjectConfig = CONFIG) -> Step:
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.model_bridge import TransformerBridge
 
-    c = CONFIG
     device = tokens.device
     bridges = [
         TransformerBridge.boot_native(  # pyright: ignore[reportAttributeAccessIssue]
@@ -201,7 +200,8 @@ def work(rank: int, barrier, queue, arguments: argparse.Namespace) -> None:
     torch.manual_seed(rank)
     device = torch.device(arguments.device)
     tokens = torch.randint(0, CONFIG.d_vocab, (arguments.subjects, PROMPTS, CONFIG.n_ctx)).to(device)
-    steps = {name: make(tokens) for name, make in METHODS.items()}
+    loops = tokens[: arguments.loop_subjects or len(tokens)]
+    steps = {name: make(loops if "loop" in name else tokens) for name, make in METHODS.items()}
     for step in steps.values():
         step()
     for round_index in range(arguments.rounds):
@@ -237,9 +237,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     print(file=sys.stderr)
     for worker in workers:
         worker.join()
-    subject_steps = arguments.processes * arguments.subjects * arguments.steps
+    subject_steps = arguments.processes * arguments.steps
+
+    def trained(name: str) -> int:
+        return arguments.loop_subjects or arguments.subjects if "loop" in name else arguments.subjects
+
     medians = {
-        name: statistics.median(max(rounds) for rounds in found[name].values()) * 1e3 / subject_steps
+        name: statistics.median(map(max, found[name].values())) * 1e3 / subject_steps / trained(name)
         for name in METHODS
     }
     arithmetic = statistics.median(max(values) for values in found["arithmetic"].values())
@@ -254,6 +258,7 @@ def main() -> None:
         "--device", default="cpu", help="cpu, or cuda with one process and hundreds of subjects"
     )
     parser.add_argument("--subjects", type=int, default=8, help="subjects of each process")
+    parser.add_argument("--loop-subjects", type=int, default=0, help="fewer subjects for loops; 0 for all")
     parser.add_argument("--steps", type=int, default=5, help="training steps per measurement")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()

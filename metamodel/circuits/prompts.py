@@ -1,6 +1,6 @@
 """Prompts on which a circuit is measured: clean, corrupt, and where the answer is read."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Int
@@ -46,6 +46,15 @@ class Prompts:
         }
         targets = None if self.targets is None else self.targets[rows]
         return replace(self, **taken, targets=targets)
+
+    def to(self, device: torch.device | str) -> "Prompts":
+        """The same prompts on another device, as circuit methods need them: on the subject's."""
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
 
     @property
     def asked(self) -> "Asked":

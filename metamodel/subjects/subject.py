@@ -81,6 +81,10 @@ class Subject:
         """The same subject in float64, for laws and spectra."""
         return self.with_weights({key: value.double() for key, value in self.weights.items()})
 
+    def to(self, device: torch.device | str) -> "Subject":
+        """The same subject on another device."""
+        return self.with_weights({key: value.to(device) for key, value in self.weights.items()})
+
     @classmethod
     def from_bridge(cls, bridge: nn.Module, *, name: str = "bridge") -> "Subject":
         """The subject that a TransformerBridge computes. Raises: InputError for what it cannot express."""
