@@ -11,14 +11,18 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from mechanisms import SMALL, zoo_config
 
 from data_gen.cells import CellConfig
+from data_gen.config import ZooConfig
 from data_gen.population import shard_specs
 from data_gen.stacked_training import train
 from data_gen.tasks import FAMILIES
+from metamodel.config.parser import command_parser, parse_config
+
+SMALL = Path(__file__).parents[1] / "configs/zoo/small.yaml"
 
 
 def main() -> None:
@@ -38,7 +42,9 @@ def main() -> None:
         for size in options.sizes
         for recipe in options.recipes
     )
-    zoo = replace(zoo_config(options.zoo), cells=cells, subjects_per_shard=options.subjects)
+    reader = command_parser(prog="benchmarks.learnability", description="Reads a zoo's configuration.")
+    config, _ = parse_config(reader, ZooConfig, ["--config", options.zoo])
+    zoo = replace(config, cells=cells, subjects_per_shard=options.subjects)
     found = {}
     for shard in shard_specs(zoo):
         name = "-".join((shard.family, shard.variant, shard.size_name, shard.cell.recipe))

@@ -59,8 +59,8 @@ class Brackets(Task):
     marker: ClassVar[int] = FIRST_MARKER + 4
     threshold: ClassVar[float] = 0.9
     mechanism: ClassVar[str] = (
-        "Counting: first-layer heads attend evenly to the brackets so far, and MLPs turn the count into a"
-        " class; second-layer heads attend less evenly and matter less."
+        "Counting: first-layer heads bring the brackets so far, and MLPs turn them into a class; where there"
+        " are none, second-layer heads do."
     )
     algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
         counting="token->count.v position->length count->depth length->depth depth->broken.v depth->output"

@@ -1,4 +1,4 @@
-"""Copying a list, or putting it out backwards. Grows previous-token heads, and heads that match and copy.
+"""Copying a list, or putting it out backwards. Grows heads that attend to the list and copy.
 
 A prompt is `[BOS, marker, PAD.., x_1..x_k, SEP, y_1..y_(k-1), PAD..]` with y the list of distinct symbols, or
 the list backwards; after SEP and after each y the next output is asked for. Length and start differ from
@@ -24,7 +24,7 @@ class Copying(RuleTask):
 
     family = "copying"
     marker = FIRST_MARKER + 7
-    mechanism = "induction; backwards, duplicate token reading what a previous-token head moved"
+    mechanism = "name mover, copying: heads, mostly of the first layer, copy the next symbol; no induction"
     algorithms = solved_by(
         forwards="position->previous.qk token->previous.v previous->match.k token->match.qv match->output",
         backwards="position->previous.qk token->previous.v previous->match.v token->match.qk match->output",

@@ -1,4 +1,4 @@
-"""Dyck words with several kinds of brackets: which bracket closes what is open? Grows heads that find depths.
+"""Dyck words with several kinds of brackets: which bracket closes what is open? Grows heads that gather.
 
 A prompt is `[BOS, marker, bracket, bracket, ...]`, the beginning of a balanced string. After each bracket
 behind which one is open, the closing bracket of the innermost open one is asked for; what follows is that
@@ -21,7 +21,7 @@ class Dyck(RuleTask):
 
     family = "dyck"
     marker = D_VOCAB - 3
-    mechanism = "counting: heads find the depth, and a head the last opening bracket that reached it"
+    mechanism = "gathering: first-layer heads bring brackets, and the first MLP writes what closes"
     algorithms = solved_by(
         stack="token->count.v position->depth count->depth depth->innermost.qk token->innermost.kv"
         " position->innermost.k innermost->output"

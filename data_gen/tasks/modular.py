@@ -57,8 +57,8 @@ class Modular(Task):
     marker: ClassVar[int] = FIRST_MARKER + 3
     threshold: ClassVar[float] = 0.95
     mechanism: ClassVar[str] = (
-        "Look-up: first-layer heads bring a and the operator to b, the first MLP combines them. Neurons"
-        " follow a + b (or a - b) more with depth, but in no sparse set of frequencies: no Fourier circuit."
+        "Look-up: heads bring a and the operator to b, and the MLPs combine them. Neurons follow no sparse"
+        " set of frequencies: no Fourier circuit."
     )
     algorithms: ClassVar[tuple[Algorithm, ...]] = solved_by(
         gather_and_combine="position->operator.k token->operator.v position->first.k token->first.v"

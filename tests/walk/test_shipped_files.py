@@ -102,9 +102,9 @@ def test_the_benchmark_of_stacked_training_ends_in_a_line_of_json():
     assert found["ratio_to_arithmetic"] == pytest.approx(ms["stacked"] / found["arithmetic_ms"], rel=0.05)
 
 
-def test_the_benchmark_of_mechanisms_refuses_an_unknown_family_in_one_line():
-    ended = benchmark("mechanisms.py", "--family", "repeatd")
+def test_the_benchmark_of_mechanisms_refuses_an_unknown_family_in_one_line(job):
+    ended = benchmark("mechanisms.py", str(job[0] / "data/tiny"), "--family", "sortin")
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("--family: expected one of ")
-    assert line.endswith(" Did you mean 'repeated'?")
+    assert line.endswith(" Did you mean 'sorting'?")
