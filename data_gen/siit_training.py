@@ -30,10 +30,8 @@ from metamodel.subjects.forward import Weights
 
 HostChoice = Literal["worst", "uniform"]
 """Which component without variables is trained on: `uniform` draws one a step, for comparison."""
-MEASURE_EVERY = 4
-"""Steps between measurements of which host is the worst."""
 MEASURE_PROMPTS = 16
-"""Prompts of the batch on which it is measured."""
+"""Prompts of each batch on which it is measured which host is the worst."""
 INTERCHANGE_WEIGHT, HOST_WEIGHT = 1.0, 1.0
 
 
@@ -137,7 +135,7 @@ def train_siit(
             clean = run_clean(views, config, step.tokens)
             if choice == "uniform":
                 chosen = torch.stack([_random(h, g) for h, g in zip(host, generators, strict=True)])
-            elif (first + i) % MEASURE_EVERY == 0 and host.any():
+            elif host.any():
                 few = step.targets[:, :MEASURE_PROMPTS]
                 chosen = host_losses(views, config, clean, few, host).argmax(1)
             loss = _loss(views, config, clean, step, chosen, has_host=host.any(1))
