@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metamodel.circuits.base_run import Intervention, check_intervention
 from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
-from metamodel.circuits.masked import reading_stage
+from metamodel.circuits.graph import reading_stage
 from metamodel.circuits.metrics import Metric, check_metric
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores

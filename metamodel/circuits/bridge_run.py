@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.circuits.base_run import Intervention
-from metamodel.circuits.edge_run import EdgeRun
-from metamodel.circuits.graph import Destination
-from metamodel.circuits.masked import reading_stage
+from metamodel.circuits.edge_run import Both, EdgeRun
+from metamodel.circuits.graph import Destination, reading_stage, stage_of
 from metamodel.circuits.metrics import Measure
 from metamodel.circuits.prompts import Prompts
+from metamodel.subjects.config import Component
 
 if TYPE_CHECKING:
     from metamodel.subjects.interchange.hooked import Change, HookedBridge
@@ -40,54 +40,130 @@ class BridgeRun(EdgeRun):
     """Of this run."""
     patch: Float[Tensor, "source batch pos d_model"]
     """What each source writes when it is patched."""
+    streams: "Mapping[int, Float[Tensor, 'batch pos d_model']]"
+    """Stage -> the residual stream."""
     scales: "Scales | None"
     """What norms divide by; None where they find their own in each run."""
 
     @cached_property
     def sources(self) -> tuple[list[int], ...]:
         """For each destination, the sources that it reads and that change anything."""
-        active, found, first = self.active.tolist(), [], 0
-        for destination in self.edges.destinations:
-            n = self._n_sources(destination)
-            beside = range(0)
-            if self.hooked.parallel and destination.channel == "in":
-                beside = range(n - self.config.n_heads, n)  # heads of its own block run beside the MLP
-            found.append([i for i in range(n) if active[i] and i not in beside])
-            first += n
-        assert first == len(self.edges)
-        return tuple(found)
+        stages = [stage_of(source) for source in self.edges.sources]
+        active = self.active.tolist()
+        return tuple(
+            [i for i, stage in enumerate(stages) if active[i] and self._sees(destination, stage)]
+            for destination in self.edges.destinations
+        )
+
+    def _sees(self, destination: Destination, stage: int) -> bool:
+        """Whether it reads what was written at a stage. Heads beside an MLP write where it does not look."""
+        reading = reading_stage(destination, self.config)
+        beside = self.hooked.parallel and destination.channel == "in" and stage == reading
+        return stage <= reading and not beside
 
     def _n_sources(self, destination: Destination) -> int:
         """How many sources have been computed when a destination reads."""
         c, stage = self.config, reading_stage(destination, self.config)
         return 2 + (stage // 2) * (c.n_heads + c.has_mlp) + (stage % 2) * c.n_heads
 
-    def at_answer(self, logits: Float[Tensor, "*patch batch pos d_vocab"]) -> Tensor:
-        asked = self.prompts.asked
-        return logits[..., asked.row, asked.position, :]
-
-    def _run(self, times: int, changes: "Mapping[str, Change]") -> Float[Tensor, "row pos d_vocab"]:
-        """Logits of this run's prompts, `times` over, changed at some sites."""
+    def _answers(self, times: int, changes: "Mapping[str, Change]") -> Float[Tensor, "patch ask d_vocab"]:
+        """Logits where answers are asked, of this run's prompts `times` over, changed at some sites."""
         scales = None
         if self.scales is not None:
             scales = {name: scale.repeat(times, 1, 1) for name, scale in self.scales.items()}
-        return self.hooked.run(self.tokens.repeat(times, 1), changes, scales=scales).logits
+        logits = self.hooked.run(self.tokens.repeat(times, 1), changes, scales=scales).logits
+        asked = self.prompts.asked
+        return logits.unflatten(0, (times, len(self.tokens)))[:, asked.row, asked.position]
+
+    def edge_effects(self, measures: Sequence[Measure]) -> Float[Tensor, "metric edge batch"]:
+        stages = [stage_of(source) for source in self.edges.sources]
+        return self.source_effects(measures, self.delta, torch.tensor(stages, device=self.delta.device))
 
     @torch.no_grad()
-    def edge_effects(self, measures: Sequence[Measure]) -> Float[Tensor, "metric edge batch"]:
+    def source_effects(
+        self,
+        measures: Sequence[Measure],
+        delta: Float[Tensor, "source batch pos d_model"],
+        stage: Int[Tensor, " source"],
+    ) -> Float[Tensor, "metric edge batch"]:
         """A forward for each edge, several edges into one destination at once."""
-        n, made = len(self.tokens), []
+        n, stages, made = len(self.tokens), stage.tolist(), []
+        active = delta.flatten(1).any(1).tolist()
         reference = torch.stack([measure(self.logits) for measure in measures])
-        for destination, sources in zip(self.edges.destinations, self.sources, strict=True):
-            effects = reference.new_zeros(len(measures), self._n_sources(destination), n)
-            for part in torch.tensor(sources, dtype=torch.int64).split(max(1, _ROWS // n)):
-                change = _adding(self.delta[part].flatten(0, 1), destination)
-                logits = self._run(len(part), {destination.site: change})
-                answered = self.at_answer(logits.unflatten(0, (len(part), n)))
+        for destination in self.edges.destinations:
+            reading = reading_stage(destination, self.config)
+            effects = reference.new_zeros(len(measures), sum(s <= reading for s in stages), n)
+            seen = [i for i, s in enumerate(stages) if active[i] and self._sees(destination, s)]
+            for part in torch.tensor(seen, dtype=torch.int64, device=stage.device).split(self._at_once):
+                change = _adding(delta[part].flatten(0, 1), destination)
+                answered = self._answers(len(part), {destination.site: change})
                 value = torch.stack([measure(answered) for measure in measures])
                 effects[:, part] = value - reference.unsqueeze(1)
             made.append(effects)
         return torch.cat(made, dim=1)
+
+    @property
+    def _at_once(self) -> int:
+        """Patches that run at once."""
+        return max(1, _ROWS // len(self.tokens))
+
+    @torch.no_grad()
+    def node_effects(
+        self,
+        measure: Measure,
+        components: Sequence[Component],
+        delta: Float[Tensor, "patch batch pos d_model"],
+    ) -> Float[Tensor, "patch batch"]:
+        heads = torch.tensor([component.head for component in components], device=delta.device)
+        index = self.edges.sources.index(components[0])
+        site, head = self.hooked.writes[0 if stage_of(components[0]) == 0 else index]
+        reference, made = measure(self.logits), delta.new_zeros(len(delta), len(self.tokens))
+
+        def adding(part: Int[Tensor, " patch"]) -> "Change":
+            def change(value: Tensor) -> Tensor:
+                if head is None:
+                    return value + delta[part].flatten(0, 1).to(value)
+                by_patch = value.unflatten(0, (len(part), -1)).clone()
+                by_patch[torch.arange(len(part), device=part.device), :, :, heads[part]] += delta[part].to(
+                    value
+                )
+                return by_patch.flatten(0, 1)
+
+            return change
+
+        for part in delta.flatten(1).any(1).nonzero().squeeze(1).split(self._at_once):
+            made[part] = measure(self._answers(len(part), {site: adding(part)})) - reference
+        return made
+
+    @torch.no_grad()
+    def received_logits(
+        self, delta: Float[Tensor, "batch pos d_model"], receivers: Sequence[Destination], stage: int
+    ) -> Float[Tensor, "ask d_vocab"]:
+        changes: dict[str, Change] = {}
+        for receiver in dict.fromkeys(receivers):
+            if self._sees(receiver, stage):
+                change, before = _adding(delta, receiver), changes.get(receiver.site)
+                changes[receiver.site] = change if before is None else _then(before, change)
+        return self._answers(1, changes)[0]
+
+    def stream(self, stage: int) -> Float[Tensor, "batch pos d_model"]:
+        return self.streams[stage]
+
+    @torch.no_grad()
+    def activations(self, layer: int) -> Both:
+        here = self.hooked.activations(self.tokens, layer)
+        if self.intervention not in ("noising", "denoising"):
+            return here, here
+        other = self.prompts.corrupt if self.intervention == "noising" else self.prompts.clean
+        return here, self.hooked.activations(other, layer)
+
+    def written(self, component: Component) -> Both:
+        index = self.edges.sources.index(component)
+        two = self.intervention in ("noising", "denoising")
+        return self.outputs[index], (self.patch if two else self.outputs)[index]
+
+    def neurons(self, layer: int) -> tuple[Float[Tensor, "d_mlp d_model"], Float[Tensor, " d_model"]]:
+        return self.hooked.neurons(layer)
 
     def sweep_forwards(self) -> float:
         return float(self.n_runs + sum(map(len, self.sources)))
@@ -95,9 +171,7 @@ class BridgeRun(EdgeRun):
     def first_order_effects(
         self, measure: Measure, at: Float[Tensor, " point"], moved: Sequence[int] = ()
     ) -> Float[Tensor, "edge batch"]:
-        parts = [
-            self._gradients(measure, part, moved) for part in at.split(max(1, _ROWS // len(self.tokens)))
-        ]
+        parts = [self._gradients(measure, part, moved) for part in at.split(self._at_once)]
         made = []
         for destination, sources in zip(self.edges.destinations, self.sources, strict=True):
             gradient = torch.stack([part[destination.site] for part in parts]).sum(0) / len(at)
@@ -131,8 +205,7 @@ class BridgeRun(EdgeRun):
                 site, head = self.hooked.writes[i]
                 assert site not in changes, "two heads of a block move one after the other"
                 changes[site] = _written(change, head)
-        logits = self._run(len(at), changes)
-        total = measure(self.at_answer(logits.unflatten(0, (len(at), n)))).sum()
+        total = measure(self._answers(len(at), changes)).sum()
         found = torch.autograd.grad(total, list(leaves.values()))
         return {site: g.unflatten(0, (len(at), n)).sum(0) for site, g in zip(leaves, found, strict=True)}
 
@@ -191,7 +264,7 @@ class BridgeRun(EdgeRun):
         sites = self.hooked.writes
         changes = {site: noted(sites.index((site, head))) for site, head in sites[2:] if not head}
         changes |= {site: read(patched) for site, patched in by_site.items()}
-        return self.at_answer(self._run(masks, changes).unflatten(0, (masks, n)))
+        return self._answers(masks, changes)
 
     def masked_forwards(self, n_masks: int, stage: int = 0) -> float:
         return float(n_masks)
@@ -201,6 +274,10 @@ def _adding(delta: Float[Tensor, "batch pos d_model"], destination: Destination)
     """Adds to what one destination reads; heads of a block read side by side, on an axis of their own."""
     component = destination.component
     return _written(delta, component.head if component.kind == "head" else None)
+
+
+def _then(first: "Change", second: "Change") -> "Change":
+    return lambda value: second(first(value))
 
 
 def _written(delta: Float[Tensor, "batch pos d_model"], head: int | None) -> Callable[[Tensor], Tensor]:
@@ -251,6 +328,8 @@ def bridge_run(
     return BridgeRun(
         config=hooked.config,
         prompts=prompts,
+        intervention=intervention,
+        outputs=run.outputs,
         delta=patch - run.outputs,
         logits=logits,
         clean_logits=clean,
@@ -258,5 +337,6 @@ def bridge_run(
         hooked=hooked,
         tokens=base,
         patch=patch,
+        streams=run.streams,
         scales=run.scales if freeze_norm else None,
     )

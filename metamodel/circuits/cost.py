@@ -5,8 +5,7 @@ prompts there are. LayerNorms, activations and softmax are elementwise and left 
 """
 
 from metamodel.circuits.base_run import BaseRun
-from metamodel.circuits.graph import component_edges
-from metamodel.circuits.masked import reading_stage
+from metamodel.circuits.graph import component_edges, reading_stage
 from metamodel.subjects.config import SubjectConfig
 
 BACKWARD = 2.0

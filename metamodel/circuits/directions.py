@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from metamodel.circuits.base_run import base_run
+from metamodel.circuits.edge_run import Network, edge_run, network_of
 from metamodel.circuits.graph import component_edges
 from metamodel.circuits.prompts import Prompts
 from metamodel.config.errors import InputError, require
@@ -192,15 +192,16 @@ def singular_directions(subject: Subject, component: Component, n: int) -> tuple
 
 @torch.no_grad()
 def principal_directions(
-    subject: Subject, component: Component, prompts: Prompts, n: int
+    network: Network | nn.Module, component: Component, prompts: Prompts, n: int
 ) -> tuple[Direction, ...]:
     """The `n` directions in which what a component writes varies most over all positions of clean prompts.
 
-    Raises: InputError for a component that does not write, or more directions than vary.
+    Raises: InputError for a component that does not write, more directions than vary, or as `edge_run`.
     """
-    check_writes(subject.config, component, "component", subject.name)
-    run = base_run(subject, prompts, "mean")
-    written = run.outputs[component_edges(subject.config).sources.index(component)].flatten(0, 1)
+    whole = network_of(network)
+    check_writes(whole.config, component, "component", whole.name)
+    run = edge_run(whole, prompts, "mean")
+    written = run.outputs[run.edges.sources.index(component)].flatten(0, 1)
     varied = (written - written.mean(0)).double()
     return _leading(component, varied, n, "p", written.dtype)
 

@@ -10,20 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from metamodel.circuits.base_run import BaseRun, Intervention, base_run
 from metamodel.circuits.cost import masked_forwards, sweep_forwards
 from metamodel.circuits.gradients import first_order_effects, mean_gradients
-from metamodel.circuits.graph import ComponentEdges, component_edges
+from metamodel.circuits.graph import ComponentEdges, Destination, component_edges, stage_of
 from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.metrics import Measure, Metric
 from metamodel.circuits.prompts import Prompts, check_answers_differ, check_fit, check_padding
-from metamodel.circuits.sweep import edge_effects
+from metamodel.circuits.stream import Stream
+from metamodel.circuits.sweep import edge_effects, source_effects
 from metamodel.config.errors import InputError
-from metamodel.subjects.config import SubjectConfig
+from metamodel.subjects.config import Component, SubjectConfig
+from metamodel.subjects.forward import run_blocks
 from metamodel.subjects.subject import Subject
+
+Both = tuple[Tensor, Tensor]
+"""Of this run, and of the prompts that patches come from; under zero and mean ablation the same twice."""
 
 
 @runtime_checkable
@@ -44,6 +50,9 @@ class EdgeRun(ABC):
     config: SubjectConfig
     """Sizes, from which the graph follows."""
     prompts: Prompts
+    intervention: Intervention
+    outputs: Float[Tensor, "source batch pos d_model"]
+    """What each source writes in this run."""
     delta: Float[Tensor, "source batch pos d_model"]
     """What patching changes of what each source writes."""
     logits: Float[Tensor, "ask d_vocab"]
@@ -98,19 +107,71 @@ class EdgeRun(ABC):
     def masked_forwards(self, n_masks: int, stage: int = 0) -> float:
         """Cost of `masked_logits` in forwards."""
 
+    @abstractmethod
+    def source_effects(
+        self,
+        measures: Sequence[Measure],
+        delta: Float[Tensor, "source batch pos d_model"],
+        stage: Int[Tensor, " source"],
+    ) -> Float[Tensor, "metric edge batch"]:
+        """As `edge_effects`, of any changes of what is written; see `sweep.source_effects`."""
+
+    @abstractmethod
+    def node_effects(
+        self,
+        measure: Measure,
+        components: Sequence[Component],
+        delta: Float[Tensor, "patch batch pos d_model"],
+    ) -> Float[Tensor, "patch batch"]:
+        """metric(changed) - metric(run) where what a component writes changes for all its readers.
+
+        Args:
+            components: one a patch, all computed at one stage.
+        """
+
+    @abstractmethod
+    def received_logits(
+        self, delta: Float[Tensor, "batch pos d_model"], receivers: Sequence[Destination], stage: int
+    ) -> Float[Tensor, "ask d_vocab"]:
+        """Logits where some destinations alone see a change of what was written at a stage."""
+
+    @abstractmethod
+    def stream(self, stage: int) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream: 0 before the first block, 2l + 1 behind attention l, 2l + 2 behind its MLP."""
+
+    @abstractmethod
+    def activations(self, layer: int) -> Both:
+        """Of the neurons of an MLP, `[batch, pos, d_mlp]`."""
+
+    @abstractmethod
+    def written(self, component: Component) -> Both:
+        """What a component writes by the weights as given, `[batch, pos, d_model]`: for encoders."""
+
+    @abstractmethod
+    def neurons(self, layer: int) -> tuple[Float[Tensor, "d_mlp d_model"], Float[Tensor, " d_model"]]:
+        """What each neuron of an MLP writes for each unit of activation, and the MLP's bias."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SubjectRun(EdgeRun):
     """A run of a folded subject."""
 
     base: BaseRun
+    given: Subject
+    """The subject as it was given, before it was folded."""
 
     @classmethod
-    def of(cls, base: BaseRun) -> "SubjectRun":
+    def of(
+        cls, given: Subject, prompts: Prompts, intervention: Intervention, *, freeze_norm: bool
+    ) -> "SubjectRun":
+        base = base_run(given, prompts, intervention, freeze_norm=freeze_norm)
         return cls(
             base=base,
+            given=given,
             config=base.config,
-            prompts=base.prompts,
+            prompts=prompts,
+            intervention=intervention,
+            outputs=base.outputs,
             delta=base.delta,
             logits=base.logits,
             clean_logits=base.clean_logits,
@@ -131,6 +192,62 @@ class SubjectRun(EdgeRun):
 
     def masked_forwards(self, n_masks: int, stage: int = 0) -> float:
         return masked_forwards(self.base, n_masks, stage)
+
+    def source_effects(self, measures: Sequence[Measure], delta: Tensor, stage: Tensor) -> Tensor:
+        return source_effects(self.base, measures, delta, stage)
+
+    def node_effects(self, measure: Measure, components: Sequence[Component], delta: Tensor) -> Tensor:
+        return self._stream(measure).effects(stage_of(components[0]), delta)
+
+    def received_logits(self, delta: Tensor, receivers: Sequence[Destination], stage: int) -> Tensor:
+        """Runs from the first block of the receivers on."""
+        run, c = self.base, self.config
+        addends: dict[str, Tensor] = {}
+        layers = [r.component.layer for r in receivers if r.channel != "logits"]
+        for receiver in receivers:
+            if receiver.channel in ("q", "k", "v"):
+                blank = delta.new_zeros(1, *delta.shape[:2], c.n_heads, c.d_model)
+                addend = addends.setdefault(receiver.site, blank)
+                addend[0, :, :, receiver.component.head] = delta
+            else:
+                addends[receiver.site] = delta.unsqueeze(0)
+        first, last = min(layers, default=c.n_layers), c.n_layers - 1
+        name = f"blocks.{first}.hook_resid_pre" if layers else f"blocks.{last}.hook_resid_post"
+        resid = run.taps[name].unsqueeze(0)
+        made = run_blocks(run.subject.stacked, c, resid, first_layer=first, addends=addends)
+        return run.suffix.at_answer(made.logits[0])
+
+    def stream(self, stage: int) -> Tensor:
+        return self._stream(self.measure("margin")).at(stage)
+
+    def _stream(self, measure: Measure) -> Stream:
+        return Stream(run=self.base, measure=measure, reference=measure(self.logits))
+
+    def activations(self, layer: int) -> Both:
+        return self._tapped(self.base.subject, f"blocks.{layer}.mlp.hook_post")
+
+    def written(self, component: Component) -> Both:
+        block = f"blocks.{component.layer}"
+        match component.kind:
+            case "head":
+                here, there = self._tapped(self.given, f"{block}.attn.hook_result")
+                return here[..., component.head, :], there[..., component.head, :]
+            case "mlp":
+                return self._tapped(self.given, f"{block}.hook_mlp_out")
+            case "token_embedding":
+                return self._tapped(self.given, "hook_embed")
+        return self._tapped(self.given, "hook_pos_embed")
+
+    def _tapped(self, subject: Subject, site: str) -> Both:
+        two, n = self.intervention in ("noising", "denoising"), len(self.prompts)
+        other = self.prompts.corrupt if self.intervention == "noising" else self.prompts.clean
+        tokens = torch.cat([self.base.tokens, other]) if two else self.base.tokens
+        value = subject.run(tokens, taps=[site]).taps[site][0]
+        return value[:n], value[n:] if two else value
+
+    def neurons(self, layer: int) -> tuple[Tensor, Tensor]:
+        weights = self.base.subject.weights
+        return weights[f"blocks.{layer}.mlp.W_out"], weights[f"blocks.{layer}.mlp.b_out"]
 
 
 def network_of(given: Network | nn.Module) -> Network:
@@ -169,7 +286,7 @@ def edge_run(
     check_padding(network.config, prompts, intervention)
     check_answers_differ(prompts)
     if isinstance(network, Subject):
-        return SubjectRun.of(base_run(network, prompts, intervention, freeze_norm=freeze_norm))
+        return SubjectRun.of(network, prompts, intervention, freeze_norm=freeze_norm)
     from metamodel.circuits.bridge_run import bridge_run
     from metamodel.subjects.interchange.hooked import HookedBridge
 

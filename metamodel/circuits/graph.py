@@ -62,13 +62,21 @@ class ComponentEdges:
         return len(self.edges)
 
 
-def _precedes(source: Component, destination: Destination) -> bool:
-    reader = destination.component
-    if reader.kind == "unembedding" or source.kind in ("token_embedding", "position_embedding"):
-        return True
-    if source.layer != reader.layer:
-        return source.layer < reader.layer
-    return source.kind == "head" and reader.kind == "mlp"
+def stage_of(component: Component) -> int:
+    """When it has been computed: 0 for embeddings, 2l + 1 behind the attention of block l, 2l + 2 its MLP."""
+    match component.kind:
+        case "head":
+            return 2 * component.layer + 1
+        case "mlp":
+            return 2 * component.layer + 2
+    return 0
+
+
+def reading_stage(destination: Destination, config: SubjectConfig) -> int:
+    """When a destination reads all that has been computed until then: 2l attention l, 2l + 1 its MLP."""
+    if destination.channel == "logits":
+        return 2 * config.n_layers
+    return 2 * destination.component.layer + (destination.channel == "in")
 
 
 @lru_cache(maxsize=64)
@@ -88,7 +96,7 @@ def component_edges(config: SubjectConfig) -> ComponentEdges:
         Edge(source=source, destination=destination)
         for destination in found
         for source in sources
-        if _precedes(source, destination)
+        if stage_of(source) <= reading_stage(destination, config)
     )
     index = {node: i for i, node in enumerate(nodes)}
     return ComponentEdges(

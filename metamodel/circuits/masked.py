@@ -12,19 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metamodel.circuits.base_run import BaseRun
-from metamodel.circuits.graph import Destination, component_edges
+from metamodel.circuits.graph import component_edges, reading_stage
 from metamodel.circuits.suffix import Suffix
-from metamodel.subjects.config import SubjectConfig
 
 _CHUNK = 1_000_000
 """Numbers in the widest array of one chunk of masks: small for the caches, twice as fast as 4 million."""
-
-
-def reading_stage(destination: Destination, config: SubjectConfig) -> int:
-    """When a destination reads."""
-    if destination.channel == "logits":
-        return 2 * config.n_layers
-    return 2 * destination.component.layer + (destination.channel == "in")
 
 
 def masked_logits(

@@ -18,24 +18,27 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
+from metamodel.circuits.base_run import Intervention, check_intervention
 from metamodel.circuits.directions import Direction, projection
-from metamodel.circuits.metrics import Metric, check_metric
-from metamodel.circuits.nodes import Node, check_nodes, component_of, stage_of
-from metamodel.circuits.prompts import Prompts, check_answers_differ
+from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
+from metamodel.circuits.graph import stage_of
+from metamodel.circuits.metrics import Measure, Metric, check_metric
+from metamodel.circuits.nodes import Node, check_nodes, component_of
+from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import standard_error
-from metamodel.circuits.stream import Stream
 from metamodel.circuits.writers import Writers
 from metamodel.config.errors import require, require_one_of
-from metamodel.subjects.subject import Subject
+from metamodel.subjects.config import SubjectConfig
 
 if TYPE_CHECKING:
     import pandas
 
 Action = Literal["ablate", "restore", "project_out", "project_out_stream"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
+_NODES_AT_ONCE = 4_000_000
+"""Numbers in what the nodes of one group write."""
 _INTERVENTIONS: dict[Action, tuple[Intervention, ...]] = {
     "ablate": ("noising", "zero", "mean"),
     "restore": ("denoising",),
@@ -85,7 +88,7 @@ class NodeScores:
 
 @torch.no_grad()
 def node_scores(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     nodes: Sequence[Node],
     metric: str = "margin",
@@ -97,19 +100,20 @@ def node_scores(
     """Scores of nodes, each changed alone.
 
     Args:
+        network: a subject, or a TransformerBridge whose blocks are pre-norm.
         metric: one of `metrics.METRICS`.
         intervention: what a changed node carries: noising, zero or mean to ablate (by default noising),
             denoising to restore, zero to project out.
         action: one of `ACTIONS`.
         freeze_norm: whether LayerNorms keep the scales of the unchanged run.
 
-    Raises: InputError if prompts or nodes do not fit the subject, clean and corrupt answers agree, the
-    subject is post-norm, the action does not know the intervention, or something else than a direction is
+    Raises: InputError if prompts or nodes do not fit the network, clean and corrupt answers agree, the
+    network is post-norm, the action does not know the intervention, or something else than a direction is
     projected out.
     """
-    chosen, how = check_metric(metric), _check_action(action)
+    chosen, how, whole = check_metric(metric), _check_action(action), network_of(network)
     carried = _check_carried(how, intervention)
-    check_nodes(subject, nodes)
+    check_nodes(whole, nodes)
     for i, node in enumerate(nodes):
         require(
             how in ("ablate", "restore") or isinstance(node, Direction),
@@ -118,10 +122,9 @@ def node_scores(
             got=node.name,
             do="Use action='ablate'.",
         )
-    run = base_run(subject, prompts, carried, freeze_norm=freeze_norm)
-    check_answers_differ(prompts)
-    stream = Stream.of(run, chosen)
-    effect = _effects(subject, stream, nodes, carried, in_stream=how == "project_out_stream")
+    run = edge_run(whole, prompts, carried, freeze_norm=freeze_norm)
+    measure = run.measure(chosen)
+    effect = _effects(run, measure, nodes, in_stream=how == "project_out_stream")
     return NodeScores(
         nodes=tuple(nodes),
         action=how,
@@ -129,7 +132,7 @@ def node_scores(
         metric=chosen,
         value=effect.mean(-1),
         se=standard_error(effect),
-        base=stream.base(),
+        base=float(measure(run.logits).mean()),
     )
 
 
@@ -152,30 +155,30 @@ def _check_carried(action: Action, intervention: str | None) -> Intervention:
 
 
 def _effects(
-    subject: Subject, stream: Stream, nodes: Sequence[Node], intervention: Intervention, *, in_stream: bool
+    run: EdgeRun, measure: Measure, nodes: Sequence[Node], *, in_stream: bool
 ) -> Float[Tensor, "node batch"]:
-    run = stream.run
-    writers = Writers.of(subject, run, nodes, intervention)
-    effect = run.outputs.new_zeros(len(nodes), len(run.prompts))
+    """Nodes that are computed at one stage run together."""
+    writers, effect = Writers.of(run, nodes), run.outputs.new_zeros(len(nodes), len(run.prompts))
     by_stage: dict[int, list[int]] = {}
     for i, node in enumerate(nodes):
-        by_stage.setdefault(stage_of(node), []).append(i)
+        by_stage.setdefault(stage_of(component_of(node)), []).append(i)
+    size = max(1, _NODES_AT_ONCE // run.outputs[0].numel())
     for stage, group in by_stage.items():
-        for first in range(0, len(group), stream.chunk()):
-            chosen = group[first : first + stream.chunk()]
+        for first in range(0, len(group), size):
+            chosen = group[first : first + size]
             part = [nodes[i] for i in chosen]
-            delta = _out_of(stream.at(stage), part, run) if in_stream else writers.delta(part)
-            effect[chosen] = stream.effects(stage, delta)
+            delta = _out_of(run.stream(stage), part, run.config) if in_stream else writers.delta(part)
+            effect[chosen] = run.node_effects(measure, [component_of(node) for node in part], delta)
     return effect
 
 
 def _out_of(
-    resid: Float[Tensor, "batch pos d_model"], nodes: Sequence[Node], run: BaseRun
+    resid: Float[Tensor, "batch pos d_model"], nodes: Sequence[Node], config: SubjectConfig
 ) -> Float[Tensor, "node batch pos d_model"]:
     """What removes each direction from the residual stream."""
     removed = []
     for node in nodes:
         assert isinstance(node, Direction)
-        basis = projection((node,), run.config, node.name).to(resid.dtype)
+        basis = projection((node,), config, node.name).to(resid.dtype)
         removed.append(-(resid @ basis.T @ basis))
     return torch.stack(removed)

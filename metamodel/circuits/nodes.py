@@ -23,9 +23,9 @@ from metamodel.circuits.directions import (
     projection,
     readable,
 )
+from metamodel.circuits.edge_run import Network
 from metamodel.config.errors import require
 from metamodel.subjects.config import Component, SubjectConfig
-from metamodel.subjects.subject import Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +67,6 @@ def component_of(node: Node) -> Component:
     return node if isinstance(node, Component) else node.component
 
 
-def stage_of(node: Node) -> int:
-    """When it has been computed: 0 for embeddings, 2l + 1 behind the attention of block l, 2l + 2 its MLP."""
-    component = component_of(node)
-    match component.kind:
-        case "head":
-            return 2 * component.layer + 1
-        case "mlp":
-            return 2 * component.layer + 2
-    return 0
-
-
 def mlp_parts(config: SubjectConfig, layer: int) -> tuple[Neuron | MLPBias, ...]:
     """All neurons of an MLP, and its bias: they sum to what it writes.
 
@@ -87,8 +76,8 @@ def mlp_parts(config: SubjectConfig, layer: int) -> tuple[Neuron | MLPBias, ...]
     return (*(Neuron(layer=layer, index=i) for i in range(config.d_mlp)), MLPBias(layer=layer))
 
 
-def check_nodes(subject: Subject, nodes: Sequence[Node]) -> None:
-    """Raises: InputError unless these are nodes of the subject."""
+def check_nodes(subject: Network, nodes: Sequence[Node]) -> None:
+    """Raises: InputError unless these are nodes of the network."""
     require(len(nodes) > 0, "nodes", expected="at least one node", got="none", do="Name nodes to patch.")
     for i, node in enumerate(nodes):
         where, config = f"nodes[{i}]", subject.config

@@ -1,4 +1,4 @@
-"""Oracles of subjects: the sets of components, neurons or edges that can be ablated together.
+"""Oracles of networks: the sets of components, neurons or edges that can be ablated together.
 
 All is done on the folded subject, as in `metamodel.circuits.base_run`; LayerNorms are recomputed. Many sets
 run in one batch.
@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from metamodel.circuits.base_run import BaseRun, Intervention, base_run
+from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
 from metamodel.circuits.graph import Edge, component_edges
-from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.metrics import Metric
 from metamodel.circuits.nodes import Neuron
 from metamodel.circuits.prompts import Prompts, check_answers_differ, check_padding
@@ -48,7 +48,7 @@ def neurons(config: SubjectConfig, layer: int | None = None) -> tuple[Neuron, ..
 
 
 def component_oracle(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     items: Sequence[Component | str] | None = None,
     *,
@@ -59,14 +59,20 @@ def component_oracle(
 
     Raises: InputError for an unknown or repeated component, none, or prompts that do not fit.
     """
-    run = base_run(subject, prompts, intervention)
-    config, sources = run.config, components(run.config)[:-1]
+    whole = network_of(network)
+    sources = components(whole.config)[:-1]
     names, place = _chosen(items, [c.name for c in sources], "components")
+    if not isinstance(whole, Subject):  # a component is patched where all of its edges are
+        edge = component_edges(whole.config).source_node
+        member = torch.tensor(place)[:, None] == torch.tensor(edge)
+        return _by_edges(edge_run(whole, prompts, intervention), names, member, metric)
+    run = base_run(whole, prompts, intervention)
+    config = run.config
 
     def logits(patched: Bool[Tensor, "set item"]) -> Float[Tensor, "set batch pos d_vocab"]:
-        whole = patched.new_zeros(len(patched), len(sources))
-        whole[:, place] = patched
-        replace = {site: _put(whole[:, first], patch) for site, first, patch in _component_sites(run)}
+        every = patched.new_zeros(len(patched), len(sources))
+        every[:, place] = patched
+        replace = {site: _put(every[:, first], patch) for site, first, patch in _component_sites(run)}
         tokens = run.tokens.repeat(len(patched), 1)
         made = forward(run.subject.stacked, config, tokens, replace=replace).logits
         return made[0].unflatten(0, (len(patched), len(prompts)))
@@ -151,7 +157,7 @@ def _neuron_patch(run: BaseRun, layer: int, intervention: Intervention) -> Float
 
 
 def edge_oracle(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     items: Sequence[Edge | str] | None = None,
     *,
@@ -163,15 +169,22 @@ def edge_oracle(
 
     Raises: InputError for an unknown or repeated edge, none, or prompts that do not fit.
     """
-    run = base_run(subject, prompts, intervention, freeze_norm=freeze_norm)
-    edges = component_edges(run.config).edges
-    names, place = _chosen(items, [edge.name for edge in edges], "edges")
+    run = edge_run(network_of(network), prompts, intervention, freeze_norm=freeze_norm)
+    names, place = _chosen(items, [edge.name for edge in run.edges.edges], "edges")
+    member = torch.tensor(place)[:, None] == torch.arange(len(run.edges))
+    return _by_edges(run, names, member, metric)
+
+
+def _by_edges(
+    run: EdgeRun, names: tuple[str, ...], member: Bool[Tensor, "item edge"], metric: Metric
+) -> SetOracle:
+    """Items that are sets of edges; under denoising it is the kept items that are patched."""
     measure = run.measure(metric)
 
     def values(ablated: Bool[Tensor, "set item"]) -> Float[Tensor, "set batch"]:
-        kept = torch.ones(len(ablated), len(edges), dtype=torch.bool)
-        kept[:, place] = ablated if intervention == "denoising" else ~ablated
-        return measure(masked_logits(run, kept.to(run.outputs.device))).cpu()
+        patched = ~ablated if run.intervention == "denoising" else ablated
+        kept = patched.cpu().float() @ member.float() == 0
+        return measure(run.masked_logits(kept.to(run.logits.device))).cpu()
 
     return SetOracle(names, values, lower_is_better=metric == "kl")
 

@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
-from metamodel.circuits.graph import Destination, component_edges
+from metamodel.circuits.base_run import Intervention, check_intervention
+from metamodel.circuits.edge_run import Network, edge_run, network_of
+from metamodel.circuits.graph import Destination, component_edges, reading_stage, stage_of
 from metamodel.circuits.metrics import Metric, check_metric
-from metamodel.circuits.nodes import Node, check_nodes, stage_of
-from metamodel.circuits.prompts import Prompts, check_answers_differ
+from metamodel.circuits.nodes import Node, check_nodes, component_of
+from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import standard_error
-from metamodel.circuits.sweep import source_effects
 from metamodel.circuits.writers import Writers
 from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import SubjectConfig
-from metamodel.subjects.forward import run_blocks
-from metamodel.subjects.subject import Subject
 
 if TYPE_CHECKING:
     import pandas
@@ -50,19 +48,9 @@ class PathScore:
     """Mean metric of the base run."""
 
 
-def _reads(destination: Destination, stage: int) -> bool:
-    """Whether a destination reads what has been written by a stage (`metamodel.circuits.nodes.stage_of`)."""
-    match destination.channel:
-        case "logits":
-            return True
-        case "in":
-            return stage <= 2 * destination.component.layer + 1
-    return stage <= 2 * destination.component.layer
-
-
 @torch.no_grad()
 def path_patch(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     sender: Node,
     receivers: Sequence[Destination],
@@ -72,21 +60,23 @@ def path_patch(
     """Effect of the direct paths from a node to some destinations, patched together.
 
     Args:
+        network: a subject, or a TransformerBridge whose blocks are pre-norm.
         metric: one of `metrics.METRICS`.
         intervention: one of `base_run.INTERVENTIONS`.
 
-    Raises: InputError if prompts, sender or receivers do not fit the subject, a receiver comes before the
-    sender, clean and corrupt answers agree, or the subject is post-norm.
+    Raises: InputError if prompts, sender or receivers do not fit the network, a receiver comes before the
+    sender, clean and corrupt answers agree, or the network is post-norm.
     """
-    chosen, how = check_metric(metric), check_intervention(intervention)
-    check_nodes(subject, [sender])
-    _check_receivers(subject.config, sender, receivers)
-    run = base_run(subject, prompts, how)
-    check_answers_differ(prompts)
+    chosen, how, whole = check_metric(metric), check_intervention(intervention), network_of(network)
+    check_nodes(whole, [sender])
+    _check_receivers(whole.config, sender, receivers)
+    run = edge_run(whole, prompts, how)
     measure = run.measure(chosen)
-    reference = measure(run.logits)
-    delta = Writers.of(subject, run, [sender], how).delta([sender])[0]
-    effect = measure(_logits(run, delta, receivers)) - reference if delta.any() else reference * 0
+    effect = reference = measure(run.logits)
+    delta = Writers.of(run, [sender]).delta([sender])[0]
+    if delta.any():
+        effect = measure(run.received_logits(delta, receivers, stage_of(component_of(sender))))
+    effect = effect - reference
     return PathScore(
         sender=sender,
         receivers=tuple(receivers),
@@ -97,26 +87,6 @@ def path_patch(
         per_prompt=effect,
         base=float(reference.mean()),
     )
-
-
-def _logits(
-    run: BaseRun, delta: Float[Tensor, "batch pos d_model"], receivers: Sequence[Destination]
-) -> Float[Tensor, "ask d_vocab"]:
-    """Answer logits where only some destinations see a change; runs from the first block of them on."""
-    c, addends = run.config, {}
-    layers = [r.component.layer for r in receivers if r.channel != "logits"]
-    for receiver in receivers:
-        if receiver.channel in ("q", "k", "v"):
-            blank = delta.new_zeros(1, *delta.shape[:2], c.n_heads, c.d_model)
-            addend = addends.setdefault(receiver.site, blank)
-            addend[0, :, :, receiver.component.head] = delta
-        else:
-            addends[receiver.site] = delta.unsqueeze(0)
-    first = min(layers, default=c.n_layers)
-    last = c.n_layers - 1
-    name = f"blocks.{first}.hook_resid_pre" if layers else f"blocks.{last}.hook_resid_post"
-    made = run_blocks(run.subject.stacked, c, run.taps[name].unsqueeze(0), first_layer=first, addends=addends)
-    return run.suffix.at_answer(made.logits[0])
 
 
 def _check_receivers(config: SubjectConfig, sender: Node, receivers: Sequence[Destination]) -> None:
@@ -134,7 +104,7 @@ def _check_receivers(config: SubjectConfig, sender: Node, receivers: Sequence[De
             do = "Choose among component_edges(subject.config).destinations."
             raise InputError(where, expected="a destination of the subject", got=receiver.name, do=do)
         require(
-            _reads(receiver, stage_of(sender)),
+            stage_of(component_of(sender)) <= reading_stage(receiver, config),
             where,
             expected=f"a destination behind {sender.name}",
             got=f"{receiver.name}, which comes before it",
@@ -189,7 +159,7 @@ class NodeEdgeScores:
 
 @torch.no_grad()
 def node_edge_scores(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     nodes: Sequence[Node],
     metric: str = "margin",
@@ -200,29 +170,34 @@ def node_edge_scores(
     """Every edge from each node to each destination behind it, patched alone; exact, as `Exact` is.
 
     Args:
+        network: a subject, or a TransformerBridge whose blocks are pre-norm.
         metric: one of `metrics.METRICS`.
         intervention: one of `base_run.INTERVENTIONS`.
         freeze_norm: whether LayerNorms keep the scales of the unpatched run.
 
-    Raises: InputError if prompts or nodes do not fit the subject, clean and corrupt answers agree, or the
-    subject is post-norm.
+    Raises: InputError if prompts or nodes do not fit the network, clean and corrupt answers agree, or the
+    network is post-norm.
     """
-    chosen, how = check_metric(metric), check_intervention(intervention)
-    check_nodes(subject, nodes)
-    run = base_run(subject, prompts, how, freeze_norm=freeze_norm)
-    check_answers_differ(prompts)
-    measure = run.measure(chosen)
-    writers = Writers.of(subject, run, nodes, how)
-    destinations = component_edges(subject.config).destinations
-    order = sorted(range(len(nodes)), key=lambda i: stage_of(nodes[i]))
+    chosen, how, whole = check_metric(metric), check_intervention(intervention), network_of(network)
+    check_nodes(whole, nodes)
+    run = edge_run(whole, prompts, how, freeze_norm=freeze_norm)
+    measure, writers = run.measure(chosen), Writers.of(run, nodes)
+    destinations = run.edges.destinations
+    stages = [stage_of(component_of(node)) for node in nodes]
+    order = sorted(range(len(nodes)), key=stages.__getitem__)
     size = max(1, _NODES_AT_ONCE // run.outputs[0].numel())
     found: dict[tuple[int, int], Tensor] = {}
     for first in range(0, len(order), size):
         group = order[first : first + size]
-        stages = torch.tensor([stage_of(nodes[i]) for i in group], device=run.outputs.device)
+        stage = torch.tensor([stages[i] for i in group], device=run.outputs.device)
         delta = writers.delta([nodes[i] for i in group])
-        effects = source_effects(run, [measure], delta, stages)[0]
-        edges = [(i, j) for j, d in enumerate(destinations) for i in group if _reads(d, stage_of(nodes[i]))]
+        effects = run.source_effects([measure], delta, stage)[0]
+        edges = [
+            (i, j)
+            for j, destination in enumerate(destinations)
+            for i in group
+            if stages[i] <= reading_stage(destination, run.config)
+        ]
         assert len(edges) == len(effects)
         found |= dict(zip(edges, effects, strict=True))
     edges = sorted(found)

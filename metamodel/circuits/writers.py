@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from metamodel.circuits.base_run import BaseRun, Intervention, base_run, check_intervention
+from metamodel.circuits.base_run import Intervention, check_intervention
 from metamodel.circuits.directions import Dictionary, Direction, Feature, Rest, projection, readable
-from metamodel.circuits.graph import component_edges
+from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
 from metamodel.circuits.nodes import MLPBias, Neuron, Node, check_nodes, component_of
 from metamodel.circuits.prompts import Prompts
 from metamodel.config.errors import require
 from metamodel.subjects.config import Component
-from metamodel.subjects.subject import Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,15 +32,15 @@ class NodeOutputs:
 
 @torch.no_grad()
 def node_outputs(
-    subject: Subject, prompts: Prompts, nodes: Sequence[Node], intervention: str = "noising"
+    network: Network | nn.Module, prompts: Prompts, nodes: Sequence[Node], intervention: str = "noising"
 ) -> NodeOutputs:
     """What each node writes in the base run and when patched (`metamodel.circuits.base_run`).
 
-    Raises: InputError if prompts or nodes do not fit the subject, or the subject is post-norm.
+    Raises: InputError if prompts or nodes do not fit the network, or the network is post-norm.
     """
-    check_nodes(subject, nodes)
-    how = check_intervention(intervention)
-    writers = Writers.of(subject, base_run(subject, prompts, how), nodes, how)
+    whole = network_of(network)
+    check_nodes(whole, nodes)
+    writers = Writers.of(edge_run(whole, prompts, check_intervention(intervention)), nodes)
     outputs = writers.outputs(nodes)
     return NodeOutputs(nodes=tuple(nodes), outputs=outputs, patch=outputs + writers.delta(nodes))
 
@@ -63,32 +62,25 @@ class _Signals:
 class Writers:
     """A run, ready to say what any of some nodes writes in it, and what patching changes of that."""
 
-    run: BaseRun
+    run: EdgeRun
     base: _Signals
     change: _Signals
 
     @classmethod
-    def of(
-        cls, subject: Subject, run: BaseRun, nodes: Sequence[Node], intervention: Intervention
-    ) -> "Writers":
-        """`subject` is the raw one, whose outputs encoders read; `run` is its `base_run`; nodes fit it."""
-        prompts = run.prompts
-        two = intervention in ("noising", "denoising")
-        other = prompts.corrupt if intervention == "noising" else prompts.clean
-        tokens, n = torch.cat([run.tokens, other]) if two else run.tokens, len(prompts)
+    def of(cls, run: EdgeRun, nodes: Sequence[Node]) -> "Writers":
+        """Nodes are known to fit the run's network."""
 
-        def pair(both: Tensor) -> tuple[Tensor, Tensor]:
+        def pair(here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
             """In the base run, and by how much it changes."""
-            here = both[:n]
-            return here, _patched(here, both[n:], intervention) - here
+            return here, _patched(here, there, run.intervention) - here
 
         layers = sorted({node.layer for node in nodes if isinstance(node, Neuron)})
-        hooks = [f"blocks.{layer}.mlp.hook_post" for layer in layers]
-        taps = run.subject.run(tokens, taps=hooks).taps if hooks else {}
-        posts = {layer: pair(taps[hook][0]) for layer, hook in zip(layers, hooks, strict=True)}
+        posts = {layer: pair(*run.activations(layer)) for layer in layers}
         coded = [d for d in map(_dictionary_of, nodes) if d is not None and d.encoder is not None]
-        raw = subject.run(tokens, taps={_site(d.component) for d in coded}).taps if coded else {}
-        codes = {d: pair(_encode(d, raw[_site(d.component)][0])) for d in dict.fromkeys(coded)}
+        codes = {
+            d: pair(*(_encode(d, written) for written in run.written(d.component)))
+            for d in dict.fromkeys(coded)
+        }
         signals = [
             _Signals(
                 sources=sources,
@@ -97,7 +89,7 @@ class Writers:
                 constant=constant,
             )
             for i, (sources, constant) in enumerate(
-                [(run.outputs, 1.0), (run.delta, -1.0 if intervention == "zero" else 0.0)]
+                [(run.outputs, 1.0), (run.delta, -1.0 if run.intervention == "zero" else 0.0)]
             )
         ]
         return cls(run=run, base=signals[0], change=signals[1])
@@ -111,17 +103,17 @@ class Writers:
         return torch.stack([self._written(self.change, node) for node in nodes])
 
     def _written(self, signals: _Signals, node: Node) -> Float[Tensor, "batch pos d_model"]:
-        config, weights = self.run.config, self.run.subject.weights
-        component = component_of(node)
-        whole = signals.sources[component_edges(config).sources.index(component)]
-        mlp = f"blocks.{component.layer}.mlp"
+        config = self.run.config
+        whole = signals.sources[self.run.edges.sources.index(component_of(node))]
         match node:
             case Component():
                 return whole
             case Neuron():
-                return signals.posts[node.layer][..., node.index, None] * weights[f"{mlp}.W_out"][node.index]
+                W_out, _ = self.run.neurons(node.layer)
+                return signals.posts[node.layer][..., node.index, None] * W_out[node.index]
             case MLPBias():
-                return (signals.constant * weights[f"{mlp}.b_out"]).expand_as(whole)
+                _, b_out = self.run.neurons(node.layer)
+                return (signals.constant * b_out).expand_as(whole)
             case Direction():
                 return _projected(whole, projection((node,), config, node.name))
             case Feature(dictionary=dictionary):
@@ -162,21 +154,8 @@ def _dictionary_of(node: Node) -> Dictionary | None:
     return None
 
 
-def _site(component: Component) -> str:
-    match component.kind:
-        case "head":
-            return f"blocks.{component.layer}.attn.hook_result"
-        case "mlp":
-            return f"blocks.{component.layer}.hook_mlp_out"
-        case "token_embedding":
-            return "hook_embed"
-    return "hook_pos_embed"
-
-
 def _encode(dictionary: Dictionary, written: Tensor) -> Float[Tensor, "batch pos direction"]:
     assert dictionary.encoder is not None
-    if dictionary.component.kind == "head":
-        written = written[..., dictionary.component.head, :]
     codes = dictionary.encoder(written)
     expected = (*written.shape[:-1], len(dictionary))
     require(

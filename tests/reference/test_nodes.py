@@ -556,7 +556,7 @@ def refused(function) -> str:
             lambda: Dictionary(
                 component=MLP, vectors=torch.eye(8), encoder=lambda x: x[..., :3]
             ).features[0],
-            "dictionary.encoder: expected coefficients of shape (10, 6, 8), got (10, 6, 3). "
+            "dictionary.encoder: expected coefficients of shape (5, 6, 8), got (5, 6, 3). "
             "Give one coefficient for each vector.",
         ),
         (

@@ -21,7 +21,8 @@ from metamodel.circuits import (
     score,
 )
 from metamodel.circuits.base_run import INTERVENTIONS, base_run
-from metamodel.circuits.masked import masked_logits, reading_stage
+from metamodel.circuits.graph import reading_stage
+from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.subsets import regression
 from metamodel.config import InputError
 from metamodel.subjects.canonical import canonical

@@ -39,6 +39,9 @@ class HookedRun:
     """What each source wrote, in the order of `components`; None where it was not asked for."""
     scales: Scales | None
     """What each norm divided by; None likewise."""
+    streams: Mapping[int, Float[Tensor, "batch pos d_model"]]
+    """Stage -> the residual stream: 0 before the first block, 2l + 1 behind attention l, 2l + 2 behind its
+    MLP; empty likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,8 +51,8 @@ class HookedBridge:
     bridge: TransformerBridge
     name: str
     config: SubjectConfig
-    """Sizes, from which the graph follows. Norm, activation and positions are the bridge's own business, and
-    are not described here."""
+    """Sizes, from which the graph follows, and whether norms hide the mean over d_model, as LayerNorm does
+    and RMSNorm does not. Activations and positions are the bridge's own business, not described here."""
     parallel: bool
     """Whether the MLP of a block runs beside its attention."""
     shared_norm: bool
@@ -95,13 +98,45 @@ class HookedBridge:
             logits = bridge(tokens)
         assert isinstance(logits, Tensor)
         if not record:
-            return HookedRun(logits=logits, outputs=None, scales=None)
+            return HookedRun(logits=logits, outputs=None, scales=None, streams={})
         if self.ungrouped.repeated:
             _require_equal("logits", logits, self.bridge(tokens), expected="those of grouped attention")
         outputs = self._checked_outputs(taken)
         read = {name: taken[self._hook_name(self._read_by(name))] for name in norms(bridge)}
         found = {name: scale_of(norm, read[name]) for name, norm in norms(bridge).items()}
-        return HookedRun(logits=logits, outputs=outputs, scales=found)
+        return HookedRun(logits=logits, outputs=outputs, scales=found, streams=self._streams(taken))
+
+    def _streams(self, taken: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        found = {0: taken["blocks.0.hook_resid_pre"]}
+        for layer in range(self.config.n_layers):
+            block = f"blocks.{layer}"
+            found[2 * layer + 1] = taken[f"{block}.hook_resid_pre"] + taken[f"{block}.hook_attn_out"]
+            found[2 * layer + 2] = taken[f"{block}.hook_resid_post"]
+        return found
+
+    def activations(self, tokens: Int[Tensor, "batch pos"], layer: int) -> Float[Tensor, "batch pos d_mlp"]:
+        """Of an MLP's neurons. Raises: InputError for an MLP that has none, such as experts."""
+        self.neurons(layer)
+        taken: dict[str, Tensor] = {}
+        name = f"blocks.{layer}.mlp.hook_post"
+        with self.bridge.hooks(fwd_hooks=[(name, _taking(taken, name))]):
+            self.bridge(tokens)
+        return taken[name]
+
+    def neurons(self, layer: int) -> tuple[Float[Tensor, "d_mlp d_model"], Float[Tensor, " d_model"]]:
+        """What neurons write for each unit of activation, and the MLP's bias. Raises: as `activations`."""
+        mlp = self.bridge.blocks[layer].mlp
+        found = getattr(mlp, "W_out", None)
+        require(
+            isinstance(found, Tensor) and found.shape == (self.config.d_mlp, self.config.d_model),
+            f"{self.name}.blocks.{layer}.mlp",
+            expected="an MLP of neurons, with one matrix behind them",
+            got=type(mlp).__name__,
+            do="Take the MLP whole.",
+        )
+        assert isinstance(found, Tensor)
+        bias = getattr(mlp.out.original_component, "bias", None)
+        return found.detach(), found.new_zeros(found.shape[1]) if bias is None else bias.detach()
 
     @staticmethod
     def _read_by(norm: str) -> str:
@@ -166,6 +201,7 @@ class HookedBridge:
         for layer in range(self.config.n_layers):
             block = f"blocks.{layer}"
             names += [f"{block}.hook_resid_pre", f"{block}.hook_resid_post", f"{block}.attn.hook_result"]
+            names += [f"{block}.hook_attn_out"]
             names += [f"{block}.hook_{x}_input" for x in "qkv"]
             if self.config.has_mlp:
                 read = "mlp.hook_in" if self.shared_norm else "ln2.hook_in"
@@ -306,6 +342,7 @@ def hooked(bridge: nn.Module, *, name: str = "bridge") -> HookedBridge:
         d_mlp=int(cfg.d_mlp or 4 * cfg.d_model) if has_mlp else 0,
         d_vocab=cfg.d_vocab,
         n_ctx=cfg.n_ctx,
+        normalization_type="none" if bridge.ln_final.uses_rms_norm else "LN",
         attention_dir="causal" if causal else "bidirectional",
     )
     return HookedBridge(
