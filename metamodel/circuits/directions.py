@@ -203,6 +203,8 @@ def principal_directions(
     run = edge_run(whole, prompts, "mean")
     written = run.outputs[run.edges.sources.index(component)].flatten(0, 1)
     varied = (written - written.mean(0)).double()
+    if whole.config.has_norm:  # no reader sees the mean over d_model, which raw weights may write
+        varied = varied - varied.mean(-1, keepdim=True)
     return _leading(component, varied, n, "p", written.dtype)
 
 
