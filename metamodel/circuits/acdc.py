@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from metamodel.circuits.base_run import Intervention, check_intervention
-from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
+from metamodel.circuits.edge_run import EdgeRun
 from metamodel.circuits.graph import reading_stage
 from metamodel.circuits.metrics import Metric, check_metric
+from metamodel.circuits.network import Network, edge_run, network_of
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.config.errors import require

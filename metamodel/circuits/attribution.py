@@ -24,8 +24,8 @@ import torch
 
 from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.cost import BACKWARD
-from metamodel.circuits.edge_run import Network, edge_run
 from metamodel.circuits.metrics import Metric
+from metamodel.circuits.network import Network, edge_run
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.config.errors import require

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metamodel.circuits.base_run import Intervention
-from metamodel.circuits.edge_run import Network, edge_run
 from metamodel.circuits.graph import ComponentEdges, component_edges
 from metamodel.circuits.metrics import Metric
+from metamodel.circuits.network import Network, edge_run
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.config.errors import InputError

@@ -22,7 +22,7 @@ from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.config import Component
 
 if TYPE_CHECKING:
-    from metamodel.subjects.interchange.hooked import Change, HookedBridge
+    from metamodel.subjects.interchange.hooked_bridge import Change, HookedBridge
     from metamodel.subjects.interchange.norms import Scales
 
 _ROWS = 512
@@ -71,7 +71,7 @@ class BridgeRun(EdgeRun):
         scales = None
         if self.scales is not None:
             scales = {name: scale.repeat(times, 1, 1) for name, scale in self.scales.items()}
-        logits = self.hooked.run(self.tokens.repeat(times, 1), changes, scales=scales).logits
+        logits = self.hooked.run(self.tokens.repeat(times, 1), changes, scales=scales)
         asked = self.prompts.asked
         return logits.unflatten(0, (times, len(self.tokens)))[:, asked.row, asked.position]
 
@@ -161,6 +161,22 @@ class BridgeRun(EdgeRun):
         index = self.edges.sources.index(component)
         two = self.intervention in ("noising", "denoising")
         return self.outputs[index], (self.patch if two else self.outputs)[index]
+
+    @torch.no_grad()
+    def neuron_logits(
+        self, patched: Mapping[int, tuple[Bool[Tensor, "set d_mlp"], Float[Tensor, "batch pos d_mlp"]]]
+    ) -> Float[Tensor, "set ask d_vocab"]:
+        n_sets = len(next(iter(patched.values()))[0])
+
+        def put(mask: Tensor, patch: Tensor) -> "Change":
+            def change(value: Tensor) -> Tensor:
+                sets = value.unflatten(0, (n_sets, -1))
+                return torch.where(mask[:, None, None], patch, sets).flatten(0, 1)
+
+            return change
+
+        sites = {f"blocks.{layer}.mlp.hook_post": put(*chosen) for layer, chosen in patched.items()}
+        return self._answers(n_sets, sites)
 
     def neurons(self, layer: int) -> tuple[Float[Tensor, "d_mlp d_model"], Float[Tensor, " d_model"]]:
         return self.hooked.neurons(layer)
@@ -307,8 +323,7 @@ def bridge_run(
     base, other = prompts.clean, prompts.corrupt
     if intervention == "denoising":
         base, other = other, base
-    run = hooked.run(base, record=True)
-    assert run.outputs is not None
+    run = hooked.record(base)
     asked = prompts.asked
     logits = clean = run.logits[asked.row, asked.position]
     two = intervention in ("noising", "denoising")
@@ -320,8 +335,7 @@ def bridge_run(
         case "zero":
             patch = hooked.constant_outputs()[:, None, None].to(run.outputs).expand_as(run.outputs)
         case "noising" | "denoising":
-            second = hooked.run(other, record=True)
-            assert second.outputs is not None
+            second = hooked.record(other)
             patch = second.outputs
             if intervention == "denoising":
                 clean = second.logits[asked.row, asked.position]

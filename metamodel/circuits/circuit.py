@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from metamodel.circuits.edge_run import Network, network_of
 from metamodel.circuits.exact import Exact
 from metamodel.circuits.faithfulness import CircuitRunner, Curve, first_edges
 from metamodel.circuits.graph import Edge
+from metamodel.circuits.network import Network, network_of
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.pruning import without_dangling
 from metamodel.circuits.quality import Redundancy, redundant, stability

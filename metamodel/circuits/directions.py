@@ -14,13 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metamodel.circuits.edge_run import Network, edge_run, network_of
 from metamodel.circuits.graph import component_edges
+from metamodel.circuits.network import Network, edge_run, network_of, subject_of
 from metamodel.circuits.prompts import Prompts
 from metamodel.config.errors import InputError, require
 from metamodel.subjects.canonical import folded
 from metamodel.subjects.config import Component, SubjectConfig
-from metamodel.subjects.subject import Subject
 
 Encoder = Callable[[Tensor], Tensor]
 """From what a component of the raw subject writes, `[batch, pos, d_model]`, to coefficients
@@ -161,7 +160,7 @@ def direction(
 
 
 @torch.no_grad()
-def singular_directions(subject: Subject, component: Component, n: int) -> tuple[Direction, ...]:
+def singular_directions(network: Network | nn.Module, component: Component, n: int) -> tuple[Direction, ...]:
     """The `n` directions in which a component writes most, by its weights: right singular vectors.
 
     Of a head's OV, of an embedding's table, of an MLP's `W_out` (for ReLU each row times the norm of what its
@@ -169,6 +168,7 @@ def singular_directions(subject: Subject, component: Component, n: int) -> tuple
 
     Raises: InputError for a component that does not write, or more directions than it writes in.
     """
+    subject = subject_of(network, "singular directions, which are read off its weights")
     check_writes(subject.config, component, "component", subject.name)
     weights = folded(subject).weights
     block = f"blocks.{component.layer}"

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metamodel.circuits.base_run import Intervention, base_run
-from metamodel.circuits.edge_run import Network, edge_run
 from metamodel.circuits.metrics import Metric
+from metamodel.circuits.network import Network, edge_run
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores, standard_error
 from metamodel.circuits.sweep import edge_effects

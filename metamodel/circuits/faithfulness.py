@@ -18,9 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from metamodel.circuits.base_run import check_intervention
-from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
+from metamodel.circuits.edge_run import EdgeRun
 from metamodel.circuits.graph import ComponentEdges
 from metamodel.circuits.metrics import Measure, check_metric
+from metamodel.circuits.network import Network, edge_run, network_of
 from metamodel.circuits.prompts import Prompts
 from metamodel.config.errors import require
 

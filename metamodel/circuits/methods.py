@@ -8,8 +8,8 @@ from torch import nn
 from metamodel.circuits.acdc import ACDC
 from metamodel.circuits.attribution import EAP, EAPIG
 from metamodel.circuits.baselines import RandomScores, WeightNorm
-from metamodel.circuits.edge_run import Network
 from metamodel.circuits.exact import Exact
+from metamodel.circuits.network import Network
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.circuits.subsets import RandomSubsets

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from metamodel.circuits.base_run import Intervention, check_intervention
 from metamodel.circuits.directions import Direction, projection
-from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
+from metamodel.circuits.edge_run import EdgeRun
 from metamodel.circuits.graph import stage_of
 from metamodel.circuits.metrics import Measure, Metric, check_metric
+from metamodel.circuits.network import Network, edge_run, network_of
 from metamodel.circuits.nodes import Node, check_nodes, component_of
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import standard_error

@@ -23,7 +23,7 @@ from metamodel.circuits.directions import (
     projection,
     readable,
 )
-from metamodel.circuits.edge_run import Network
+from metamodel.circuits.network import Network
 from metamodel.config.errors import require
 from metamodel.subjects.config import Component, SubjectConfig
 

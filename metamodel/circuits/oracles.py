@@ -11,16 +11,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from metamodel.circuits.base_run import BaseRun, Intervention, base_run
-from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
+from metamodel.circuits.edge_run import EdgeRun
 from metamodel.circuits.graph import Edge, component_edges
 from metamodel.circuits.metrics import Metric
+from metamodel.circuits.network import Network, edge_run, network_of
 from metamodel.circuits.nodes import Neuron
 from metamodel.circuits.prompts import Prompts, check_answers_differ, check_padding
 from metamodel.circuits.sets import SetOracle
+from metamodel.circuits.writers import patched_values
 from metamodel.config.errors import InputError, require, suggestion
 from metamodel.subjects.config import Component, SubjectConfig, components
-from metamodel.subjects.forward import forward, run_blocks
-from metamodel.subjects.sites import Replacement, Sites
+from metamodel.subjects.forward import forward
+from metamodel.subjects.sites import Replacement
 from metamodel.subjects.subject import Subject
 
 _CHUNK = 4_000_000
@@ -98,7 +100,7 @@ def _component_sites(run: BaseRun) -> list[tuple[str, slice | int, Tensor]]:
 
 
 def _put(mask: Bool[Tensor, "set ..."], patch: Float[Tensor, "batch pos *column"]) -> Replacement:
-    """Replaces, set by set, the units that the mask has: components, heads (then a width), or neurons."""
+    """Replaces, set by set, the units that the mask has: components, or heads (then a width)."""
     chosen = mask[:, None, None]
     chosen = chosen.reshape(*chosen.shape, *[1] * (patch.ndim + 1 - chosen.ndim))
 
@@ -112,7 +114,7 @@ def _put(mask: Bool[Tensor, "set ..."], patch: Float[Tensor, "batch pos *column"
 
 
 def neuron_oracle(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     items: Sequence[Neuron | str] | None = None,
     *,
@@ -123,37 +125,26 @@ def neuron_oracle(
 
     Raises: InputError for an unknown or repeated neuron, none, or prompts that do not fit.
     """
-    run = base_run(subject, prompts, intervention)
-    config, every = run.config, neurons(run.config)
+    run = edge_run(network_of(network), prompts, intervention)
+    config, every, measure = run.config, neurons(run.config), run.measure(metric)
     names, place = _chosen(items, [neuron.name for neuron in every], "neurons")
     layers = sorted({every[i].layer for i in place})
-    patch = {layer: _neuron_patch(run, layer, intervention) for layer in layers}
-    first = layers[0]
+    patch = {layer: patched_values(*run.activations(layer), intervention) for layer in layers}
+    n_prompts, n_pos = prompts.clean.shape
+    widest = max(config.n_heads * max(config.d_model, n_pos), config.d_mlp, config.d_vocab)
+    size = max(1, _CHUNK // (n_prompts * n_pos * widest))
 
-    def logits(patched: Bool[Tensor, "set item"]) -> Float[Tensor, "set batch pos d_vocab"]:
+    def values(ablated: Bool[Tensor, "set item"]) -> Float[Tensor, "set batch"]:
+        patched = (~ablated if intervention == "denoising" else ablated).to(run.logits.device)
         whole = patched.new_zeros(len(patched), len(every))
         whole[:, place] = patched
-        mask = whole.unflatten(1, (config.n_layers, config.d_mlp))
-        sites = {f"blocks.{k}.mlp.hook_post": _put(mask[:, k], patch[k]) for k in layers}
-        resid = run.taps[f"blocks.{first}.hook_resid_pre"].repeat(len(patched), 1, 1)[None]
-        made = run_blocks(run.subject.stacked, config, resid, first_layer=first, site=Sites((), sites))
-        return made.logits[0].unflatten(0, (len(patched), len(prompts)))
+        made = []
+        for mask in whole.unflatten(1, (config.n_layers, config.d_mlp)).split(size):
+            by_layer = {layer: (mask[:, layer], patch[layer]) for layer in layers}
+            made.append(measure(run.neuron_logits(by_layer)).cpu())
+        return torch.cat(made)
 
-    return _oracle(run, names, metric, intervention, logits)
-
-
-def _neuron_patch(run: BaseRun, layer: int, intervention: Intervention) -> Float[Tensor, "batch pos d_mlp"]:
-    """What the neurons of an MLP say when they are patched."""
-    site = f"blocks.{layer}.mlp.hook_post"
-    tokens = run.prompts.corrupt if intervention == "noising" else run.prompts.clean
-    value = run.subject.run(tokens, taps=[site]).taps[site][0]
-    match intervention:
-        case "noising" | "denoising":
-            return value
-        case "zero":
-            return torch.zeros_like(value)
-        case "mean":
-            return value.mean(0, keepdim=True).expand_as(value)
+    return SetOracle(names, values, lower_is_better=metric == "kl")
 
 
 def edge_oracle(

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from metamodel.circuits.base_run import Intervention, check_intervention
-from metamodel.circuits.edge_run import Network, edge_run, network_of
 from metamodel.circuits.graph import Destination, component_edges, reading_stage, stage_of
 from metamodel.circuits.metrics import Metric, check_metric
+from metamodel.circuits.network import Network, edge_run, network_of
 from metamodel.circuits.nodes import Node, check_nodes, component_of
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import standard_error

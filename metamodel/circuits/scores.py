@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from metamodel.circuits.base_run import Intervention, check_intervention
-from metamodel.circuits.edge_run import EdgeRun, Network, network_of
+from metamodel.circuits.edge_run import EdgeRun
 from metamodel.circuits.graph import ComponentEdges
 from metamodel.circuits.metrics import Metric, check_metric
+from metamodel.circuits.network import Network, network_of
 from metamodel.circuits.prompts import Prompts
 
 if TYPE_CHECKING:

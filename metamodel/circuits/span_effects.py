@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from metamodel.circuits.base_run import Intervention, base_run, check_intervention
 from metamodel.circuits.exact import Exact
 from metamodel.circuits.graph import Edge, component_edges
 from metamodel.circuits.metrics import Metric, check_metric
+from metamodel.circuits.network import Network, subject_of
 from metamodel.circuits.prompts import Prompts, check_answers_differ
 from metamodel.circuits.scores import standard_error
 from metamodel.circuits.spans import Spans, check_spans
@@ -99,7 +100,7 @@ class SpanScores:
 
 @torch.no_grad()
 def span_scores(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     spans: Spans,
     edges: Sequence[Edge] | None = None,
@@ -121,6 +122,7 @@ def span_scores(
     """
     measured, how = check_metric(metric), check_intervention(intervention)
     check_spans(prompts, spans)
+    subject = subject_of(network, "position-resolved edges")
     whole = component_edges(subject.config)
     chosen = whole.edges if edges is None else tuple(edges)
     _check_edges(subject, chosen)
@@ -168,7 +170,7 @@ def span_scores(
 
 
 def refine(
-    subject: Subject,
+    network: Network | nn.Module,
     prompts: Prompts,
     spans: Spans,
     top: int = 20,
@@ -184,6 +186,7 @@ def refine(
     Raises: InputError as `span_scores`, or for fewer than one edge.
     """
     require(top >= 1, "top", expected="at least 1", got=top, do="Ask for 20 or so.")
+    subject = subject_of(network, "position-resolved edges")
     scores = Exact(freeze_norm=freeze_norm).score(subject, prompts, metric, intervention)
     largest = [scores.edges.edges[i] for i in scores.ranking()[:top].tolist()]
     return span_scores(subject, prompts, spans, largest, metric, intervention, freeze_norm=freeze_norm)

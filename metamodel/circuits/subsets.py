@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metamodel.circuits.base_run import Intervention
-from metamodel.circuits.edge_run import Network, edge_run
 from metamodel.circuits.metrics import Metric
+from metamodel.circuits.network import Network, edge_run
 from metamodel.circuits.prompts import Prompts
 from metamodel.circuits.scores import EdgeMethod, EdgeScores
 from metamodel.config.errors import require

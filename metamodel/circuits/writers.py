@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from metamodel.circuits.base_run import Intervention, check_intervention
 from metamodel.circuits.directions import Dictionary, Direction, Feature, Rest, projection, readable
-from metamodel.circuits.edge_run import EdgeRun, Network, edge_run, network_of
+from metamodel.circuits.edge_run import EdgeRun
+from metamodel.circuits.network import Network, edge_run, network_of
 from metamodel.circuits.nodes import MLPBias, Neuron, Node, check_nodes, component_of
 from metamodel.circuits.prompts import Prompts
 from metamodel.config.errors import require
@@ -72,7 +73,7 @@ class Writers:
 
         def pair(here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
             """In the base run, and by how much it changes."""
-            return here, _patched(here, there, run.intervention) - here
+            return here, patched_values(here, there, run.intervention) - here
 
         layers = sorted({node.layer for node in nodes if isinstance(node, Neuron)})
         posts = {layer: pair(*run.activations(layer)) for layer in layers}
@@ -137,7 +138,7 @@ def _projected(x: Float[Tensor, "*rest d_model"], basis: Float[Tensor, "rank d_m
     return x @ basis.T @ basis
 
 
-def _patched(here: Tensor, there: Tensor, intervention: Intervention) -> Tensor:
+def patched_values(here: Tensor, there: Tensor, intervention: Intervention) -> Tensor:
     """What activations or coefficients are when patched; the mean of equal numbers is exactly that number."""
     match intervention:
         case "zero":

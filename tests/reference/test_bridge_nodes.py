@@ -13,11 +13,15 @@ from metamodel.circuits import (
     direction,
     edge_oracle,
     minimal_sets,
+    neuron_oracle,
     node_edge_scores,
     node_outputs,
     node_scores,
     path_patch,
     principal_directions,
+    singular_directions,
+    span_scores,
+    spans_per_position,
 )
 from metamodel.circuits.base_run import INTERVENTIONS
 from metamodel.circuits.nodes import Node
@@ -112,7 +116,7 @@ def test_paths_are_those_of_the_subject(intervention, make_prompts):
 
 
 @pytest.mark.parametrize("intervention", INTERVENTIONS)
-@pytest.mark.parametrize("oracle", [component_oracle, edge_oracle])
+@pytest.mark.parametrize("oracle", [component_oracle, neuron_oracle, edge_oracle])
 def test_sets_are_those_of_the_subject(oracle, intervention, make_prompts):
     bridge = gpt2()
     subject = Subject.from_bridge(bridge)
@@ -149,6 +153,23 @@ def test_in_any_architecture_a_component_is_ablated_where_all_its_edges_are(make
     parts = node_outputs(bridge, prompts, [*neurons, MLPBias(layer=0)])
     mlp = nodes.index(Component(kind="mlp", layer=0))
     torch.testing.assert_close(parts.outputs.sum(0), written.outputs[mlp], atol=1e-4, rtol=1e-4)
+
+
+def test_what_needs_a_subject_refuses_other_bridges(make_prompts):
+    bridge = OTHERS["llama"]()
+    prompts = make_prompts(9, hooked(bridge).config, n_pos=8)
+    calls = {
+        "position-resolved edges": lambda x: span_scores(x, prompts, spans_per_position(prompts)),
+        "singular directions, which are read off its weights": lambda x: singular_directions(x, HEAD, 2),
+    }
+    for what, call in calls.items():
+        call(gpt2())
+        with pytest.raises(InputError) as caught:
+            call(bridge)
+        assert str(caught.value) == (
+            f"subject: expected a subject, or a native or GPT-2 bridge, for {what}, got bridge, which is run "
+            "through hooks. Score whole edges or nodes."
+        )
 
 
 def test_in_any_architecture_heads_beside_an_mlp_do_not_reach_it(make_prompts):

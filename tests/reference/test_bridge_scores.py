@@ -94,9 +94,7 @@ def test_an_edge_is_patched_where_a_hook_set_by_hand_would(make, make_prompts):
     whole = hooked(bridge)
     config, parallel = whole.config, whole.parallel
     prompts = make_prompts(2, config, n_pos=8)
-    clean, corrupt = (
-        whole.run(tokens, record=True).outputs.detach() for tokens in (prompts.clean, prompts.corrupt)
-    )
+    clean, corrupt = (whole.record(tokens).outputs.detach() for tokens in (prompts.clean, prompts.corrupt))
     edges, rows = component_edges(config), torch.arange(len(prompts))
     scores = score(bridge, prompts, "logit_difference")
     change = corrupt - clean
@@ -144,17 +142,17 @@ def test_patching_all_that_leaves_the_embeddings_gives_the_corrupt_run(make, mak
     whole = hooked(bridge)
     with torch.no_grad():
         prompts = make_prompts(3, whole.config, n_pos=8)
-        clean = whole.run(prompts.clean, record=True)
-        corrupt = whole.run(prompts.corrupt, record=True)
+        clean = whole.record(prompts.clean)
+        corrupt = whole.record(prompts.corrupt)
         change = corrupt.outputs[0] - clean.outputs[0]
         changes = {}
         for destination in component_edges(whole.config).destinations:
             heads = destination.component.kind == "head"
             changes[destination.site] = lambda x, heads=heads: x + (change.unsqueeze(2) if heads else change)
-        patched = whole.run(prompts.clean, changes).logits
+        patched = whole.run(prompts.clean, changes)
         torch.testing.assert_close(patched, corrupt.logits, atol=1e-5, rtol=1e-5)
         del changes["hook_unembed_in"]
-        assert (whole.run(prompts.clean, changes).logits - corrupt.logits).abs().max() > 1e-2
+        assert (whole.run(prompts.clean, changes) - corrupt.logits).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)

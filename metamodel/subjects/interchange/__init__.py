@@ -22,7 +22,7 @@ from metamodel.subjects.subject import Subject
 if TYPE_CHECKING:
     import transformer_lens.model_bridge
 
-    from metamodel.subjects.interchange.hooked import HookedBridge
+    from metamodel.subjects.interchange.hooked_bridge import HookedBridge
 
 ZooReader = Callable[[str, str], Subject]
 """From a zoo's folder and the id of one of its subjects to that subject."""
