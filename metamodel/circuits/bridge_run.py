@@ -5,7 +5,7 @@ embeddings in rotary networks, and from heads to the MLP of their own block wher
 patched run is a whole forward, where a subject runs suffixes only.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +15,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.circuits.base_run import Intervention
+from metamodel.circuits.bridge_changes import (
+    Change,
+    adding,
+    adding_to_heads,
+    closing,
+    noting,
+    replacing,
+    then,
+    watched,
+)
 from metamodel.circuits.edge_run import Both, EdgeRun
 from metamodel.circuits.graph import Destination, reading_stage, stage_of
 from metamodel.circuits.metrics import Measure
@@ -22,7 +32,7 @@ from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.config import Component
 
 if TYPE_CHECKING:
-    from metamodel.subjects.interchange.hooked_bridge import Change, HookedBridge
+    from metamodel.subjects.interchange.hooked_bridge import HookedBridge
     from metamodel.subjects.interchange.norms import Scales
 
 _ROWS = 512
@@ -66,7 +76,7 @@ class BridgeRun(EdgeRun):
         c, stage = self.config, reading_stage(destination, self.config)
         return 2 + (stage // 2) * (c.n_heads + c.has_mlp) + (stage % 2) * c.n_heads
 
-    def _answers(self, times: int, changes: "Mapping[str, Change]") -> Float[Tensor, "patch ask d_vocab"]:
+    def _answers(self, times: int, changes: Mapping[str, Change]) -> Float[Tensor, "patch ask d_vocab"]:
         """Logits where answers are asked, of this run's prompts `times` over, changed at some sites."""
         scales = None
         if self.scales is not None:
@@ -95,7 +105,7 @@ class BridgeRun(EdgeRun):
             effects = reference.new_zeros(len(measures), sum(s <= reading for s in stages), n)
             seen = [i for i, s in enumerate(stages) if active[i] and self._sees(destination, s)]
             for part in torch.tensor(seen, dtype=torch.int64, device=stage.device).split(self._at_once):
-                change = _adding(delta[part].flatten(0, 1), destination)
+                change = _at(delta[part].flatten(0, 1), destination)
                 answered = self._answers(len(part), {destination.site: change})
                 value = torch.stack([measure(answered) for measure in measures])
                 effects[:, part] = value - reference.unsqueeze(1)
@@ -118,21 +128,10 @@ class BridgeRun(EdgeRun):
         index = self.edges.sources.index(components[0])
         site, head = self.hooked.writes[0 if stage_of(components[0]) == 0 else index]
         reference, made = measure(self.logits), delta.new_zeros(len(delta), len(self.tokens))
-
-        def adding(part: Int[Tensor, " patch"]) -> "Change":
-            def change(value: Tensor) -> Tensor:
-                if head is None:
-                    return value + delta[part].flatten(0, 1).to(value)
-                by_patch = value.unflatten(0, (len(part), -1)).clone()
-                by_patch[torch.arange(len(part), device=part.device), :, :, heads[part]] += delta[part].to(
-                    value
-                )
-                return by_patch.flatten(0, 1)
-
-            return change
-
         for part in delta.flatten(1).any(1).nonzero().squeeze(1).split(self._at_once):
-            made[part] = measure(self._answers(len(part), {site: adding(part)})) - reference
+            here = delta[part]
+            change = adding(here.flatten(0, 1), None) if head is None else adding_to_heads(here, heads[part])
+            made[part] = measure(self._answers(len(part), {site: change})) - reference
         return made
 
     @torch.no_grad()
@@ -142,8 +141,8 @@ class BridgeRun(EdgeRun):
         changes: dict[str, Change] = {}
         for receiver in dict.fromkeys(receivers):
             if self._sees(receiver, stage):
-                change, before = _adding(delta, receiver), changes.get(receiver.site)
-                changes[receiver.site] = change if before is None else _then(before, change)
+                change, before = _at(delta, receiver), changes.get(receiver.site)
+                changes[receiver.site] = change if before is None else then(before, change)
         return self._answers(1, changes)[0]
 
     def stream(self, stage: int) -> Float[Tensor, "batch pos d_model"]:
@@ -167,15 +166,7 @@ class BridgeRun(EdgeRun):
         self, patched: Mapping[int, tuple[Bool[Tensor, "set d_mlp"], Float[Tensor, "batch pos d_mlp"]]]
     ) -> Float[Tensor, "set ask d_vocab"]:
         n_sets = len(next(iter(patched.values()))[0])
-
-        def put(mask: Tensor, patch: Tensor) -> "Change":
-            def change(value: Tensor) -> Tensor:
-                sets = value.unflatten(0, (n_sets, -1))
-                return torch.where(mask[:, None, None], patch, sets).flatten(0, 1)
-
-            return change
-
-        sites = {f"blocks.{layer}.mlp.hook_post": put(*chosen) for layer, chosen in patched.items()}
+        sites = {f"blocks.{layer}.mlp.hook_post": replacing(*chosen) for layer, chosen in patched.items()}
         return self._answers(n_sets, sites)
 
     def neurons(self, layer: int) -> tuple[Float[Tensor, "d_mlp d_model"], Float[Tensor, " d_model"]]:
@@ -204,26 +195,17 @@ class BridgeRun(EdgeRun):
     ) -> dict[str, Tensor]:
         """Gradients of the metric in what is read at each site, summed over points of the path."""
         leaves: dict[str, Tensor] = {}
-        n = len(self.tokens)
-
-        def watched(site: str) -> "Change":
-            def change(value: Tensor) -> Tensor:
-                leaves[site] = torch.zeros_like(value, requires_grad=True)
-                return value + leaves[site]
-
-            return change
-
-        changes: dict[str, Change] = {d.site: watched(d.site) for d in self.edges.destinations}
+        changes = {d.site: watched(leaves, d.site) for d in self.edges.destinations}
         active = self.active
         for i in moved:
             if active[i]:
                 change = torch.einsum("k,bpm->kbpm", at.to(self.delta), self.delta[i]).flatten(0, 1)
                 site, head = self.hooked.writes[i]
                 assert site not in changes, "two heads of a block move one after the other"
-                changes[site] = _written(change, head)
+                changes[site] = adding(change, head)
         total = measure(self._answers(len(at), changes)).sum()
         found = torch.autograd.grad(total, list(leaves.values()))
-        return {site: g.unflatten(0, (len(at), n)).sum(0) for site, g in zip(leaves, found, strict=True)}
+        return {site: g.unflatten(0, (len(at), -1)).sum(0) for site, g in zip(leaves, found, strict=True)}
 
     @torch.no_grad()
     def masked_logits(
@@ -234,79 +216,33 @@ class BridgeRun(EdgeRun):
 
     def _masked(self, kept: Bool[Tensor, "mask edge"], stage: int) -> Float[Tensor, "mask ask d_vocab"]:
         """What destinations read is changed by patch minus output of the sources whose edges are patched."""
-        masks, (n_sources, n, n_pos, d_model) = len(kept), self.delta.shape
-        change = self.delta.new_zeros(masks, n_sources, n, n_pos, d_model)
+        stages, first = [stage_of(source) for source in self.edges.sources], 0
+        gap = self.delta.new_zeros(len(kept), *self.delta.shape)
+        gap[:, :2] = self.delta[:2]  # embeddings read nothing, and write the same in every run
         by_site: dict[str, list[Tensor]] = {}
-        first = 0
-        for destination, sources in zip(self.edges.destinations, self.sources, strict=True):
-            patched = torch.zeros(masks, n_sources, dtype=change.dtype, device=change.device)
-            patched[:, sources] = (~kept[:, first : first + self._n_sources(destination)])[:, sources].to(
-                change
-            )
-            first += self._n_sources(destination)
+        for destination in self.edges.destinations:
+            n = self._n_sources(destination)
+            seen = torch.tensor([self._sees(destination, s) for s in stages[:n]], device=gap.device)
+            patched = gap.new_zeros(len(kept), len(stages))
+            patched[:, :n] = (~kept[:, first : first + n] & seen).to(gap)
+            first += n
             if reading_stage(destination, self.config) >= stage:
                 by_site.setdefault(destination.site, []).append(patched)
-
-        change[:, :2] = self.delta[:2].unsqueeze(0)  # embeddings read nothing
-
-        def noted(first: int) -> "Change":
-            """Notes what sources write in this very run: heads side by side, or an MLP."""
-
-            def change_of(value: Tensor) -> Tensor:
-                written = value.unflatten(0, (masks, n))
-                written = written.movedim(3, 1) if written.ndim == 5 else written.unsqueeze(1)
-                last = first + written.shape[1]
-                change[:, first:last] = self.patch[first:last] - written
-                return value
-
-            return change_of
-
-        def read(patched: list[Tensor]) -> "Change":
-            """What one block's heads read side by side, or an MLP or the unembedding alone."""
-
-            def changed(value: Tensor) -> Tensor:
-                chosen = torch.stack(patched, dim=1)  # [mask, destination, source]
-                n_read = int(chosen.any(1).any(0).nonzero().max()) + 1 if chosen.any() else 0
-                if n_read == 0:
-                    return value
-                added = (chosen[..., :n_read] @ change[:, :n_read].flatten(2)).unflatten(-1, (n, n_pos, -1))
-                added = (
-                    added.transpose(1, 2).transpose(2, 3).flatten(0, 1)
-                )  # [mask · batch, pos, destination]
-                return value + (added if value.ndim == 4 else added.squeeze(2)).to(value)
-
-            return changed
-
-        sites = self.hooked.writes
-        changes = {site: noted(sites.index((site, head))) for site, head in sites[2:] if not head}
-        changes |= {site: read(patched) for site, patched in by_site.items()}
-        return self._answers(masks, changes)
+        writes = self.hooked.writes
+        changes = {
+            site: noting(gap, self.patch, writes.index((site, head))) for site, head in writes[2:] if not head
+        }
+        changes |= {site: closing(gap, torch.stack(patched, dim=1)) for site, patched in by_site.items()}
+        return self._answers(len(kept), changes)
 
     def masked_forwards(self, n_masks: int, stage: int = 0) -> float:
         return float(n_masks)
 
 
-def _adding(delta: Float[Tensor, "batch pos d_model"], destination: Destination) -> "Change":
-    """Adds to what one destination reads; heads of a block read side by side, on an axis of their own."""
+def _at(delta: Float[Tensor, "batch pos d_model"], destination: Destination) -> Change:
+    """Adds to what one destination reads."""
     component = destination.component
-    return _written(delta, component.head if component.kind == "head" else None)
-
-
-def _then(first: "Change", second: "Change") -> "Change":
-    return lambda value: second(first(value))
-
-
-def _written(delta: Float[Tensor, "batch pos d_model"], head: int | None) -> Callable[[Tensor], Tensor]:
-    """Adds to the whole, or to one head's own."""
-
-    def change(value: Tensor) -> Tensor:
-        if head is None:
-            return value + delta.to(value)
-        value = value.clone()
-        value[:, :, head] += delta.to(value)
-        return value
-
-    return change
+    return adding(delta, component.head if component.kind == "head" else None)
 
 
 @torch.no_grad()
