@@ -4,7 +4,7 @@
     hooked                             any pre-norm TransformerBridge, run through hooks  hooked.py
     from_transformers, to_transformers a module of transformers, or a folder of it        gpt2.py, encoder.py
     from_pretrained                    a folder or a hub name                             folder.py
-    resolve                            what a command line names: ZOO#ID, folder, hub name
+    resolve, resolve_network           what a command line names: ZOO#ID, folder, hub name
 
 These functions are the doors; what stands behind them is imported when it is used, since transformers and
 TransformerLens take seconds to import and most commands need neither.
@@ -118,12 +118,30 @@ def resolve(text: str, *, read_zoo: ZooReader | None = None) -> Subject:
     return read_zoo(zoo, identity)
 
 
+def resolve_network(text: str, *, read_zoo: ZooReader | None = None) -> "Subject | HookedBridge":
+    """As `resolve`, with causal language models of other architectures as bridges that run through hooks.
+
+    Raises: InputError, one line.
+    """
+    if "#" in text:
+        return resolve(text, read_zoo=read_zoo)
+    from metamodel.subjects.interchange.folder import KNOWN, bridge_from_pretrained, model_type
+
+    if model_type(text) in KNOWN:
+        return from_pretrained(text)
+    from metamodel.subjects.interchange.hooked import hooked
+
+    bridge, name = bridge_from_pretrained(text)
+    return hooked(bridge, name=name)
+
+
 __all__ = [
     "from_bridge",
     "from_pretrained",
     "from_transformers",
     "hooked",
     "resolve",
+    "resolve_network",
     "to_bridge",
     "to_transformers",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -26,7 +26,12 @@ from metamodel.subjects.interchange.quiet import quiet
 from metamodel.subjects.interchange.setting import SUPPORTED, require_setting
 from metamodel.subjects.subject import Subject
 
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
 _SAVE_AGAIN = "Save the network again with save_pretrained."
+KNOWN = ("gpt2", "bert")
+"""Values of `model_type` whose networks are read as subjects."""
 Loaded = TypeVar("Loaded")
 _UNREADABLE = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError),
@@ -54,13 +59,10 @@ def from_transformers(module: nn.Module, *, name: str) -> Subject:
 
 def from_pretrained(name_or_folder: str | Path) -> Subject:
     """The subject of a folder or hub name. The configuration is judged before any weight is read."""
-    text = (
-        str(Path(name_or_folder).expanduser()) if str(name_or_folder).startswith("~") else str(name_or_folder)
-    )
-    _require_present(text)
+    text = _expanded(name_or_folder)
     with quiet():
-        kind = _loaded(text, "config.json", lambda: _model_type(text))
-        require_setting(f"{text}: architecture", kind, ("gpt2", "bert"))
+        kind = model_type(text)
+        require_setting(f"{text}: architecture", kind, KNOWN)
         config = _loaded(text, "config.json", lambda: AutoConfig.from_pretrained(text))
     if isinstance(config, GPT2Config):
         gpt2_config(config, text)
@@ -69,16 +71,52 @@ def from_pretrained(name_or_folder: str | Path) -> Subject:
         assert isinstance(config, BertConfig)
         encoder_config(config, text)
         module = _module(text, config, AutoModel, {"add_pooling_layer": False})
-    name = "/".join(Path(text).resolve().parts[-2:]) if Path(text).is_dir() else text
-    return from_transformers(module, name=name)
+    return from_transformers(module, name=_name(text))
 
 
-def _model_type(text: str) -> object:
-    """What config.json says of the architecture; None where it says nothing."""
-    config: object = PretrainedConfig.get_config_dict(text)[0]
-    if not isinstance(config, dict):
-        raise TypeError(f"a {type(config).__name__} in place of an object")
-    return config.get("model_type")
+def bridge_from_pretrained(name_or_folder: str | Path) -> "tuple[TransformerBridge, str]":
+    """A bridge of a causal language model of any architecture that TransformerLens knows, and its name.
+
+    Raises: InputError, one line, if it is not there, is broken, or TransformerLens does not know it.
+    """
+    text = _expanded(name_or_folder)
+    with quiet():
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        config = _loaded(text, "config.json", lambda: AutoConfig.from_pretrained(text))
+        module = _module(text, config, AutoModelForCausalLM, {})
+        made = _loaded(
+            text,
+            "architecture",
+            lambda: build_bridge_from_module(module.eval(), type(module).__name__, hf_config=config),
+        )
+    return made, _name(text)
+
+
+def model_type(name_or_folder: str | Path) -> object:
+    """What config.json says of the architecture; None where it says nothing. Raises: as `from_pretrained`."""
+    text = _expanded(name_or_folder)
+
+    def read() -> object:
+        config: object = PretrainedConfig.get_config_dict(text)[0]
+        if not isinstance(config, dict):
+            raise TypeError(f"a {type(config).__name__} in place of an object")
+        return config.get("model_type")
+
+    with quiet():
+        return _loaded(text, "config.json", read)
+
+
+def _expanded(name_or_folder: str | Path) -> str:
+    """With the home folder written out. Raises: InputError for a path that is not there."""
+    text = str(name_or_folder)
+    text = str(Path(text).expanduser()) if text.startswith("~") else text
+    _require_present(text)
+    return text
+
+
+def _name(text: str) -> str:
+    return "/".join(Path(text).resolve().parts[-2:]) if Path(text).is_dir() else text
 
 
 def _require_present(text: str) -> None:
