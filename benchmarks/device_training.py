@@ -53,9 +53,12 @@ def seconds_of_stack(n: int, steps: int, device: torch.device) -> tuple[float, f
 def seconds_of_loop(steps: int, device: torch.device) -> float:
     """Wall time of one bridge."""
     tokens = torch.stack(
-        [make_task("repeated", "base", s).sample(generator_for(s, "data"), 64).tokens for s in range(N_LOOP)]
+        [
+            make_task("repeated", "base", s).sample(generator_for(s, "data"), RECIPE.batch_size).tokens
+            for s in range(N_LOOP)
+        ]
     )
-    step = bridge_loop(tokens[:, : RECIPE.batch_size].to(device), CONFIG)
+    step = bridge_loop(tokens.to(device), CONFIG)
     for _ in range(3):
         step()
     wait(device)

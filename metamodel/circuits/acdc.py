@@ -97,12 +97,12 @@ class ACDC(EdgeMethod):
         measure, worse = run.measure(metric), _worse(metric, intervention)
         edges, threshold = run.edges, run.logits.new_tensor(self.thresholds)
         kept = torch.ones(len(threshold), len(edges), dtype=torch.bool, device=threshold.device)
-        active, forwards = run.active.tolist(), 0.0
+        live, forwards = run.live.tolist(), 0.0
         current: Float[Tensor, " threshold"] = measure(run.logits).mean().expand(len(threshold))
         for i in reversed(range(len(edges))):
             trial = kept.clone()
             trial[:, i] = False
-            if not active[edges.source_node[i]]:  # it carries the same when patched
+            if not live[i]:  # it carries the same when patched
                 kept = trial
                 continue
             stage = reading_stage(edges.edges[i].destination, run.config)

@@ -56,7 +56,7 @@ def replacing(mask: Bool[Tensor, "patch d_mlp"], patch: Float[Tensor, "batch pos
 
     def change(value: Tensor) -> Tensor:
         by_patch = value.unflatten(0, (len(mask), -1))
-        return torch.where(mask[:, None, None], patch, by_patch).flatten(0, 1)
+        return torch.where(mask[:, None, None], patch.to(value), by_patch).flatten(0, 1)
 
     return change
 
@@ -72,7 +72,7 @@ def noting(
         written = value.unflatten(0, (len(gap), -1))
         written = written.movedim(3, 1) if written.ndim == 5 else written.unsqueeze(1)
         last = first + written.shape[1]
-        gap[:, first:last] = patch[first:last] - written
+        gap[:, first:last] = patch[first:last] - written.to(patch)
         return value
 
     return change

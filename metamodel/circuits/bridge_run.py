@@ -1,8 +1,8 @@
 """Runs of a bridge in which edges can be patched: what hooks add to what destinations read.
 
-Any pre-norm architecture runs so, on the same graph. Edges that one lacks have no effect: from position
-embeddings in rotary networks, and from heads to the MLP of their own block where both run side by side. A
-patched run is a whole forward, where a subject runs suffixes only.
+Any pre-norm architecture runs so, on the same graph. Edges that one lacks have no effect and are in no
+circuit: from position embeddings in rotary networks, and from heads to the MLP of their own block where both
+run side by side. A patched run is a whole forward, where a subject runs suffixes only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from metamodel.subjects.interchange.hooked_bridge import HookedBridge
     from metamodel.subjects.interchange.norms import Scales
 
-_ROWS = 512
-"""Prompts that run at once."""
 _NUMBERS = 64_000_000
-"""Numbers in what sources of one chunk of masks have written."""
+"""Numbers in the widest array of one forward, and in what its sources have written, where that is noted."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +52,16 @@ class BridgeRun(EdgeRun):
     """Stage -> the residual stream."""
     scales: "Scales | None"
     """What norms divide by; None where they find their own in each run."""
+
+    @property
+    def exists(self) -> Bool[Tensor, " edge"]:
+        stages = [stage_of(source) for source in self.edges.sources]
+        found = [
+            self._sees(destination, stage)
+            for destination in self.edges.destinations
+            for stage in stages[: self._n_sources(destination)]
+        ]
+        return torch.tensor(found, device=self.logits.device)
 
     @cached_property
     def sources(self) -> tuple[list[int], ...]:
@@ -81,7 +89,7 @@ class BridgeRun(EdgeRun):
         scales = None
         if self.scales is not None:
             scales = {name: scale.repeat(times, 1, 1) for name, scale in self.scales.items()}
-        logits = self.hooked.run(self.tokens.repeat(times, 1), changes, scales=scales)
+        logits = wide(self.hooked.run(self.tokens.repeat(times, 1), changes, scales=scales))
         asked = self.prompts.asked
         return logits.unflatten(0, (times, len(self.tokens)))[:, asked.row, asked.position]
 
@@ -115,7 +123,9 @@ class BridgeRun(EdgeRun):
     @property
     def _at_once(self) -> int:
         """Patches that run at once."""
-        return max(1, _ROWS // len(self.tokens))
+        c, (n, n_pos) = self.config, self.tokens.shape
+        widest = max(3 * c.n_heads * c.d_model, c.n_heads * n_pos, c.d_mlp, c.d_vocab)
+        return max(1, _NUMBERS // (n * n_pos * widest))
 
     @torch.no_grad()
     def node_effects(
@@ -150,11 +160,11 @@ class BridgeRun(EdgeRun):
 
     @torch.no_grad()
     def activations(self, layer: int) -> Both:
-        here = self.hooked.activations(self.tokens, layer)
+        here = wide(self.hooked.activations(self.tokens, layer))
         if self.intervention not in ("noising", "denoising"):
             return here, here
         other = self.prompts.corrupt if self.intervention == "noising" else self.prompts.clean
-        return here, self.hooked.activations(other, layer)
+        return here, wide(self.hooked.activations(other, layer))
 
     def written(self, component: Component) -> Both:
         index = self.edges.sources.index(component)
@@ -170,7 +180,8 @@ class BridgeRun(EdgeRun):
         return self._answers(n_sets, sites)
 
     def neurons(self, layer: int) -> tuple[Float[Tensor, "d_mlp d_model"], Float[Tensor, " d_model"]]:
-        return self.hooked.neurons(layer)
+        W_out, b_out = self.hooked.neurons(layer)
+        return wide(W_out), wide(b_out)
 
     def sweep_forwards(self) -> float:
         return float(self.n_runs + sum(map(len, self.sources)))
@@ -178,14 +189,15 @@ class BridgeRun(EdgeRun):
     def first_order_effects(
         self, measure: Measure, at: Float[Tensor, " point"], moved: Sequence[int] = ()
     ) -> Float[Tensor, "edge batch"]:
-        parts = [self._gradients(measure, part, moved) for part in at.split(self._at_once)]
+        size = max(1, self._at_once // self.config.n_layers)  # every block's arrays are held for the backward
+        parts = [self._gradients(measure, part, moved) for part in at.split(size)]
         made = []
         for destination, sources in zip(self.edges.destinations, self.sources, strict=True):
-            gradient = torch.stack([part[destination.site] for part in parts]).sum(0) / len(at)
+            gradient = wide(torch.stack([part[destination.site] for part in parts]).sum(0)) / len(at)
             if destination.component.kind == "head":
                 gradient = gradient[:, :, destination.component.head]
             effects = gradient.new_zeros(self._n_sources(destination), len(self.tokens))
-            effects[sources] = torch.einsum("bpm,sbpm->sb", gradient, self.delta[sources].to(gradient))
+            effects[sources] = torch.einsum("bpm,sbpm->sb", gradient, self.delta[sources])
             made.append(effects)
         return torch.cat(made)
 
@@ -211,7 +223,7 @@ class BridgeRun(EdgeRun):
     def masked_logits(
         self, kept: Bool[Tensor, "mask edge"], *, stage: int = 0
     ) -> Float[Tensor, "mask ask d_vocab"]:
-        size = max(1, _NUMBERS // self.delta.numel())
+        size = max(1, min(self._at_once, _NUMBERS // self.delta.numel()))
         return torch.cat([self._masked(part, stage) for part in kept.split(size)])
 
     def _masked(self, kept: Bool[Tensor, "mask edge"], stage: int) -> Float[Tensor, "mask ask d_vocab"]:
@@ -245,11 +257,18 @@ def _at(delta: Float[Tensor, "batch pos d_model"], destination: Destination) -> 
     return adding(delta, component.head if component.kind == "head" else None)
 
 
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least: differences of bfloat16 numbers are mostly rounding."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 @torch.no_grad()
 def bridge_run(
     hooked: "HookedBridge", prompts: Prompts, intervention: Intervention, *, freeze_norm: bool = False
 ) -> BridgeRun:
     """Runs clean and corrupt prompts, and checks that what sources write adds up.
+
+    All that is kept and summed is float32 at least, whatever the bridge computes in.
 
     Under zero ablation a head carries what its value bias writes, which is the output bias's as well: in the
     folded subject it belongs to no head (`metamodel.circuits.base_run`).
@@ -259,34 +278,34 @@ def bridge_run(
     base, other = prompts.clean, prompts.corrupt
     if intervention == "denoising":
         base, other = other, base
-    run = hooked.record(base)
-    asked = prompts.asked
-    logits = clean = run.logits[asked.row, asked.position]
+    run, asked = hooked.record(base), prompts.asked
+    outputs = wide(run.outputs)
+    logits = clean = wide(run.logits[asked.row, asked.position])
     two = intervention in ("noising", "denoising")
     match intervention:
         case "mean":
-            patch = run.outputs.mean(1, keepdim=True)
-            patch[1] = run.outputs[1, :1]  # positions are the same on all prompts, but for rounding
-            patch = patch.expand_as(run.outputs)
+            patch = outputs.mean(1, keepdim=True)
+            patch[1] = outputs[1, :1]  # positions are the same on all prompts, but for rounding
+            patch = patch.expand_as(outputs)
         case "zero":
-            patch = hooked.constant_outputs()[:, None, None].to(run.outputs).expand_as(run.outputs)
+            patch = hooked.constant_outputs()[:, None, None].to(outputs).expand_as(outputs)
         case "noising" | "denoising":
             second = hooked.record(other)
-            patch = second.outputs
+            patch = wide(second.outputs)
             if intervention == "denoising":
-                clean = second.logits[asked.row, asked.position]
+                clean = wide(second.logits[asked.row, asked.position])
     return BridgeRun(
         config=hooked.config,
         prompts=prompts,
         intervention=intervention,
-        outputs=run.outputs,
-        delta=patch - run.outputs,
+        outputs=outputs,
+        delta=patch - outputs,
         logits=logits,
         clean_logits=clean,
-        n_runs=2 if two else 1,
+        n_runs=(4 if two else 2) + (intervention == "zero"),  # each prompt without hooks too
         hooked=hooked,
         tokens=base,
         patch=patch,
-        streams=run.streams,
+        streams={stage: wide(stream) for stage, stream in run.streams.items()},
         scales=run.scales if freeze_norm else None,
     )

@@ -205,8 +205,8 @@ def discover(
     ranking, prunes = scores.ranking(), intervention in ("noising", "denoising")
 
     def circuit_of(k: int) -> Bool[Tensor, " edge"]:
-        """The first k edges, without dangling ones."""
-        kept = first_edges(ranking, k)
+        """The first k edges, without dangling ones and those that the network lacks."""
+        kept = first_edges(ranking, k) & runner.run.exists
         return without_dangling(scores.edges, kept) if prunes else kept
 
     curve = runner.curve(ranking)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -43,6 +44,17 @@ class EdgeRun(ABC):
     @property
     def edges(self) -> ComponentEdges:
         return component_edges(self.config)
+
+    @property
+    def exists(self) -> Bool[Tensor, " edge"]:
+        """Edges that the network has; an architecture may lack some of the graph's."""
+        return torch.ones(len(self.edges), dtype=torch.bool, device=self.logits.device)
+
+    @property
+    def live(self) -> Bool[Tensor, " edge"]:
+        """Edges whose patch alone can change anything."""
+        source = torch.tensor(self.edges.source_node, device=self.logits.device)
+        return self.active[source] & self.exists
 
     @property
     def active(self) -> Bool[Tensor, " source"]:

@@ -8,7 +8,7 @@ from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.edge_run import EdgeRun
 from metamodel.circuits.prompts import Prompts, check_answers_differ, check_fit, check_padding
 from metamodel.circuits.subject_run import SubjectRun
-from metamodel.config.errors import InputError
+from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.subject import Subject
 
@@ -37,6 +37,13 @@ def network_of(given: Network | nn.Module) -> Network:
 
     if isinstance(given, HookedBridge):
         return given
+    require(
+        isinstance(given, nn.Module),
+        "subject",
+        expected="a Subject or a TransformerBridge",
+        got=type(given).__name__,
+        do="Use Subject.from_pretrained, or TransformerBridge.boot_transformers.",
+    )
     assert isinstance(given, nn.Module)
     try:
         return from_bridge(given)
@@ -49,6 +56,8 @@ def network_of(given: Network | nn.Module) -> Network:
 def subject_of(given: Network | nn.Module, what: str) -> Subject:
     """The subject that a user names, for what bridges cannot do. Raises: InputError for other bridges."""
     network = network_of(given)
+    if not isinstance(network, Subject) and isinstance(given, nn.Module):
+        return Subject.from_bridge(given)  # says what stands in the way
     if not isinstance(network, Subject):
         raise InputError(
             "subject",

@@ -34,10 +34,7 @@ class Stream:
 
     def at(self, stage: int) -> Float[Tensor, "batch pos d_model"]:
         """The stream itself."""
-        if stage == 0:
-            return self.run.taps["blocks.0.hook_resid_pre"]
-        layer, behind_mlp = divmod(stage - 1, 2)
-        return self.run.taps[f"blocks.{layer}.hook_resid_{'post' if behind_mlp else 'mid'}"]
+        return stream_at(self.run, stage)
 
     def answers_only(self, stage: int) -> bool:
         """Whether only the stream at answer positions matters from there on."""
@@ -84,3 +81,11 @@ class Stream:
         unchanged = suffix.mlp(layer, mid, at_answer=at_answer)
         parts = [suffix.mlp(layer, mid + part, at_answer=at_answer) for part in delta.split(self.chunk())]
         return torch.cat(parts) - unchanged
+
+
+def stream_at(run: BaseRun, stage: int) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream of a run at a stage of `Stream`."""
+    if stage == 0:
+        return run.taps["blocks.0.hook_resid_pre"]
+    layer, behind_mlp = divmod(stage - 1, 2)
+    return run.taps[f"blocks.{layer}.hook_resid_{'post' if behind_mlp else 'mid'}"]

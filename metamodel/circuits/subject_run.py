@@ -14,7 +14,7 @@ from metamodel.circuits.graph import Destination, stage_of
 from metamodel.circuits.masked import masked_logits
 from metamodel.circuits.metrics import Measure
 from metamodel.circuits.prompts import Prompts
-from metamodel.circuits.stream import Stream
+from metamodel.circuits.stream import Stream, stream_at
 from metamodel.circuits.sweep import edge_effects, source_effects
 from metamodel.subjects.config import Component
 from metamodel.subjects.forward import run_blocks
@@ -88,7 +88,7 @@ class SubjectRun(EdgeRun):
         return run.suffix.at_answer(made.logits[0])
 
     def stream(self, stage: int) -> Tensor:
-        return self._stream(self.measure("margin")).at(stage)
+        return stream_at(self.base, stage)
 
     def _stream(self, measure: Measure) -> Stream:
         return Stream(run=self.base, measure=measure, reference=measure(self.logits))

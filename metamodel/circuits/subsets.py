@@ -66,8 +66,7 @@ class RandomSubsets(EdgeMethod):
     ) -> EdgeScores:
         run = edge_run(network, prompts, intervention, freeze_norm=self.freeze_norm)
         measure, edges = run.measure(metric), run.edges
-        source = torch.tensor(edges.source_node, device=run.logits.device)
-        active = run.active[source]  # other edges carry the same when patched
+        active = run.live  # other edges carry the same when patched
         require(
             self.ridge != 0 or int(active.sum()) < self.n_masks - 1,
             "RandomSubsets.n_masks",

@@ -71,4 +71,9 @@ OTHERS = {
         hf.MistralForCausalLM(hf.MistralConfig(**SIZES, num_key_value_heads=3, head_dim=4))
     ),
     "gpt-neox": neox,
+    "phi": lambda: bridge_of(hf.PhiForCausalLM(hf.PhiConfig(**SIZES))),
+    "cohere": lambda: bridge_of(hf.CohereForCausalLM(hf.CohereConfig(**SIZES, logit_scale=1.0))),
+    "gemma-one-key-head": lambda: bridge_of(
+        hf.GemmaForCausalLM(hf.GemmaConfig(**SIZES, num_key_value_heads=1, head_dim=4))
+    ),
 }

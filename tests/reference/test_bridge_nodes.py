@@ -82,12 +82,7 @@ def test_directions_are_projected_out_as_in_the_subject(action, make_prompts):
     subject = Subject.from_bridge(bridge)
     prompts = make_prompts(2, subject.config, n_pos=8)
     vector = torch.randn(12, generator=torch.Generator().manual_seed(1))
-    writers = components(subject.config)[:-1]
-    if (
-        action == "project_out_stream"
-    ):  # the mean position, a gauge, is in both embeddings of the stream alike
-        writers = writers[2:]
-    nodes = [direction(component, vector) for component in writers]
+    nodes = [direction(component, vector) for component in components(subject.config)[:-1]]
     ours, theirs = (node_scores(x, prompts, nodes, action=action).value for x in (subject, hooked(bridge)))
     torch.testing.assert_close(theirs, ours, atol=2e-4, rtol=0)
     assert ours.abs().max() > 1e-2
@@ -133,8 +128,12 @@ def test_minimal_sets_of_a_bridge(make_prompts):
     prompts = make_prompts(7, hooked(bridge).config, n_pos=8)
     oracle = component_oracle(bridge, prompts, metric="kl")
     names = [name for name in oracle.names if name != "position_embedding"][:6]
-    found = minimal_sets(oracle.among(names))
-    assert found.sufficient
+    some = oracle.among(names)
+    found, gap = minimal_sets(some), some.gap()
+    for one in found.sufficient:
+        without = [set(one) - {name} for name in one]
+        share = gap.kept(some.keep(one, *without)).tolist()
+        assert share[0] >= 0.5 > max(share[1:])
 
 
 @pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
@@ -164,8 +163,10 @@ def test_what_needs_a_subject_refuses_other_bridges(make_prompts):
     }
     for what, call in calls.items():
         call(gpt2())
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=r"^bridge\.architecture: expected 'TransformerLensNative' or"):
             call(bridge)
+        with pytest.raises(InputError) as caught:
+            call(hooked(bridge))
         assert str(caught.value) == (
             f"subject: expected a subject, or a native or GPT-2 bridge, for {what}, got bridge, which is run "
             "through hooks. Score whole edges or nodes."

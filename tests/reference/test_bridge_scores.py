@@ -15,6 +15,7 @@ from metamodel.circuits import (
     RandomSubsets,
     component_edges,
     discover,
+    principal_directions,
     score,
 )
 from metamodel.circuits.base_run import INTERVENTIONS
@@ -31,7 +32,7 @@ with warnings.catch_warnings():  # TransformerLens's own imports warn
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformer_lens.model_bridge.sources.native import boot as boot_native
 
-PLAIN = {name: make for name, make in OTHERS.items() if name not in ("llama-grouped", "falcon-one-key-head")}
+PLAIN = {name: OTHERS[name] for name in ("llama", "qwen2", "mistral", "gpt-neox")}
 """Each head has keys and values of its own, and the MLP a norm of its own."""
 
 
@@ -163,12 +164,102 @@ def test_integrated_gradients_of_other_architectures_are_complete(make, make_pro
     # Rotary networks have no other embedding: the patched run is the corrupt one, asked for the clean answer.
     logits = bridge(prompts.corrupt).detach()[rows, prompts.position]
     patched = (logits[rows, prompts.answer] - logits[rows, prompts.corrupt_answer]).mean()
-    scores = score(bridge, prompts, "logit_difference", method=EAPIG(steps=240))
+    scores = score(bridge, prompts, "logit_difference", method=EAPIG(steps=4000))
     source = torch.tensor(scores.edges.source_node)
     truth = float(patched) - scores.base
     assert float(scores.value[source == 0].sum()) == pytest.approx(truth, abs=1e-2 * abs(truth))
     plain = score(bridge, prompts, "logit_difference", method="eap").value[source == 0].sum()
     assert abs(float(plain) - truth) > 0.05 * abs(truth)
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_frozen_norms_of_any_architecture_are_linear(make, make_prompts):
+    """With every norm at the scale of the run, twice the change of what it reads is twice what it says."""
+    bridge = make()
+    whole = hooked(bridge)
+    tokens = make_prompts(10, whole.config, n_pos=8).clean
+    scales = whole.record(tokens).scales
+    change = torch.randn(whole.config.d_model, generator=torch.Generator().manual_seed(1))
+    mlp = "mlp.in.hook_in" if whole.shared_norm else "ln2.hook_out"
+    sites = {"hook_mlp_in": f"blocks.1.{mlp}", "hook_v_input": "blocks.1.attn.v.hook_out"}
+    said = {}
+
+    def noting(value, hook):
+        said["here"] = value.detach()
+
+    def at(site: str, size: float, frozen: dict | None) -> torch.Tensor:
+        with torch.no_grad(), bridge.hooks(fwd_hooks=[(sites[site], noting)]):
+            whole.run(tokens, {f"blocks.1.{site}": lambda x: x + size * change}, scales=frozen)
+        return said["here"]
+
+    for site in sites:
+        for frozen, linear in ((scales, True), (None, False)):
+            none, once, twice = (at(site, size, frozen) for size in (0.0, 1.0, 2.0))
+            off = float((twice - 2 * once + none).norm() / (once - none).norm())
+            assert (off < 1e-4) == linear, (site, off)
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_zero_ablation_does_not_see_where_a_value_bias_lies(make, make_prompts):
+    """Moved from a head's values into the attention's output bias, it changes no logit and no score."""
+    bridge = make()
+    attn, config = bridge.blocks[1].attn, hooked(bridge).config
+    value, out = attn.v.original_component, attn.o.original_component
+    if value.bias is None or out.bias is None:
+        pytest.skip("no bias to move")
+    prompts = make_prompts(11, config, n_pos=8)
+    before, logits = score(bridge, prompts, intervention="zero").value, bridge(prompts.clean)
+    with torch.no_grad():
+        by_head = value.bias.unflatten(0, (-1, config.d_head))
+        by_query = by_head.repeat_interleave(config.n_heads // len(by_head), 0).flatten()
+        out.bias += out.weight @ by_query
+        value.bias.zero_()
+    torch.testing.assert_close(bridge(prompts.clean), logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(score(bridge, prompts, intervention="zero").value, before, atol=1e-4, rtol=0)
+    assert before.abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["llama-grouped", "phi"])
+def test_a_bridge_in_bfloat16_is_scored_in_float32(name, make_prompts):
+    bridge = OTHERS[name]()
+    whole = hooked(bridge)
+    prompts = make_prompts(12, whole.config, n_pos=8)
+    exact = score(bridge, prompts, "logit_difference").value
+    bridge.to(torch.bfloat16)
+    rounded = score(whole, prompts, "logit_difference")
+    assert rounded.value.dtype == rounded.se.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([rounded.value, exact]))[0, 1] > 0.98
+    assert len(discover(whole, prompts, metric="kl", n_edges=5)) >= 5
+    principal_directions(whole, component_edges(whole.config).sources[2], prompts, 2)
+
+
+def test_edges_that_an_architecture_lacks_are_in_no_circuit(make_prompts):
+    bridge = OTHERS["gpt-neox"]()
+    prompts = make_prompts(13, hooked(bridge).config, n_pos=8)
+    beside = [f"L{layer}H{head}->MLP{layer}" for layer in range(2) for head in range(3)]
+    scores = score(bridge, prompts, method="subsets")
+    names = [edge.name for edge in scores.edges.edges]
+    assert all(float(scores.value[names.index(name)]) == 0 for name in beside)
+    everything = discover(bridge, prompts, metric="kl", n_edges=len(names))
+    assert not {edge.name for edge in everything.members} & set(beside)
+    assert len(everything) > 60
+
+
+def test_what_fails_inside_a_run_leaves_the_bridge_as_it_was(make_prompts):
+    bridge = OTHERS["llama-grouped"]()
+    whole = hooked(bridge)
+    prompts = make_prompts(14, whole.config, n_pos=8)
+    before = bridge(prompts.clean)
+
+    def broken(value: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("broken")
+
+    scales = whole.record(prompts.clean).scales
+    with pytest.raises(RuntimeError, match="broken"):
+        whole.run(prompts.clean, {"blocks.1.hook_q_input": broken}, scales=scales)
+    assert torch.equal(bridge(prompts.clean), before)
+    assert bridge.cfg.n_key_value_heads == 2
+    assert not bridge.cfg.use_split_qkv_input
 
 
 def test_flags_come_back_as_they_were(make_prompts):
@@ -218,6 +309,11 @@ def opt() -> TransformerBridge:
     return bridge_of(hf.OPTForCausalLM(config))
 
 
+def t5() -> TransformerBridge:
+    config = hf.T5Config(vocab_size=11, d_model=8, d_ff=8, num_layers=1, num_heads=2, d_kv=4)
+    return bridge_of(hf.T5ForConditionalGeneration(config))
+
+
 def native() -> TransformerBridge:
     return boot_native(
         TransformerBridgeConfig(
@@ -259,12 +355,17 @@ _ADD = "Choose a network whose blocks add what heads and MLPs write to the resid
             "Call bridge.eval().",
         ),
         (
+            t5,
+            "bridge: expected a decoder of blocks with a norm at its end, got 'T5ForConditionalGeneration'. "
+            + _ADD,
+        ),
+        (
             lambda: nn.Linear(2, 2),
             "bridge: expected a TransformerBridge, got Linear. Use TransformerBridge.boot_transformers, or "
             "build_bridge_from_module.",
         ),
     ],
-    ids=["norm across key heads", "post-norm", "no hooks", "native", "training", "no bridge"],
+    ids=["norm across key heads", "post-norm", "no hooks", "native", "training", "two stacks", "no bridge"],
 )
 def test_a_bridge_that_hooks_cannot_express_is_refused_by_the_name_of_the_setting(make, message):
     with pytest.raises(InputError) as caught:

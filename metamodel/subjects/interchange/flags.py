@@ -11,7 +11,7 @@ OTHER = "Choose another, such as GPT-2, GPT-NeoX, Llama, Mistral or Qwen."
 
 
 @contextmanager
-def flags_on(bridge: TransformerBridge) -> Iterator[None]:
+def flags_on(bridge: TransformerBridge, name: str) -> Iterator[None]:
     """Turns on the hooks that are off by default, and afterwards sets all of them as they were."""
     cfg, wanted = bridge.cfg, ("attn_result", "split_qkv_input")
     before = {flag: bool(getattr(cfg, f"use_{flag}", False)) for flag in (*wanted, "attn_in")}
@@ -23,7 +23,7 @@ def flags_on(bridge: TransformerBridge) -> Iterator[None]:
                 switch[flag](True)
             except NotImplementedError:
                 raise InputError(
-                    f"bridge.use_{flag}",
+                    f"{name}.use_{flag}",
                     expected="an architecture for which TransformerLens has these hooks",
                     got=repr(cfg.architecture),
                     do=OTHER,

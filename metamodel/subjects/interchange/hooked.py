@@ -44,6 +44,13 @@ def hooked(bridge: nn.Module, *, name: str = "bridge") -> HookedBridge:
         got=True,
         do="Call bridge.eval().",
     )
+    require(
+        hasattr(bridge, "blocks") and hasattr(bridge, "ln_final"),
+        name,
+        expected="a decoder of blocks with a norm at its end",
+        got=repr(cfg.architecture),
+        do=ADD_UP,
+    )
     for layer, block in enumerate(bridge.blocks):
         inside = set(block.submodules)
         for extra in ("ln1_post", "ln2_post"):
@@ -61,9 +68,17 @@ def hooked(bridge: nn.Module, *, name: str = "bridge") -> HookedBridge:
             got=f"one with {', '.join(sorted(inside))}",
             do=ADD_UP,
         )
-    with flags_on(bridge):
+    with flags_on(bridge, name):
         pass  # whether it has them
-    has_mlp = all("mlp" in block.submodules for block in bridge.blocks)
+    with_mlp = sum("mlp" in block.submodules for block in bridge.blocks)
+    require(
+        with_mlp in (0, cfg.n_layers),
+        f"{name}.blocks",
+        expected="MLPs in all blocks, or in none",
+        got=f"MLPs in {with_mlp} of {cfg.n_layers}",
+        do=ADD_UP,
+    )
+    has_mlp = with_mlp > 0
     causal = getattr(cfg, "attention_dir", "causal") == "causal"
     config = SubjectConfig(
         n_layers=cfg.n_layers,

@@ -44,11 +44,14 @@ def frozen(bridge: TransformerBridge, scales: Scales | None) -> Iterator[None]:
         for name, norm in norms(bridge).items() if scales else ():
             assert scales is not None
             read: list[Tensor] = []
-            if name.endswith("ln1"):  # heads read through the raw module, each its own copy
-                modules = [(norm.original_component, _rescaled(norm, scales[name], read=None))]
-            else:  # the rest through the bridge's, which patches its input inside
-                modules = [(norm.hook_in, _noting(read)), (norm, _rescaled(norm, scales[name], read=read))]
-            for module, hook in modules:
+            # Heads read through the raw module, each its own copy; the rest through the bridge's, which
+            # computes it anew or calls the raw one: its answer is replaced by the raw one's.
+            hooks = [
+                (norm.original_component, _rescaling(norm, scales[name])),
+                (norm.hook_in, _noting(read)),
+                (norm, _answering(norm, read)),
+            ]
+            for module, hook in hooks:
                 stack.callback(module.register_forward_hook(hook).remove)
         yield
 
@@ -63,12 +66,16 @@ def _noting(read: list[Tensor]) -> _Hook:
     return hook
 
 
-def _rescaled(norm: Any, scale: Tensor, *, read: list[Tensor] | None) -> _Hook:
-    """Rescales what a norm makes of what it is given, or of what was read inside."""
-
+def _answering(norm: Any, read: list[Tensor]) -> _Hook:
     def hook(_: nn.Module, given: tuple[Any, ...], made: Tensor) -> Tensor:
-        x = given[0] if read is None else read.pop()
-        bias = getattr(norm.original_component, "bias", None)
+        return norm.original_component(read.pop())
+
+    return hook
+
+
+def _rescaling(norm: Any, scale: Float[Tensor, "batch pos one"]) -> _Hook:
+    def hook(module: nn.Module, given: tuple[Any, ...], made: Tensor) -> Tensor:
+        x, bias = given[0], getattr(module, "bias", None)
         bias = torch.zeros((), dtype=made.dtype, device=made.device) if bias is None else bias
         before = scale
         if x.ndim == 2:  # the copies of heads, side by side at each position

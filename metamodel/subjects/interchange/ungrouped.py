@@ -5,13 +5,12 @@ has q, k and v of each head, and so the shared matrices are repeated, once for e
 the network computes the same, and what one head reads as keys can be patched without its neighbours.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from metamodel.config.errors import require
@@ -21,14 +20,13 @@ _DO = "Choose a network without grouped-query attention."
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ungrouped:
-    """A bridge, and the repeated matrices of its blocks; empty where each head has its own already."""
+    """A bridge whose query heads get keys and values of their own for the length of a run."""
 
     bridge: TransformerBridge
-    repeated: tuple[Mapping[str, nn.Linear], ...]
-    """For each block, `k` and `v`."""
+    n_kv: int
+    """Key and value heads of each block."""
 
     @classmethod
-    @torch.no_grad()
     def of(cls, bridge: TransformerBridge, *, name: str) -> "Ungrouped":
         """Raises: InputError for an architecture whose groups cannot be taken apart."""
         cfg = bridge.cfg
@@ -41,8 +39,9 @@ class Ungrouped:
             got=list(per_layer),
             do=_DO,
         )
-        if n_kv == cfg.n_heads:
-            return cls(bridge=bridge, repeated=())
+        found = cls(bridge=bridge, n_kv=n_kv)
+        if not found.grouped:
+            return found
         require(
             cfg.n_heads % n_kv == 0,
             f"{name}.n_key_value_heads",
@@ -50,7 +49,6 @@ class Ungrouped:
             got=n_kv,
             do=_DO,
         )
-        made = []
         for layer, block in enumerate(bridge.blocks):
             attn: Any = block.attn
             shared_norm = getattr(attn, "_qk_norm_phase", None) == "pre_reshape"
@@ -61,24 +59,28 @@ class Ungrouped:
                 got="one across heads, or with a gain for each head",
                 do=_DO,
             )
-            made.append({x: _repeated(getattr(attn, x).original_component, n_kv, cfg.n_heads) for x in "kv"})
-        return cls(bridge=bridge, repeated=tuple(made))
+        return found
+
+    @property
+    def grouped(self) -> bool:
+        return self.n_kv != self.bridge.cfg.n_heads
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The bridge with the repeated matrices in place; the shared ones come back after."""
+        """The bridge with repeated matrices in place; the shared ones come back after."""
         places: list[tuple[Any, str, Any]] = []
-        if self.repeated:
+        if self.grouped:
             cfg = self.bridge.cfg
             places.append((cfg, "n_key_value_heads", cfg.n_heads))
-            for block, matrices in zip(self.bridge.blocks, self.repeated, strict=True):
+            for block in self.bridge.blocks:
                 attn: Any = block.attn
                 if attn.config is not cfg:
                     places.append((attn.config, "n_key_value_heads", cfg.n_heads))
-                if hasattr(attn.original_component, "num_key_value_groups"):
+                if getattr(attn.original_component, "num_key_value_groups", 1) > 1:
                     places.append((attn.original_component, "num_key_value_groups", 1))
-                for x, matrix in matrices.items():
-                    places.append((getattr(attn, x), "_original_component", matrix))
+                for matrix in (attn.k, attn.v):
+                    repeated = _repeated(matrix.original_component, self.n_kv, cfg.n_heads)
+                    places.append((matrix, "_original_component", repeated))
         before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
         try:
             for owner, name, value in places:
@@ -92,7 +94,7 @@ class Ungrouped:
 def _repeated(shared: nn.Linear, n_kv: int, n_heads: int) -> nn.Linear:
     """Rows of each key or value head, once for each query head of its group."""
 
-    def repeat(rows: torch.Tensor) -> nn.Parameter:
+    def repeat(rows: Tensor) -> nn.Parameter:
         by_head = rows.detach().unflatten(0, (n_kv, -1)).repeat_interleave(n_heads // n_kv, 0)
         return nn.Parameter(by_head.flatten(0, 1), requires_grad=False)
 
