@@ -21,14 +21,17 @@ install: $(INSTALLED)
 train: $(INSTALLED)
 	$(BIN)/python -m metamodel.train
 
+# A process for each core, each with one thread: together they would only wait for each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from metamodel.circuits import exact
+from metamodel.circuits import sweep
 from metamodel.circuits.ablation import ablation_effects
 from metamodel.circuits.base_run import source_outputs
 from metamodel.circuits.exact import edge_scores
@@ -110,7 +110,7 @@ def test_small_chunks_give_the_same_scores_as_large_ones(monkeypatch, n_layers):
     subject = random_subject(5, n_layers=n_layers).double()
     prompts = random_prompts(6, subject.config)
     whole = edge_scores(subject, prompts, "zero")
-    monkeypatch.setattr(exact, "_CHUNK", 1)
+    monkeypatch.setattr(sweep, "_CHUNK", 1)
     torch.testing.assert_close(edge_scores(subject, prompts, "zero").margin, whole.margin, atol=1e-12, rtol=0)
 
 
