@@ -112,7 +112,8 @@ class BridgeRun(EdgeRun):
             reading = reading_stage(destination, self.config)
             effects = reference.new_zeros(len(measures), sum(s <= reading for s in stages), n)
             seen = [i for i, s in enumerate(stages) if active[i] and self._sees(destination, s)]
-            for part in torch.tensor(seen, dtype=torch.int64, device=stage.device).split(self._at_once):
+            parts = torch.tensor(seen, dtype=torch.int64, device=stage.device).split(self._at_once)
+            for part in parts if seen else ():
                 change = _at(delta[part].flatten(0, 1), destination)
                 answered = self._answers(len(part), {destination.site: change})
                 value = torch.stack([measure(answered) for measure in measures])

@@ -1,7 +1,7 @@
 """Oracles of networks: the sets of components, neurons or edges that can be ablated together.
 
-All is done on the folded subject, as in `metamodel.circuits.base_run`; LayerNorms are recomputed. Many sets
-run in one batch.
+Items are ablated as edges are (`metamodel.circuits.base_run`); LayerNorms are recomputed. Many sets run in
+one batch.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,9 @@
 """What nodes of any grain write to the residual stream, in a run and when they are patched.
 
-All is written in the folded subject, where a head's value bias lies in `b_O`, which no node owns, and the
-mean position in the token embedding. Nodes are linear in what is patched (sources, activations of neurons,
-coefficients that encoders answer), so that parts of a component sum to it in both runs.
+Subjects write as they are folded: there a head's value bias lies in `b_O`, which no node owns, and the mean
+position in the token embedding. Bridges that run through hooks write by their raw weights, constants and all,
+and only what patching changes of it compares. Nodes are linear in what is patched (sources, activations of
+neurons, coefficients that encoders answer), so that parts of a component sum to it in both runs.
 """
 
 from collections.abc import Mapping, Sequence

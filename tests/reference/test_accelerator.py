@@ -1,10 +1,5 @@
 """What a GPU computes is what the CPU computes. Skipped where there is no accelerator."""
 
-import os
-import warnings
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import pytest
 import torch
 
@@ -20,11 +15,7 @@ from metamodel.circuits.node_effects import ACTIONS
 from metamodel.subjects import Subject, SubjectConfig, initial_weights
 from metamodel.subjects.config import components
 from metamodel.subjects.interchange import hooked
-
-with warnings.catch_warnings():  # TransformerLens's own imports warn
-    warnings.simplefilter("ignore")
-    import transformers as hf
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+from tests.reference.bridges import OTHERS
 
 pytestmark = pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
 Pair = tuple[Subject, Prompts]
@@ -93,32 +84,25 @@ def test_sets_paths_and_spans(make_subject, make_prompts):
         torch.testing.assert_close(theirs.cpu(), mine.cpu(), atol=1e-9, rtol=0)
 
 
-def test_a_bridge_run_by_hooks(make_prompts):
-    sizes = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2}
-    config = hf.LlamaConfig(
-        **sizes,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=9,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    device = torch.accelerator.current_accelerator()
-    torch.manual_seed(0)
-    module = hf.LlamaForCausalLM(config).eval()
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    state = module.state_dict()
-    bridge = build_bridge_from_module(module, "LlamaForCausalLM", hf_config=config)
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_a_bridge_run_by_hooks(make, make_prompts):
+    bridge = make()
     prompts = make_prompts(5, hooked(bridge).config, n_pos=8)
-    moved = hf.LlamaForCausalLM(config).eval()
-    moved.load_state_dict({key.replace("._original_component", ""): value for key, value in state.items()})
-    away = build_bridge_from_module(moved.to(device), "LlamaForCausalLM", hf_config=config)
-    for method in ("exact", "eap_ig_inputs", "subsets"):
-        mine = circuits.score(bridge, prompts, method=method).value
-        theirs = circuits.score(away, prompts.to(device), method=method).value
-        torch.testing.assert_close(theirs.cpu(), mine, atol=1e-3, rtol=0)
+    device = torch.accelerator.current_accelerator() or pytest.fail("no accelerator")
+    methods = ("exact", "eap_ig_inputs", "subsets")
+    heads = components(hooked(bridge).config)[2:4]
+
+    def found(where: torch.device) -> list[torch.Tensor]:
+        bridge.to(where)
+        away = prompts.to(where)
+        scores = [circuits.score(bridge, away, "logit_difference", method=m).value for m in methods]
+        nodes = [circuits.node_scores(bridge, away, heads, intervention=i).value for i in ("noising", "zero")]
+        sets = circuits.neuron_oracle(bridge, away)(torch.ones(1, hooked(bridge).config.d_mlp * 2) > 0)
+        return [x.cpu() for x in (*scores, *nodes, sets)]
+
+    for mine, theirs in zip(found(torch.device("cpu")), found(device), strict=True):
+        torch.testing.assert_close(theirs, mine, atol=1e-2, rtol=1e-2)
+    circuits.discover(bridge, prompts.to(device), metric="kl", n_edges=4)
 
 
 def test_training_takes_the_same_steps():

@@ -19,6 +19,7 @@ from metamodel.circuits import (
     node_scores,
     path_patch,
     principal_directions,
+    score,
     singular_directions,
     span_scores,
     spans_per_position,
@@ -171,6 +172,19 @@ def test_what_needs_a_subject_refuses_other_bridges(make_prompts):
             f"subject: expected a subject, or a native or GPT-2 bridge, for {what}, got bridge, which is run "
             "through hooks. Score whole edges or nodes."
         )
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_in_any_architecture_edges_of_late_nodes_are_those_of_the_sweep(make, make_prompts):
+    """What reads before them sees nothing, and nothing is run for it."""
+    bridge = make()
+    prompts = make_prompts(10, hooked(bridge).config, n_pos=8)
+    edges, whole = node_edge_scores(bridge, prompts, [MLP]), score(bridge, prompts)
+    names = [edge.name for edge in whole.edges.edges]
+    for i, destination in enumerate(edges.destination.tolist()):
+        name = f"{MLP.name}->{edges.destinations[destination].name}"
+        assert float(edges.value[i]) == pytest.approx(float(whole.value[names.index(name)]), abs=1e-5)
+    assert len(edges) == 1
 
 
 def test_in_any_architecture_heads_beside_an_mlp_do_not_reach_it(make_prompts):
