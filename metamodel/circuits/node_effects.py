@@ -7,10 +7,10 @@
     project_out_stream   a direction is removed from the whole residual stream, right behind its component,
                          for all that reads it later, whoever wrote it; later components may write it anew
 
-Of a subject only what comes behind a node runs, a bridge runs whole; many nodes run at once. Noising, mean and
-restoring are gauge-invariant; so is zero ablation, on the folded subject as through hooks. Position embeddings
-say the same on both prompts of a pair, so that noising, restoring and mean ablation of them are exactly zero;
-only zero ablation sees them.
+Of a subject only what comes behind a node runs, a bridge runs whole; many nodes run at once. Noising, mean
+and restoring are gauge-invariant; so is zero ablation, on the folded subject as through hooks. Position
+embeddings say the same on both prompts of a pair, so that noising, restoring and mean ablation of them are
+exactly zero; only zero ablation sees them.
 """
 
 from collections.abc import Sequence

@@ -65,9 +65,10 @@ def component_oracle(
     sources = components(whole.config)[:-1]
     names, place = _chosen(items, [c.name for c in sources], "components")
     if not isinstance(whole, Subject):  # a component is patched where all of its edges are
-        edge = component_edges(whole.config).source_node
-        member = torch.tensor(place)[:, None] == torch.tensor(edge)
-        return _by_edges(edge_run(whole, prompts, intervention), names, member, metric)
+        hooked_run = edge_run(whole, prompts, intervention)
+        source = torch.tensor(hooked_run.edges.source_node, device=hooked_run.logits.device)
+        member = torch.tensor(place, device=source.device)[:, None] == source
+        return _by_edges(hooked_run, names, member, metric)
     run = base_run(whole, prompts, intervention)
     config = run.config
 
@@ -162,7 +163,8 @@ def edge_oracle(
     """
     run = edge_run(network_of(network), prompts, intervention, freeze_norm=freeze_norm)
     names, place = _chosen(items, [edge.name for edge in run.edges.edges], "edges")
-    member = torch.tensor(place)[:, None] == torch.arange(len(run.edges))
+    every = torch.arange(len(run.edges), device=run.logits.device)
+    member = torch.tensor(place, device=every.device)[:, None] == every
     return _by_edges(run, names, member, metric)
 
 
@@ -173,9 +175,9 @@ def _by_edges(
     measure = run.measure(metric)
 
     def values(ablated: Bool[Tensor, "set item"]) -> Float[Tensor, "set batch"]:
-        patched = ~ablated if run.intervention == "denoising" else ablated
-        kept = patched.cpu().float() @ member.float() == 0
-        return measure(run.masked_logits(kept.to(run.logits.device))).cpu()
+        patched = (~ablated if run.intervention == "denoising" else ablated).to(member.device)
+        kept = patched.float() @ member.float() == 0
+        return measure(run.masked_logits(kept)).cpu()
 
     return SetOracle(names, values, lower_is_better=metric == "kl")
 
