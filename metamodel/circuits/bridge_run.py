@@ -5,6 +5,7 @@ circuit: from position embeddings in rotary networks, and from heads to the MLP 
 run side by side. A patched run is a whole forward, where a subject runs suffixes only.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,7 +56,7 @@ class BridgeRun(EdgeRun):
 
     @property
     def exists(self) -> Bool[Tensor, " edge"]:
-        stages = [stage_of(source) for source in self.edges.sources]
+        stages = self.edges.source_stages
         found = [
             self._sees(destination, stage)
             for destination in self.edges.destinations
@@ -66,8 +67,7 @@ class BridgeRun(EdgeRun):
     @cached_property
     def sources(self) -> tuple[list[int], ...]:
         """For each destination, the sources that it reads and that change anything."""
-        stages = [stage_of(source) for source in self.edges.sources]
-        active = self.active.tolist()
+        stages, active = self.edges.source_stages, self.active.tolist()
         return tuple(
             [i for i, stage in enumerate(stages) if active[i] and self._sees(destination, stage)]
             for destination in self.edges.destinations
@@ -81,8 +81,7 @@ class BridgeRun(EdgeRun):
 
     def _n_sources(self, destination: Destination) -> int:
         """How many sources have been computed when a destination reads."""
-        c, stage = self.config, reading_stage(destination, self.config)
-        return 2 + (stage // 2) * (c.n_heads + c.has_mlp) + (stage % 2) * c.n_heads
+        return bisect_right(self.edges.source_stages, reading_stage(destination, self.config))
 
     def _answers(self, times: int, changes: Mapping[str, Change]) -> Float[Tensor, "patch ask d_vocab"]:
         """Logits where answers are asked, of this run's prompts `times` over, changed at some sites."""
@@ -94,8 +93,8 @@ class BridgeRun(EdgeRun):
         return logits.unflatten(0, (times, len(self.tokens)))[:, asked.row, asked.position]
 
     def edge_effects(self, measures: Sequence[Measure]) -> Float[Tensor, "metric edge batch"]:
-        stages = [stage_of(source) for source in self.edges.sources]
-        return self.source_effects(measures, self.delta, torch.tensor(stages, device=self.delta.device))
+        stages = torch.tensor(self.edges.source_stages, device=self.delta.device)
+        return self.source_effects(measures, self.delta, stages)
 
     @torch.no_grad()
     def source_effects(
@@ -229,7 +228,7 @@ class BridgeRun(EdgeRun):
 
     def _masked(self, kept: Bool[Tensor, "mask edge"], stage: int) -> Float[Tensor, "mask ask d_vocab"]:
         """What destinations read is changed by patch minus output of the sources whose edges are patched."""
-        stages, first = [stage_of(source) for source in self.edges.sources], 0
+        stages, first = self.edges.source_stages, 0
         gap = self.delta.new_zeros(len(kept), *self.delta.shape)
         gap[:, :2] = self.delta[:2]  # embeddings read nothing, and write the same in every run
         by_site: dict[str, list[Tensor]] = {}

@@ -61,6 +61,11 @@ class ComponentEdges:
     def __len__(self) -> int:
         return len(self.edges)
 
+    @property
+    def source_stages(self) -> tuple[int, ...]:
+        """When each source has been computed, in ascending order; see `stage_of`."""
+        return tuple(map(stage_of, self.sources))
+
 
 def stage_of(component: Component) -> int:
     """When it has been computed: 0 for embeddings, 2l + 1 behind the attention of block l, 2l + 2 its MLP."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metamodel.circuits.base_run import BaseRun, Intervention, base_run
 from metamodel.circuits.edge_run import EdgeRun
-from metamodel.circuits.graph import Edge, component_edges
+from metamodel.circuits.graph import Edge
 from metamodel.circuits.metrics import Metric
 from metamodel.circuits.network import Network, edge_run, network_of
 from metamodel.circuits.nodes import Neuron

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metamodel.circuits.base_run import BaseRun
+from metamodel.circuits.graph import component_edges
 from metamodel.circuits.metrics import Measure
 from metamodel.circuits.suffix import Suffix
 
@@ -28,11 +29,7 @@ _CHUNK = 1_000_000
 @torch.no_grad()
 def edge_effects(run: BaseRun, measures: Sequence[Measure]) -> Float[Tensor, "metric edge batch"]:
     """Effects of patching each edge of `component_edges` alone, prompt by prompt."""
-    c = run.config
-    stages = [0, 0]
-    for layer in range(c.n_layers):
-        stages += [2 * layer + 1] * c.n_heads + [2 * layer + 2] * c.has_mlp
-    stage = torch.tensor(stages, device=run.outputs.device)
+    stage = torch.tensor(component_edges(run.config).source_stages, device=run.outputs.device)
     return source_effects(run, measures, run.delta, stage)
 
 

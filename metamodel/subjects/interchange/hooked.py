@@ -11,8 +11,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import SubjectConfig
+from metamodel.subjects.interchange.agreement import ADD_UP
 from metamodel.subjects.interchange.flags import flags_on
-from metamodel.subjects.interchange.hooked_bridge import ADD_UP, HookedBridge
+from metamodel.subjects.interchange.hooked_bridge import HookedBridge
 from metamodel.subjects.interchange.native import is_native
 from metamodel.subjects.interchange.ungrouped import Ungrouped
 

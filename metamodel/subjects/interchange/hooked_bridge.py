@@ -15,13 +15,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from metamodel.config.errors import require
 from metamodel.subjects.config import SubjectConfig
+from metamodel.subjects.interchange.agreement import check_equal
 from metamodel.subjects.interchange.flags import OTHER, flags_on
 from metamodel.subjects.interchange.norms import Scales, frozen, norms, scale_of
 from metamodel.subjects.interchange.ungrouped import Ungrouped
 
 Change = Callable[[Tensor], Tensor]
 Hook = Callable[..., Any]
-ADD_UP = "Choose a network whose blocks add what heads and MLPs write to the residual stream as it is."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -262,24 +262,6 @@ class HookedBridge:
                 mid = mid + found[-1]
             stream = check(f"{block}.hook_resid_post", mid)
         return torch.stack(found)
-
-
-def check_equal(
-    name: str,
-    got: Tensor,
-    wanted: Tensor,
-    *,
-    expected: str = "the sum of what embeddings, heads and MLPs write before it (pre-norm blocks)",
-    do: str = ADD_UP,
-) -> None:
-    """Raises: InputError unless two arrays agree at each position, up to rounding."""
-    tolerance = 1e-3 if torch.finfo(got.dtype).bits >= 32 else 6e-2
-    got, wanted = (x.float() if x.dtype.itemsize < 4 else x for x in (got, wanted))
-    size = wanted.norm(dim=-1)
-    off = float(((got - wanted).norm(dim=-1) / size.clamp_min(1e-2 * float(size.median()) + 1e-30)).max())
-    require(
-        off < tolerance, name, expected=expected, got=f"another array, off by {off:.2g} of its norm", do=do
-    )
 
 
 def _constant(value: Tensor) -> Change:
