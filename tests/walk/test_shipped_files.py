@@ -89,7 +89,17 @@ def benchmark(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_benchmark_of_stacked_training_ends_in_a_line_of_json():
     ended = benchmark(
-        "stacked_training.py", "--rounds", "1", "--steps", "1", "--subjects", "2", "--processes", "1"
+        "stacked_training.py",
+        "--rounds",
+        "1",
+        "--steps",
+        "1",
+        "--subjects",
+        "2",
+        "--processes",
+        "1",
+        "--loop-subjects",
+        "1",
     )
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
@@ -100,6 +110,17 @@ def test_the_benchmark_of_stacked_training_ends_in_a_line_of_json():
     assert found["ratio_to_bridge_loop"] == pytest.approx(ms["bridge_loop"] / ms["stacked"], rel=0.05)
     assert found["ratio_to_vmap"] == pytest.approx(ms["vmap"] / ms["stacked"], rel=0.05)
     assert found["ratio_to_arithmetic"] == pytest.approx(ms["stacked"] / found["arithmetic_ms"], rel=0.05)
+
+
+def test_the_benchmark_of_stacks_on_a_device_ends_in_a_line_of_json():
+    ended = benchmark("device_training.py", "--subjects", "1,2", "--steps", "2", "--rounds", "1")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert set(found["stacks"]) == {"1", "2"}
+    loop = found["loop_over_bridges"]["subjects_per_minute"]
+    for stack in found["stacks"].values():
+        assert stack["ratio_to_loop"] == pytest.approx(stack["subjects_per_minute"] / loop, rel=0.1)
+        assert 0 < stack["drawing_share"] < 1
 
 
 def test_the_benchmark_of_mechanisms_refuses_an_unknown_family_in_one_line(job):
