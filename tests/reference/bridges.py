@@ -71,6 +71,36 @@ OTHERS = {
         hf.MistralForCausalLM(hf.MistralConfig(**SIZES, num_key_value_heads=3, head_dim=4))
     ),
     "gpt-neox": neox,
+    "gpt-j": lambda: bridge_of(
+        hf.GPTJForCausalLM(
+            hf.GPTJConfig(
+                vocab_size=11,
+                n_positions=9,
+                n_embd=12,
+                n_layer=2,
+                n_head=3,
+                n_inner=20,
+                rotary_dim=2,
+                **NO_TOKENS,
+            )
+        )
+    ),
+    "opt": lambda: bridge_of(
+        hf.OPTForCausalLM(
+            hf.OPTConfig(
+                vocab_size=11,
+                hidden_size=12,
+                ffn_dim=20,
+                num_hidden_layers=2,
+                num_attention_heads=3,
+                max_position_embeddings=9,
+                word_embed_proj_dim=12,
+            )
+        )
+    ),
+    "bloom": lambda: bridge_of(
+        hf.BloomForCausalLM(hf.BloomConfig(vocab_size=11, hidden_size=12, n_layer=2, n_head=3, **NO_TOKENS))
+    ),
     "phi": lambda: bridge_of(hf.PhiForCausalLM(hf.PhiConfig(**SIZES))),
     "cohere": lambda: bridge_of(hf.CohereForCausalLM(hf.CohereConfig(**SIZES, logit_scale=1.0))),
     "gemma-one-key-head": lambda: bridge_of(

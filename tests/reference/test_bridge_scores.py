@@ -1,5 +1,6 @@
 """Bridges of other architectures through hooks: against our own sweep, and against hooks set by hand."""
 
+import dataclasses
 import warnings
 
 import pytest
@@ -62,6 +63,26 @@ def test_frozen_norms_of_a_gpt2_bridge_are_those_of_its_subject(method, make_pro
     torch.testing.assert_close(theirs.value, ours.value, atol=1e-4, rtol=0)
     assert (score(subject, prompts, method=method()).value - ours.value).abs().max() > 1e-2
     assert torch.equal(before, bridge(prompts.clean)), "no hook stays behind"
+
+
+@pytest.mark.parametrize("freeze_norm", [False, True])
+def test_heads_that_are_forked_here_are_those_that_transformer_lens_forks(freeze_norm, make_prompts):
+    theirs = hooked(gpt2())
+    ours = dataclasses.replace(theirs, forks=False)
+    assert theirs.forks
+    prompts = make_prompts(15, theirs.config, n_pos=8)
+    for intervention in INTERVENTIONS:
+        for method in (Exact, EAPIG, RandomSubsets):
+            chosen = method(freeze_norm=freeze_norm)
+            mine, other = (
+                score(x, prompts, intervention=intervention, method=chosen) for x in (ours, theirs)
+            )
+            torch.testing.assert_close(mine.value, other.value, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt-j", "opt", "bloom"])
+def test_heads_are_forked_here_where_transformer_lens_does_not(name):
+    assert not hooked(OTHERS[name]()).forks
 
 
 def test_a_bridge_is_a_subject_where_it_can_be(make_prompts):
@@ -180,8 +201,7 @@ def test_frozen_norms_of_any_architecture_are_linear(make, make_prompts):
     tokens = make_prompts(10, whole.config, n_pos=8).clean
     scales = whole.record(tokens).scales
     change = torch.randn(whole.config.d_model, generator=torch.Generator().manual_seed(1))
-    mlp = "mlp.in.hook_in" if whole.shared_norm else "ln2.hook_out"
-    sites = {"hook_mlp_in": f"blocks.1.{mlp}", "hook_v_input": "blocks.1.attn.v.hook_out"}
+    sites = {"hook_mlp_in": "blocks.1.mlp.in.hook_in", "hook_v_input": "blocks.1.attn.o.hook_in"}
     said = {}
 
     def noting(value, hook):
@@ -303,12 +323,6 @@ def gemma2() -> TransformerBridge:
     return bridge_of(hf.Gemma2ForCausalLM(config))
 
 
-def opt() -> TransformerBridge:
-    sizes = {"vocab_size": 11, "hidden_size": 12, "ffn_dim": 20, "num_hidden_layers": 2}
-    config = hf.OPTConfig(**sizes, num_attention_heads=3, max_position_embeddings=9, word_embed_proj_dim=12)
-    return bridge_of(hf.OPTForCausalLM(config))
-
-
 def t5() -> TransformerBridge:
     config = hf.T5Config(vocab_size=11, d_model=8, d_ff=8, num_layers=1, num_heads=2, d_kv=4)
     return bridge_of(hf.T5ForConditionalGeneration(config))
@@ -340,11 +354,6 @@ _ADD = "Choose a network whose blocks add what heads and MLPs write to the resid
             + _ADD,
         ),
         (
-            opt,
-            "bridge.use_attn_result: expected an architecture for which TransformerLens has these hooks, got "
-            "'OPTForCausalLM'. Choose another, such as GPT-2, GPT-NeoX, Llama, Mistral or Qwen.",
-        ),
-        (
             native,
             "bridge.architecture: expected one with hooks at what heads read and write, got "
             "'TransformerLensNative'. Use Subject.from_bridge.",
@@ -365,7 +374,7 @@ _ADD = "Choose a network whose blocks add what heads and MLPs write to the resid
             "build_bridge_from_module.",
         ),
     ],
-    ids=["norm across key heads", "post-norm", "no hooks", "native", "training", "two stacks", "no bridge"],
+    ids=["norm across key heads", "post-norm", "native", "training", "two stacks", "no bridge"],
 )
 def test_a_bridge_that_hooks_cannot_express_is_refused_by_the_name_of_the_setting(make, message):
     with pytest.raises(InputError) as caught:

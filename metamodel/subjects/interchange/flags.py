@@ -10,6 +10,15 @@ from metamodel.config.errors import InputError
 OTHER = "Choose another, such as GPT-2, GPT-NeoX, Llama, Mistral or Qwen."
 
 
+def has_forks(bridge: TransformerBridge) -> bool:
+    """Whether TransformerLens has hooks at single heads of this architecture."""
+    try:
+        with flags_on(bridge, ""):
+            return True
+    except InputError:
+        return False
+
+
 @contextmanager
 def flags_on(bridge: TransformerBridge, name: str) -> Iterator[None]:
     """Turns on the hooks that are off by default, and afterwards sets all of them as they were."""

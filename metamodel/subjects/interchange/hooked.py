@@ -6,13 +6,15 @@ and reads whatever is inside: gated MLPs and experts, RMSNorm, grouped queries (
 of its own block), through a norm of its own or attention's.
 """
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from metamodel.config.errors import InputError, require
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.interchange.agreement import ADD_UP
-from metamodel.subjects.interchange.flags import flags_on
+from metamodel.subjects.interchange.flags import OTHER, has_forks
+from metamodel.subjects.interchange.forks import has_projections
 from metamodel.subjects.interchange.hooked_bridge import HookedBridge
 from metamodel.subjects.interchange.native import is_native
 from metamodel.subjects.interchange.ungrouped import Ungrouped
@@ -69,8 +71,6 @@ def hooked(bridge: nn.Module, *, name: str = "bridge") -> HookedBridge:
             got=f"one with {', '.join(sorted(inside))}",
             do=ADD_UP,
         )
-    with flags_on(bridge, name):
-        pass  # whether it has them
     with_mlp = sum("mlp" in block.submodules for block in bridge.blocks)
     require(
         with_mlp in (0, cfg.n_layers),
@@ -86,17 +86,43 @@ def hooked(bridge: nn.Module, *, name: str = "bridge") -> HookedBridge:
         n_heads=cfg.n_heads,
         d_model=cfg.d_model,
         d_head=cfg.d_head,
-        d_mlp=int(cfg.d_mlp or 4 * cfg.d_model) if has_mlp else 0,
+        d_mlp=_d_mlp(bridge) if has_mlp else 0,
         d_vocab=cfg.d_vocab,
         n_ctx=cfg.n_ctx,
         normalization_type="none" if bridge.ln_final.uses_rms_norm else "LN",
         attention_dir="causal" if causal else "bidirectional",
     )
-    return HookedBridge(
-        bridge=bridge,
-        name=name,
-        config=config,
-        parallel=bool(cfg.parallel_attn_mlp),
-        shared_norm=has_mlp and not any("ln2" in block.submodules for block in bridge.blocks),
-        ungrouped=Ungrouped.of(bridge, name=name),
+    ungrouped = Ungrouped.of(bridge, name=name)
+    ways = [True] if has_forks(bridge) else []
+    ways += [False] if has_projections(bridge) and not ungrouped.grouped else []
+    require(
+        len(ways) > 0,
+        f"{name}.architecture",
+        expected="one with hooks at single heads, or at projections of queries, keys, values and outputs",
+        got=repr(cfg.architecture),
+        do=OTHER,
     )
+    refusals = []
+    for forks in ways:  # TransformerLens's own hooks first, if they say what is so
+        found = HookedBridge(
+            bridge=bridge,
+            name=name,
+            config=config,
+            parallel=bool(cfg.parallel_attn_mlp),
+            shared_norm=has_mlp and not any("ln2" in block.submodules for block in bridge.blocks),
+            ungrouped=ungrouped,
+            forks=forks,
+        )
+        try:
+            found.record(torch.arange(2, device=next(bridge.parameters()).device).unsqueeze(0))
+        except InputError as refusal:
+            refusals.append(refusal)
+        else:
+            return found
+    raise refusals[0]
+
+
+def _d_mlp(bridge: TransformerBridge) -> int:
+    """Neurons of an MLP; not every configuration says how many."""
+    matrix = getattr(bridge.blocks[0].mlp, "W_out", None)
+    return len(matrix) if isinstance(matrix, Tensor) else int(bridge.cfg.d_mlp or 4 * bridge.cfg.d_model)

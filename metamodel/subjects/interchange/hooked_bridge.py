@@ -5,6 +5,7 @@ readers must read it. A norm behind attention or a scaled residual fails that, a
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from metamodel.config.errors import require
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.interchange.agreement import check_equal
 from metamodel.subjects.interchange.flags import OTHER, flags_on
+from metamodel.subjects.interchange.forks import changed_input, changed_results, projected, results
 from metamodel.subjects.interchange.norms import Scales, frozen, norms, scale_of
 from metamodel.subjects.interchange.ungrouped import Ungrouped
 
@@ -52,6 +54,8 @@ class HookedBridge:
     shared_norm: bool
     """Whether it then reads through attention's norm, as in Falcon and Phi."""
     ungrouped: Ungrouped
+    forks: bool
+    """Whether TransformerLens has hooks at single heads; else `interchange.forks` stands in for them."""
 
     @property
     def writes(self) -> tuple[tuple[str, int | None], ...]:
@@ -79,14 +83,25 @@ class HookedBridge:
         for site, change in (changes or {}).items():
             if site.endswith("hook_mlp_in") and self.shared_norm:
                 hooks += self._through_shared_norm(int(site.split(".")[1]), change)
+            elif not self.forks and (virtual := self._virtual(site, change)):
+                hooks += [(name, _changing(each)) for name, each in virtual]
             else:
                 hooks.append((self._hook_name(site), _changing(change)))
         return self._run(tokens, hooks, scales)
 
+    def _virtual(self, site: str, change: Change) -> list[tuple[str, Change]]:
+        """Hooks in place of one at single heads, which this architecture does not have."""
+        _, layer, *rest = [*site.split("."), "", ""]
+        if rest[:2] == ["attn", "hook_result"]:
+            return changed_results(self.bridge, int(layer), change)
+        if rest[0] in ("hook_q_input", "hook_k_input", "hook_v_input"):
+            return changed_input(self.bridge, int(layer), rest[0][5], change)
+        return []
+
     def _run(self, tokens: Tensor, hooks: list[tuple[str, Hook]], scales: Scales | None = None) -> Tensor:
         bridge = self.bridge
         with (
-            flags_on(bridge, self.name),
+            flags_on(bridge, self.name) if self.forks else nullcontext(),
             self.ungrouped.applied(),
             bridge.hooks(fwd_hooks=hooks),
             frozen(bridge, scales),
@@ -104,7 +119,7 @@ class HookedBridge:
         taken: dict[str, Tensor] = {}
         hooks = [(name, _taking(taken, name)) for name in self._names()]
         for layer in range(self.config.n_layers):
-            hooks += [(name, self._compared(taken, layer, name)) for name in self._inputs(layer)]
+            hooks += self._compared(taken, layer)
         logits = self._run(tokens, hooks)
         plain = self.bridge(tokens)
         check_equal(f"{self.name}.logits", logits, plain, expected="those without hooks", do=OTHER)
@@ -170,8 +185,11 @@ class HookedBridge:
             constant = value(torch.zeros_like(value.weight[0]) if normed is None else normed)
             by_head = constant.unflatten(0, (self.ungrouped.n_kv, -1))
             by_head = by_head.repeat_interleave(self.config.n_heads // self.ungrouped.n_kv, 0)
-            hooks.append((f"blocks.{layer}.attn.hook_z", _changing(_constant(by_head))))
             name = f"blocks.{layer}.attn.hook_result"
+            if not self.forks:
+                taken[name] = results(block, by_head[None, None])
+                continue
+            hooks.append((f"blocks.{layer}.attn.hook_z", _changing(_constant(by_head))))
             hooks.append((name, _taking(taken, name)))
         c, device = self.config, next(self.bridge.parameters()).device
         logits = self._run(torch.zeros(1, 1, dtype=torch.int64, device=device), hooks)
@@ -207,8 +225,8 @@ class HookedBridge:
         names = ["hook_embed", "hook_pos_embed"]
         for layer in range(self.config.n_layers):
             block = f"blocks.{layer}"
-            names += [f"{block}.hook_resid_pre", f"{block}.hook_resid_post", f"{block}.attn.hook_result"]
-            names += [f"{block}.hook_attn_out"]
+            names += [f"{block}.hook_resid_pre", f"{block}.hook_resid_post", f"{block}.hook_attn_out"]
+            names += [f"{block}.attn.hook_result"] if self.forks else []
             if self.config.has_mlp:
                 read = "mlp.hook_in" if self.shared_norm else "ln2.hook_in"
                 names += [f"{block}.{read}", f"{block}.hook_mlp_out"]
@@ -217,15 +235,31 @@ class HookedBridge:
     def _inputs(self, layer: int) -> list[str]:
         return [f"blocks.{layer}.hook_{x}_input" for x in "qkv"]
 
-    def _compared(self, taken: dict[str, Tensor], layer: int, name: str) -> Hook:
-        """Checks at once that heads read the stream: their copies of it are too large to be kept."""
+    def _compared(self, taken: dict[str, Tensor], layer: int) -> list[tuple[str, Hook]]:
+        """Checks at once that heads read the stream: their copies of it are too large to be kept.
 
-        def hook(value: Tensor, *, hook: object) -> None:
-            stream = taken[f"blocks.{layer}.hook_resid_pre"].unsqueeze(2)
-            check_equal(f"{self.name}.{name}", value, stream.expand_as(value))
-            taken[name] = value.new_zeros(())
+        Without forks it is what they make of it that is checked, and what they write is noted.
+        """
+        block, n_heads = self.bridge.blocks[layer], self.config.n_heads
 
-        return hook
+        def comparing(name: str, channel: str) -> Hook:
+            def hook(value: Tensor, *, hook: object) -> None:
+                copies = taken[f"blocks.{layer}.hook_resid_pre"].unsqueeze(2).expand(-1, -1, n_heads, -1)
+                wanted = copies if self.forks else projected(block, channel, copies).reshape(value.shape)
+                check_equal(f"{self.name}.{name}", value, wanted)
+                taken[name] = value.new_zeros(())
+
+            return hook
+
+        def noting(value: Tensor, *, hook: object) -> None:
+            by_head = value.detach().reshape(*value.shape[:2], n_heads, -1)
+            taken[f"blocks.{layer}.attn.hook_result"] = results(block, by_head)
+
+        hooks: list[tuple[str, Hook]] = []
+        for name, channel in zip(self._inputs(layer), "qkv", strict=True):
+            place = name if self.forks else f"blocks.{layer}.attn.{channel}.hook_out"
+            hooks.append((place, comparing(name, channel)))
+        return hooks if self.forks else [*hooks, (f"blocks.{layer}.attn.o.hook_in", noting)]
 
     def _checked_outputs(self, taken: Mapping[str, Tensor]) -> Float[Tensor, "source batch pos d_model"]:
         embedded = taken["hook_embed"]
