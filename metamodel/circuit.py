@@ -3,9 +3,8 @@
     python -m metamodel.circuit SUBJECT --prompts prompts.jsonl [--out DIR] [--json]
 
 SUBJECT is a folder in transformers' format, a name on the hub, or ZOO#ID; architectures other than GPT-2 run
-through TransformerLens, slower. Prompts are JSON lines of token ids
-with `clean`, `corrupt`, `answer` and `corrupt_answer`; `python -m data_gen.prompts ZOO#ID` writes some for a
-subject of a zoo.
+through TransformerLens, slower. Prompts are JSON lines of token ids with `clean`, `corrupt`, `answer` and
+`corrupt_answer`; `python -m data_gen.prompts ZOO#ID` writes some for a subject of a zoo.
 """
 
 import sys
@@ -47,13 +46,13 @@ def main(arguments: list[str]) -> None:
     from metamodel.circuits.circuit import discover
     from metamodel.circuits.methods import method_named
     from metamodel.circuits.prompt_file import read_prompts
+    from metamodel.read import subject_in
     from metamodel.subjects.interchange import resolve_network
-    from metamodel.triples.store import Zoo
 
     method = method_named(options.method)
     prompts = read_prompts(Path(options.prompts))
     circuit = discover(
-        resolve_network(options.subject, read_zoo=lambda folder, name: Zoo.open(folder).subject(name)),
+        resolve_network(options.subject, read_zoo=subject_in),
         prompts,
         metric=options.metric,
         intervention=options.intervention,

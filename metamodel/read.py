@@ -52,9 +52,15 @@ def subject_of(text: str) -> "Subject":
     Raises: InputError if there is none.
     """
     from metamodel.subjects.interchange import resolve
+
+    return resolve(text, read_zoo=subject_in)
+
+
+def subject_in(folder: str, identity: str) -> "Subject":
+    """A subject of a zoo. Raises: InputError without that zoo, or that subject in it."""
     from metamodel.triples.store import Zoo
 
-    return resolve(text, read_zoo=lambda folder, identity: Zoo.open(folder).subject(identity))
+    return Zoo.open(folder).subject(identity)
 
 
 def show(reading: "Reading") -> None:

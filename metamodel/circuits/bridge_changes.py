@@ -3,13 +3,11 @@
 Heads of a block read and write side by side, on an axis of their own; all else has none.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Change = Callable[[Tensor], Tensor]
+from metamodel.subjects.interchange.forks import Change
 
 
 def adding(delta: Float[Tensor, "batch pos d_model"], head: int | None) -> Change:

@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.bridge_changes import (
-    Change,
     adding,
     adding_to_heads,
     closing,
@@ -31,10 +29,9 @@ from metamodel.circuits.graph import Destination, reading_stage, stage_of
 from metamodel.circuits.metrics import Measure
 from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.config import Component
-
-if TYPE_CHECKING:
-    from metamodel.subjects.interchange.hooked_bridge import HookedBridge
-    from metamodel.subjects.interchange.norms import Scales
+from metamodel.subjects.interchange.forks import Change
+from metamodel.subjects.interchange.hooked_bridge import HookedBridge
+from metamodel.subjects.interchange.norms import Scales
 
 _NUMBERS = 64_000_000
 """Numbers in the widest array of one forward, and in what its sources have written, where that is noted."""
@@ -44,14 +41,14 @@ _NUMBERS = 64_000_000
 class BridgeRun(EdgeRun):
     """A run of a bridge."""
 
-    hooked: "HookedBridge"
+    hooked: HookedBridge
     tokens: Int[Tensor, "batch pos"]
     """Of this run."""
     patch: Float[Tensor, "source batch pos d_model"]
     """What each source writes when it is patched."""
-    streams: "Mapping[int, Float[Tensor, 'batch pos d_model']]"
+    streams: Mapping[int, Float[Tensor, "batch pos d_model"]]
     """Stage -> the residual stream."""
-    scales: "Scales | None"
+    scales: Scales | None
     """What norms divide by; None where they find their own in each run."""
 
     @property
@@ -264,7 +261,7 @@ def wide(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def bridge_run(
-    hooked: "HookedBridge", prompts: Prompts, intervention: Intervention, *, freeze_norm: bool = False
+    hooked: HookedBridge, prompts: Prompts, intervention: Intervention, *, freeze_norm: bool = False
 ) -> BridgeRun:
     """Runs clean and corrupt prompts, and checks that what sources write adds up.
 

@@ -37,7 +37,8 @@ def redundant(
     when they are added to it, if that is more. Only edges that anything can flow along count for that, at
     most `RANDOM_EDGES` of them drawn at random.
     """
-    inside, outside = kept.nonzero().squeeze(1), (~kept).nonzero().squeeze(1)
+    inside = kept.nonzero().squeeze(1)
+    outside = (~kept & runner.run.exists).nonzero().squeeze(1)
     order = torch.randperm(len(outside), generator=generator, device=generator.device)
     alive = []
     for i in outside[order.to(outside.device)].tolist():

@@ -131,6 +131,7 @@ def test_minimal_sets_of_a_bridge(make_prompts):
     names = [name for name in oracle.names if name != "position_embedding"][:6]
     some = oracle.among(names)
     found, gap = minimal_sets(some), some.gap()
+    assert found.sufficient
     for one in found.sufficient:
         without = [set(one) - {name} for name in one]
         share = gap.kept(some.keep(one, *without)).tolist()

@@ -23,7 +23,7 @@ from metamodel.circuits.base_run import INTERVENTIONS
 from metamodel.config import InputError
 from metamodel.subjects import Subject
 from metamodel.subjects.interchange import hooked
-from tests.reference.bridges import OTHERS, SIZES, bridge_of, drawn, gpt2, llama
+from tests.reference.bridges import NO_TOKENS, OTHERS, SIZES, bridge_of, drawn, gpt2, llama
 
 with warnings.catch_warnings():  # TransformerLens's own imports warn
     warnings.simplefilter("ignore")
@@ -80,9 +80,42 @@ def test_heads_that_are_forked_here_are_those_that_transformer_lens_forks(freeze
             torch.testing.assert_close(mine.value, other.value, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["gpt-j", "opt", "bloom"])
-def test_heads_are_forked_here_where_transformer_lens_does_not(name):
-    assert not hooked(OTHERS[name]()).forks
+WITHOUT_FORKS = {
+    "gpt-j": OTHERS["gpt-j"],
+    "opt": OTHERS["opt"],
+    "bloom": OTHERS["bloom"],
+    "gpt-neo": lambda: bridge_of(
+        hf.GPTNeoForCausalLM(
+            hf.GPTNeoConfig(
+                vocab_size=11,
+                max_position_embeddings=9,
+                hidden_size=12,
+                num_layers=2,
+                num_heads=3,
+                intermediate_size=20,
+                attention_types=[[["global", "local"], 1]],
+                **NO_TOKENS,
+            )
+        )
+    ),
+    "mpt": lambda: bridge_of(
+        hf.MptForCausalLM(
+            hf.MptConfig(vocab_size=11, d_model=12, n_layers=2, n_heads=3, max_seq_len=9, expansion_ratio=2)
+        )
+    ),
+    "codegen": lambda: bridge_of(
+        hf.CodeGenForCausalLM(
+            hf.CodeGenConfig(
+                vocab_size=11, n_positions=9, n_embd=16, n_layer=2, n_head=4, rotary_dim=2, **NO_TOKENS
+            )
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("make", WITHOUT_FORKS.values(), ids=WITHOUT_FORKS)
+def test_heads_are_forked_here_where_transformer_lens_does_not(make):
+    assert not hooked(make()).forks
 
 
 def test_a_bridge_is_a_subject_where_it_can_be(make_prompts):

@@ -18,11 +18,16 @@ from metamodel.config.errors import require
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.interchange.agreement import check_equal
 from metamodel.subjects.interchange.flags import OTHER, flags_on
-from metamodel.subjects.interchange.forks import changed_input, changed_results, projected, results
+from metamodel.subjects.interchange.forks import (
+    Change,
+    changed_input,
+    changed_results,
+    projected,
+    results,
+)
 from metamodel.subjects.interchange.norms import Scales, frozen, norms, scale_of
 from metamodel.subjects.interchange.ungrouped import Ungrouped
 
-Change = Callable[[Tensor], Tensor]
 Hook = Callable[..., Any]
 
 
