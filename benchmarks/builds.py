@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-HARVEST = "harvest: {n_prompts: 4, n_behavior_prompts: 16, n_probes: 2, n_random: 8, n_null_copies: 20}"
+HARVEST = (
+    "harvest: {n_prompts: 4, n_behavior_prompts: 16, n_probes: 2, n_shown: 8, n_random: 8, n_null_copies: 20}"
+)
 """As little as a harvest takes."""
 
 

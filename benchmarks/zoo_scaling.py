@@ -101,7 +101,7 @@ def of_shape(n_layers: int, n_heads: int) -> tuple[float, float]:
         recipes={"r": RecipeConfig(steps=100, batch_size=16, warmup_steps=10)},
         cells=(CellConfig(family="sorting", variant="short", sizes=("s",), recipe="r", n_subjects=N_SHAPED),),
         subjects_per_shard=N_SHAPED,
-        harvest=HarvestConfig(n_prompts=8, n_behavior_prompts=32, n_probes=4, n_random=16),
+        harvest=HarvestConfig(n_prompts=8, n_behavior_prompts=32, n_probes=4, n_shown=8, n_random=16),
     )
     (spec,) = shard_specs(config)
     began = time.process_time()

@@ -93,6 +93,8 @@ class HarvestConfig:
     """Fresh prompts on which behavior is measured."""
     n_probes: int = 16
     """Prompts that are stored with their answers and with what each component writes on them."""
+    n_shown: int = 128
+    """Prompts of the task that are stored without answers: a reader may be shown what is asked."""
     n_random: int = 48
     """Prompts of random tokens on which attention patterns are scored, with and without repetition."""
     n_null_copies: int = FEWEST_NULL_COPIES
@@ -106,6 +108,7 @@ class HarvestConfig:
                 "n_prompts": 4,
                 "n_behavior_prompts": 16,
                 "n_probes": 2,
+                "n_shown": 2,
                 "n_random": 8,
                 "n_null_copies": FEWEST_NULL_COPIES,
             },

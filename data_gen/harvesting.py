@@ -94,12 +94,13 @@ def harvest_one(
     prompts = circuit_prompts(task, info.id, config, seed)
     fresh = task_prompts(task, generator_for(seed, info.id, "behavior prompts"), config.n_behavior_prompts)
     probes = task_prompts(task, generator_for(seed, info.id, "probes"), config.n_probes)
+    shown = task_prompts(task, generator_for(seed, info.id, "shown"), config.n_shown)
     return Triple(
         info=info,
         subject=subject,
         activation=activation_of(subject, prompts, probes),
         circuit=circuit_of(subject, prompts, null.edge_threshold),
-        behavior=behavior_of(subject, prompts, fresh, probes),
+        behavior=behavior_of(subject, prompts, fresh, probes, shown),
         labels=function_labels(subject, prompts, null.tests, null.labels, task.structure(prompts)),
         truth=truth,
     )
@@ -228,8 +229,10 @@ def activation_of(subject: Subject, prompts: Prompts, probes: Prompts) -> Activa
     )
 
 
-def behavior_of(subject: Subject, prompts: Prompts, fresh: Prompts, probes: Prompts) -> Behavior:
-    """Answers on fresh prompts and on probes; ablations on the circuit's prompts."""
+def behavior_of(
+    subject: Subject, prompts: Prompts, fresh: Prompts, probes: Prompts, shown: Prompts
+) -> Behavior:
+    """Answers on fresh prompts and on probes; ablations on the circuit's prompts; `shown` as they are."""
     n = len(fresh)
     position = torch.cat([fresh.position, probes.position])
     rows = torch.arange(len(position), device=position.device)
@@ -251,4 +254,6 @@ def behavior_of(subject: Subject, prompts: Prompts, fresh: Prompts, probes: Prom
         probe_answer=logits[n:].argmax(-1),
         probe_right_answer=probes.answer,
         probe_slice=probes.slice,
+        shown_tokens=shown.clean,
+        shown_position=shown.position,
     )

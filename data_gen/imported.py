@@ -47,7 +47,7 @@ def fingerprint_of(network: Path) -> str:
 def harvest_config(task: PromptFile) -> HarvestConfig:
     """As much as the file of prompts allows."""
     n = len(task.given)
-    return HarvestConfig(n_prompts=min(48, n), n_behavior_prompts=n, n_probes=min(16, n))
+    return HarvestConfig(n_prompts=min(48, n), n_behavior_prompts=n, n_probes=min(16, n), n_shown=min(128, n))
 
 
 def import_shard(

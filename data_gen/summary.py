@@ -21,14 +21,14 @@ FEWEST_ACCEPTED = 0.5
 """Share of a cell's subjects below which a build says that too few learned their task."""
 
 
-def bytes_of_triple(shape: SubjectConfig, n_probes: int) -> int:
+def bytes_of_triple(shape: SubjectConfig, n_probes: int, n_shown: int) -> int:
     """About what one triple takes on disk, if prompts fill the context."""
     node, edge = len(components(shape)), len(component_edges(shape))
     pos, d = shape.n_ctx, shape.d_model
     floats = sum(prod(s) for s in weight_shapes(shape).values())
     floats += node * (d * d + pos * pos + 5) + min(ACTIVATION_PROBES, n_probes) * pos * node * d
     floats += 4 * edge + node * len(LABELS) * 4
-    integers = n_probes * (2 * pos + 4) + node * len(LABELS)
+    integers = n_probes * (2 * pos + 4) + n_shown * (pos + 1) + node * len(LABELS)
     return 4 * floats + 8 * integers + edge + node
 
 
@@ -49,7 +49,7 @@ def plan(config: ZooConfig, specs: Sequence[ShardSpec], out: Path) -> str:
         n_edges = len(component_edges(group[0].subject_config))
         table.add_row(*key, str(n), str(len(group)), str(n_edges))
         subjects, edges = subjects + n, edges + n * n_edges
-        size += n * bytes_of_triple(group[0].subject_config, config.harvest.n_probes)
+        size += n * bytes_of_triple(group[0].subject_config, config.harvest.n_probes, config.harvest.n_shown)
     total = (
         f"{subjects} subjects in {len(specs)} shards, {edges} edges, at most about {size / 2**20:.0f} MiB\n"
     )

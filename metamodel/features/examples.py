@@ -9,6 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.subjects.config import SubjectConfig
+from metamodel.subjects.subject import Subject
+
+NONE_OF_THESE = "none of these"
+"""Answer where a subject runs no program that training subjects run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,12 +30,14 @@ class ComponentGraph:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BaselineInputs:
-    """What only two opponents look at: statistics of raw weights, and closed forms on every track.
+    """What only some opponents look at: raw weights, statistics of them, and closed forms on every track.
 
-    The statistics are not gauge-invariant, and the track `activations` shows no closed form of weights: so
-    both stand apart from the graph that a meta-model sees.
+    Weights and their statistics are not gauge-invariant, and the track `activations` shows no closed form of
+    weights: so they stand apart from the graph that a meta-model sees.
     """
 
+    subject: Subject
+    """The subject itself, as it is stored: for opponents that learn from raw weights or run it."""
     weight_statistics: Float[Tensor, "node statistic"]
     """`metamodel.features.statistics.weight_statistics(subject)`."""
     token_space_scores: Float[Tensor, "node label"]
@@ -79,6 +85,8 @@ class Truth:
     probe_answer: Int[Tensor, " probe"]
     """What the subject answers."""
     probe_right_answer: Int[Tensor, " probe"]
+    algorithm: str = ""
+    """Program that the subject is known to run; empty where its circuit is not known."""
 
 
 Example = tuple[Seen, Truth]
@@ -94,3 +102,5 @@ class Prediction:
     edge_member: Float[Tensor, "node node"]
     slice_accuracy: Float[Tensor, " slice"]
     probe_answer: Int[Tensor, " probe"]
+    algorithm: str = NONE_OF_THESE
+    """Program that the subject runs, of those that training subjects run, or `NONE_OF_THESE`."""

@@ -46,6 +46,7 @@ def seen_of(triple: Triple, track: Track, baseline_labels: Sequence[str] | None 
     behavior, inputs = triple.behavior, None
     if baseline_labels is not None:
         inputs = BaselineInputs(
+            subject=triple.subject,
             weight_statistics=weight_statistics(triple.subject),
             token_space_scores=token_space_scores(v, baseline_labels),
         )
@@ -86,4 +87,5 @@ def truth_of(triple: Triple) -> Truth:
         slice_accuracy=behavior.slice_accuracy,
         probe_answer=behavior.probe_answer,
         probe_right_answer=behavior.probe_right_answer,
+        algorithm="" if triple.truth is None else triple.info.family,
     )

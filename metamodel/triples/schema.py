@@ -13,7 +13,7 @@ from torch import Tensor
 from metamodel.config.words import Departure, Track
 from metamodel.subjects.subject import Subject
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Origin = Literal["trained", "compiled", "siit", "planted", "imported"]
 Relation = Literal["none", "checkpoint", "finetuned", "pruned"]
@@ -124,6 +124,10 @@ class Behavior:
     """What the subject answers (argmax)."""
     probe_right_answer: Int[Tensor, " probe"]
     probe_slice: Int[Tensor, " probe"]
+    shown_tokens: Int[Tensor, "shown pos"]
+    """Prompts of the task, none of them a probe by design: they say what is asked, not what is answered."""
+    shown_position: Int[Tensor, " shown"]
+    """Where each of them asks for an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

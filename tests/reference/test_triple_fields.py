@@ -30,7 +30,7 @@ from metamodel.subjects.subject import Subject, initial_weights
 from metamodel.triples.schema import SubjectInfo, Triple
 
 CONFIG = SubjectConfig(n_layers=2, n_heads=2, d_model=16, d_head=8, d_mlp=16, d_vocab=D_VOCAB, n_ctx=16)
-SETTINGS = HarvestConfig(n_prompts=8, n_behavior_prompts=40, n_probes=6, n_random=8)
+SETTINGS = HarvestConfig(n_prompts=8, n_behavior_prompts=40, n_probes=6, n_shown=5, n_random=8)
 SEED, NAMES = 5, ("first", "second")
 
 
@@ -66,6 +66,7 @@ class Case:
     prompts: Prompts
     fresh: Prompts
     probes: Prompts
+    shown: Prompts
 
 
 @pytest.fixture(scope="module", params=[0, 1])
@@ -82,6 +83,7 @@ def case(request) -> Case:
         prompts=drawn("circuit prompts", SETTINGS.n_prompts),
         fresh=drawn("behavior prompts", SETTINGS.n_behavior_prompts),
         probes=drawn("probes", SETTINGS.n_probes),
+        shown=drawn("shown", SETTINGS.n_shown),
     )
 
 
@@ -124,6 +126,8 @@ def test_behavior(case: Case):
     assert stored.probe_answer.tolist() == [int(logits.argmax()) for logits in answers(case.subject, probes)]
     assert torch.equal(stored.probe_right_answer, probes.answer)
     assert torch.equal(stored.probe_slice, probes.slice)
+    assert torch.equal(stored.shown_tokens, case.shown.clean)
+    assert torch.equal(stored.shown_position, case.shown.position)
 
 
 def null_prompts(n: int, purpose: str) -> Prompts:

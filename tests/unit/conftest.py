@@ -9,6 +9,7 @@ import torch
 from metamodel.circuits.graph import component_edges
 from metamodel.features.examples import BaselineInputs, ComponentGraph, Seen, Truth
 from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction
+from metamodel.subjects.subject import Subject, initial_weights, unstack
 from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE
 
 N_FEATURES, N_CHANNELS, N_LABELS, D_VOCAB = 12, 4, 3, 16
@@ -82,6 +83,7 @@ def _one(rng, name, noise, family, size, n_features, n_labels) -> tuple[Seen, Tr
         probe_slice=torch.tensor([0, 0, 1, 1]),
         evidence=torch.zeros(4, n, D_VOCAB, 2),
         baseline_inputs=BaselineInputs(
+            subject=_subject(config, rng),
             weight_statistics=torch.tensor(features, dtype=torch.float32),
             token_space_scores=torch.tensor(closed, dtype=torch.float32),
         ),
@@ -98,3 +100,8 @@ def _one(rng, name, noise, family, size, n_features, n_labels) -> tuple[Seen, Tr
         probe_right_answer=torch.tensor([3, 4, 5, 6]),
     )
     return seen, truth
+
+
+def _subject(config: SubjectConfig, rng) -> Subject:
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    return Subject(config=config, weights=unstack(initial_weights(config, [generator]), 0))

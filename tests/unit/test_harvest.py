@@ -26,7 +26,7 @@ from metamodel.subjects.subject import Subject, initial_weights
 from metamodel.triples.schema import SubjectInfo, Triple
 
 CONFIG = SubjectConfig(n_layers=2, n_heads=2, d_model=16, d_head=8, d_mlp=16, d_vocab=D_VOCAB, n_ctx=12)
-SETTINGS = HarvestConfig(n_prompts=8, n_behavior_prompts=32, n_probes=6, n_random=8)
+SETTINGS = HarvestConfig(n_prompts=8, n_behavior_prompts=32, n_probes=6, n_shown=8, n_random=8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

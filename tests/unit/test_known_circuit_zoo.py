@@ -32,7 +32,7 @@ def zoo_config(*cells: CellConfig) -> ZooConfig:
         sizes={"s": SIZE},
         recipes={"r": RecipeConfig(steps=1, warmup_steps=0)},
         cells=cells,
-        harvest=HarvestConfig(n_prompts=8, n_behavior_prompts=16, n_probes=4, n_random=8),
+        harvest=HarvestConfig(n_prompts=8, n_behavior_prompts=16, n_probes=4, n_shown=8, n_random=8),
     )
 
 

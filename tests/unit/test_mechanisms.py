@@ -47,7 +47,7 @@ CONFIG = ZooConfig(
         cell("facts", recipe="none"),
         cell("brackets+sorting"),
     ),
-    harvest=HarvestConfig(n_prompts=8, n_behavior_prompts=32, n_probes=4, n_random=8),
+    harvest=HarvestConfig(n_prompts=8, n_behavior_prompts=32, n_probes=4, n_shown=8, n_random=8),
 )
 SORTING, FACTS, BOTH = "sorting-short-s-quick", "facts-base-s-none", "brackets+sorting-base-s-quick"
 

@@ -60,7 +60,7 @@ def test_components_of_relatives_correspond_except_for_pruned_heads(tmp_path, mo
         sizes={"s": size},
         recipes={"r": RecipeConfig(steps=4, batch_size=4, warmup_steps=1)},
         cells=(cell,),
-        harvest=HarvestConfig(n_prompts=8, n_behavior_prompts=16, n_probes=4, n_random=8),
+        harvest=HarvestConfig(n_prompts=8, n_behavior_prompts=16, n_probes=4, n_shown=8, n_random=8),
     )
     folder, threads = tmp_path / "z", torch.get_num_threads()
     begin(folder, name="z", config=plain(config), labels=(), n_shards=1)

@@ -20,7 +20,7 @@ from metamodel.config import InputError
 from metamodel.config.parser import plain
 from metamodel.triples import Zoo, begin, finish
 
-HARVEST = HarvestConfig(n_prompts=8, n_behavior_prompts=16, n_probes=4, n_random=8)
+HARVEST = HarvestConfig(n_prompts=8, n_behavior_prompts=16, n_probes=4, n_shown=8, n_random=8)
 RECIPE = RecipeConfig(steps=40, batch_size=16, learning_rate=0.01, warmup_steps=5)
 
 

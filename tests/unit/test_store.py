@@ -101,6 +101,8 @@ def synthetic_triple(index: int, shape: SubjectConfig = SHAPES[0]) -> Triple:
             probe_tokens=tokens(probe, pos),
             **{name: tokens(probe) for name in ("probe_position", "probe_slice")},
             **{name: tokens(probe) for name in ("probe_answer", "probe_right_answer")},
+            shown_tokens=tokens(probe + 1, pos),
+            shown_position=tokens(probe + 1),
         ),
         labels=FunctionLabels(**by_label, state=tokens(node, label)),
         truth=None if shape == SHAPES[0] else synthetic_truth(node, edge, generator),
@@ -264,12 +266,12 @@ def test_another_schema_version_is_refused(damaged):
     with pytest.raises(InputError) as error:
         Zoo.open(damaged)
     assert str(error.value) == (
-        f"{damaged}/manifest.json: expected schema version 2, got 99. "
+        f"{damaged}/manifest.json: expected schema version 3, got 99. "
         "Rebuild the zoo with this version of the package."
     )
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema_version": 2, "labels": [], "shards": [3]}'])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema_version": 3, "labels": [], "shards": [3]}'])
 def test_a_manifest_that_is_none_is_refused(damaged, text):
     (damaged / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"manifest\.json: expected a .*manifest"):

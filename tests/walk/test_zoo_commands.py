@@ -25,7 +25,7 @@ recipes:
 cells:
   - {family: sorting, variant: short, sizes: [s], recipe: hurried, n_subjects: 3}
 subjects_per_shard: 2
-harvest: {n_prompts: 8, n_behavior_prompts: 32, n_probes: 4, n_random: 16}
+harvest: {n_prompts: 8, n_behavior_prompts: 32, n_probes: 4, n_shown: 8, n_random: 16}
 """
 """As few steps as subjects need to be accepted, so that weights and all that is harvested are compared."""
 
