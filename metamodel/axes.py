@@ -71,6 +71,19 @@ Circuits:
 What meta-models see, answer and are measured by:
 
     feature      number that describes a node
+    shown        prompt that shows what is asked
+    neuron       neuron of an MLP, where a sample of them is a set
+    encoded      number that an encoder gives a node or a pair
+    algorithm    program that a subject may run, and none of these
+    exemplar     labelled component of another subject
+    virtual      pair of a source and a reader, with the circuit through both
+    through      input of the reader of such a pair
+    placed       kind of position-by-position circuit
+    crossing     kind of circuit between tokens and positions
+    told         number that describes a neuron
+    lag          distance between two positions
+    n_in         what a layer takes
+    n_out        what a layer gives
     statistic    number that describes raw weights
     rank         singular value of a matrix
     evidence     kind of evidence for an answer

@@ -62,7 +62,7 @@ def train(config: FunctionConfig, *, command: str) -> Path:
     )
     folder, _held = claim_folder(config, zoo.fingerprint)
     examples = _examples(zoo, splits, config)
-    reader, slice_names = fit(
+    reader, slice_names, algorithms = fit(
         config, examples["train"], examples["validation"], labels=zoo.labels, folder=folder
     )
     checkpoint = FunctionCheckpoint(
@@ -70,6 +70,7 @@ def train(config: FunctionConfig, *, command: str) -> Path:
         labels=zoo.labels,
         track=config.track,
         slice_names=slice_names,
+        algorithms=algorithms,
         zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
         splits=splits,
         training=plain(config),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from metamodel.features.matrices import Matrices
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.subject import Subject
 
@@ -26,6 +27,8 @@ class ComponentGraph:
     """Index into `metamodel.subjects.config.KINDS`."""
     depth: Float[Tensor, " node"]
     """Depth fraction, the only position."""
+    matrices: Matrices | None = None
+    """Circuits entry by entry; None on the track `activations`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,6 +27,8 @@ class FunctionTargets:
     """NaN where there is no edge."""
     slice_accuracy: Float[Tensor, "subject slice"]
     probe_answer: Int[Tensor, "subject probe"]
+    algorithm: Int[Tensor, " subject"]
+    """Index into the programs that are known, the last for none of these; `NO_ANSWER` where it is unknown."""
 
     def to(self, device: torch.device | str) -> "FunctionTargets":
         return FunctionTargets(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -52,8 +54,13 @@ class FunctionBatch:
         return FunctionBatch(seen=self.seen.with_probes(chosen), truth=self.truth.with_probes(chosen))
 
 
-def pad_truth(truth: Sequence[Truth]) -> FunctionTargets:
-    """Labels padded as `metamodel.features.batch.pad_seen` pads what is seen."""
+def pad_truth(truth: Sequence[Truth], algorithms: Sequence[str] = ()) -> FunctionTargets:
+    """Labels padded as `metamodel.features.batch.pad_seen` pads what is seen.
+
+    Args:
+        algorithms: programs that are known; others count as none of these.
+    """
+    program = {name: i for i, name in enumerate(algorithms)}
     nan = float("nan")
     positive = [
         torch.where(t.function_state == MASKED, nan, (t.function_state == POSITIVE).float()) for t in truth
@@ -66,6 +73,10 @@ def pad_truth(truth: Sequence[Truth]) -> FunctionTargets:
         edge_member=padded(edge, nan),
         slice_accuracy=padded([t.slice_accuracy.float() for t in truth], nan),
         probe_answer=padded([t.probe_answer for t in truth], NO_ANSWER),
+        algorithm=torch.tensor(
+            [program.get(t.algorithm, len(program)) if t.algorithm else NO_ANSWER for t in truth],
+            device=truth[0].node_member.device,
+        ),
     )
 
 
@@ -94,6 +105,15 @@ def answer_loss(
     if not bool((answer != NO_ANSWER).any()):
         return logits.new_zeros(())  # not a product with logits, which are infinite where tokens are padding
     return F.cross_entropy(logits.flatten(0, 1), answer.flatten(), ignore_index=NO_ANSWER)
+
+
+def algorithm_loss(
+    logits: Float[Tensor, "subject algorithm"], algorithm: Int[Tensor, " subject"]
+) -> Float[Tensor, ""]:
+    """Cross entropy over subjects whose program is known; zero where there is none."""
+    if not bool((algorithm != NO_ANSWER).any()):
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits, algorithm, ignore_index=NO_ANSWER)
 
 
 def positive_weights(
