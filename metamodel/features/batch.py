@@ -30,6 +30,23 @@ class MatrixBatch:
     followed_mask: Bool[Tensor, "virtual answer"]
     neuron_mask: Bool[Tensor, "subject node neuron"]
 
+    def sampled(self, share: float) -> "MatrixBatch":
+        """The same matrices on a share of their tokens, drawn at random; the first token is kept."""
+        token, followed = (
+            torch.cat(
+                [torch.zeros(1, dtype=torch.long), 1 + torch.randperm(n - 1)[: max(1, round(share * n) - 1)]]
+            )
+            for n in (self.token_mask.shape[1], self.followed_mask.shape[1])
+        )
+        return replace(
+            self,
+            tokens=self.tokens[..., token, :][..., token],
+            crossed=self.crossed[..., token, :],
+            followed=self.followed[..., followed, :][..., followed],
+            token_mask=self.token_mask[:, token],
+            followed_mask=self.followed_mask[:, followed],
+        )
+
     def to(self, device: torch.device | str) -> "MatrixBatch":
         return MatrixBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 

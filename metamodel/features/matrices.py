@@ -19,7 +19,7 @@ from metamodel.features.view import View, double_centred, normalised
 from metamodel.features.weights import neuron_columns
 from metamodel.subjects.config import Component, components
 
-TOKENS, POSITIONS, FOLLOWED, NEURONS = 12, 12, 8, 64
+TOKENS, POSITIONS, FOLLOWED, NEURONS = 12, 12, 8, 32
 """Most tokens, positions, tokens of a virtual circuit, and neurons of a layer."""
 TOKEN_CHANNELS = ("qk", "ov", "ov_embedding")
 POSITION_CHANNELS = ("qk", "softmax", "embedding")

@@ -127,7 +127,7 @@ class CircuitEncoder(nn.Module):
         self.positions = SquareEncoder(len(POSITION_CHANNELS) + LAGS + 2, width, n_out)
         self.crossed = CrossedEncoder(len(CROSSED_CHANNELS), width, n_out)
         self.neurons = NeuronEncoder(len(NEURON_CHANNELS), width, n_out)
-        self.followed = SquareEncoder(len(FOLLOWED_CHANNELS) + 1, n_pair, n_pair)
+        self.followed = SquareEncoder(len(FOLLOWED_CHANNELS) + 1, width // 2, n_pair)
 
     def forward(self, batch: SeenBatch) -> Encoded:
         """Zero where there is no node, and no edge.
@@ -136,20 +136,21 @@ class CircuitEncoder(nn.Module):
         """
         m = batch.matrices
         assert m is not None, "a reader of weights was given a graph without matrices"
-        token_mask, pos_mask = (
-            x[:, None].expand(-1, batch.nodes.shape[1], -1) for x in (m.token_mask, m.pos_mask)
-        )
-        tokens = _entries(m.tokens)
-        x = self.tokens(torch.cat([tokens, _diagonal(tokens)], dim=-1), token_mask)
-        positions = _entries(m.positions)
-        x = x + self.positions(torch.cat([positions, _lags(positions)], dim=-1), pos_mask)
-        x = x + self.crossed(_entries(m.crossed), token_mask, pos_mask)
-        x = x + self.neurons(_soft(m.neurons), m.neuron_mask)
+        there = batch.node_mask
+        owner = there.nonzero()[:, 0]
+        token_mask, pos_mask = m.token_mask[owner], m.pos_mask[owner]
+        tokens, positions = _entries(m.tokens[there]), _entries(m.positions[there])
+        said = self.tokens(torch.cat([tokens, _diagonal(tokens)], dim=-1), token_mask)
+        said = said + self.positions(torch.cat([positions, _lags(positions)], dim=-1), pos_mask)
+        said = said + self.crossed(_entries(m.crossed[there]), token_mask, pos_mask)
+        said = said + self.neurons(_soft(m.neurons[there]), m.neuron_mask[there])
+        x = said.new_zeros(*there.shape, said.shape[-1])
+        x[there] = said
         exists = batch.edges[..., 0] > 0
-        pairs = x.new_zeros(*exists.shape, self.n_pair)
+        pairs = said.new_zeros(*exists.shape, self.n_pair)
         followed = _entries(m.followed)
         pairs[exists] = self.followed(torch.cat([followed, _diagonal(followed)], dim=-1), m.followed_mask)
-        return x * batch.node_mask[..., None], pairs
+        return x, pairs
 
 
 def _soft(x: Tensor) -> Tensor:

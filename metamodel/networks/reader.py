@@ -20,6 +20,8 @@ from metamodel.subjects.config import KINDS
 
 __all__ = ["Averaged", "Reader", "ReaderSizes"]
 
+TOKEN_SHARE = 0.67
+"""Share of the tokens of circuits that a step of training looks at: the encoder learns no single ones."""
 SLICE_DROPOUT = 0.25
 """Share of slice names that are unknown in training, or those of another task would find nothing learned."""
 
@@ -67,6 +69,8 @@ class Reader(nn.Module):
         """Answers of each member. In training features are noisy and sometimes missing."""
         z = self.normaliser.deviations(batch)
         relations = self.normaliser.relations(batch)
+        if self.training and batch.matrices is not None:
+            batch = replace(batch, matrices=batch.matrices.sampled(TOKEN_SHARE))
         encoded = None if self.encoder is None else self.encoder(batch)
         if not self.training:
             features = soft_limited(z)

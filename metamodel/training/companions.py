@@ -79,7 +79,7 @@ def train_companions(
 def function_parts(
     train: Sequence[Example], labels: Sequence[LabelDefinition], n_parts: int
 ) -> tuple[tuple[str, ...], ...]:
-    """Functions in `n_parts` parts, if they have enough positives; neighbours in the list in different ones."""
+    """Functions in `n_parts` parts, neighbours in the list in different ones."""
     state = torch.cat([truth.function_state for _, truth in train])
     enough = (state == POSITIVE).sum(0) >= LEAST_POSITIVES
     names = [label.name for label, is_enough in zip(labels, enough.tolist(), strict=True) if is_enough]

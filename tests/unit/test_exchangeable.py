@@ -19,6 +19,12 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
 def square() -> SquareEncoder:
     torch.manual_seed(0)
     return SquareEncoder(2, 6, 4)

