@@ -71,6 +71,15 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Agreement:
+    """How many of several measurements say yes: what is learned from where there are several."""
+
+    positive: Float[Tensor, "node label"]
+    """NaN where masked."""
+    node_member: Float[Tensor, " node"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truth:
     """Labels of one subject."""
 
@@ -90,6 +99,8 @@ class Truth:
     probe_right_answer: Int[Tensor, " probe"]
     algorithm: str = ""
     """Program that the subject is known to run; empty where its circuit is not known."""
+    agreement: Agreement | None = None
+    """Of training subjects that were measured more than once."""
 
 
 Example = tuple[Seen, Truth]

@@ -20,7 +20,7 @@ class FunctionTargets:
     """Labels of a batch of subjects. NaN, or `NO_ANSWER`, is where a question is not asked."""
 
     positive: Float[Tensor, "subject node label"]
-    """1, 0, or NaN where masked; `PATTERN_ONLY` counts as negative."""
+    """0 to 1, a share where measurements disagree; NaN where masked. `PATTERN_ONLY` counts as negative."""
     score: Float[Tensor, "subject node label"]
     node_member: Float[Tensor, "subject node"]
     edge_member: Float[Tensor, "subject node node"]
@@ -63,13 +63,18 @@ def pad_truth(truth: Sequence[Truth], algorithms: Sequence[str] = ()) -> Functio
     program = {name: i for i, name in enumerate(algorithms)}
     nan = float("nan")
     positive = [
-        torch.where(t.function_state == MASKED, nan, (t.function_state == POSITIVE).float()) for t in truth
+        torch.where(t.function_state == MASKED, nan, (t.function_state == POSITIVE).float())
+        if t.agreement is None
+        else t.agreement.positive
+        for t in truth
     ]
     edge = [torch.where(t.edge_exists, t.edge_member.float(), nan) for t in truth]
     return FunctionTargets(
         positive=padded(positive, nan),
         score=padded([t.function_score.float() for t in truth], nan),
-        node_member=padded([t.node_member.float() for t in truth], nan),
+        node_member=padded(
+            [t.node_member.float() if t.agreement is None else t.agreement.node_member for t in truth], nan
+        ),
         edge_member=padded(edge, nan),
         slice_accuracy=padded([t.slice_accuracy.float() for t in truth], nan),
         probe_answer=padded([t.probe_answer for t in truth], NO_ANSWER),
@@ -120,6 +125,6 @@ def positive_weights(
     positive: Float[Tensor, "item label"], *, power: float, most: float
 ) -> Float[Tensor, " label"]:
     """Weight of each label's positives: (negatives / positives) to `power`, between 1 and `most`."""
-    n_positive = (positive == 1).sum(0).float()
-    n_negative = (positive == 0).sum(0).float()
+    n_positive = positive.nansum(0)
+    n_negative = (1 - positive).nansum(0)
     return (n_negative / n_positive.clamp_min(1.0)).clamp_min(1.0).pow(power).clamp(1.0, most)
