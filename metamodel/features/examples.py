@@ -97,6 +97,8 @@ class Truth:
     probe_answer: Int[Tensor, " probe"]
     """What the subject answers."""
     probe_right_answer: Int[Tensor, " probe"]
+    subject: str = ""
+    """Name of the network, which its examples on other tasks share; empty where that is not known."""
     algorithm: str = ""
     """Program that the subject is known to run; empty where its circuit is not known."""
     agreement: Agreement | None = None

@@ -87,5 +87,6 @@ def truth_of(triple: Triple) -> Truth:
         slice_accuracy=behavior.slice_accuracy,
         probe_answer=behavior.probe_answer,
         probe_right_answer=behavior.probe_right_answer,
+        subject=triple.info.subject,
         algorithm="" if triple.truth is None else triple.info.family,
     )
