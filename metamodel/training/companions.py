@@ -15,7 +15,7 @@ import torch
 
 from metamodel.config.function import FunctionConfig
 from metamodel.config.words import TRACKS, Track
-from metamodel.features.examples import Example
+from metamodel.features.examples import Example, Prediction, Seen
 from metamodel.features.tracks import seen_on
 from metamodel.training.checkpoint import CONFIG, FunctionCheckpoint, load_checkpoint, save
 from metamodel.triples.schema import POSITIVE, LabelDefinition
@@ -38,6 +38,14 @@ class Companions:
             save(checkpoint, folder / track)
         for i, checkpoint in enumerate(self.k_shot):
             save(checkpoint, folder / K_SHOT / str(i))
+
+
+ALONE = Companions(tracks={}, k_shot=())
+
+
+def on_track(checkpoint: FunctionCheckpoint) -> Callable[[Seen], Prediction]:
+    """What a reader of a narrower track says of a subject that was described on the track `both`."""
+    return lambda seen: checkpoint.predict(seen_on(seen, checkpoint.track))
 
 
 def load_companions(folder: Path) -> Companions:
