@@ -75,6 +75,7 @@ What meta-models see, answer and are measured by:
     rank         singular value of a matrix
     evidence     kind of evidence for an answer
     probe        prompt whose answer is asked for
+    shown        prompt that shows what a task asks
     chosen       probe that is asked in one step of training
     label        function label
     kind         kind of component
@@ -89,6 +90,8 @@ What meta-models see, answer and are measured by:
     resample     bootstrap draw
     item         thing that a metric averages over, or that a set holds
     bin          interval of probabilities
+    coverage     share of items that a reader answers
+    measurement  one of several measurements of the same labels
 
 Any:
 

@@ -50,6 +50,11 @@ class FunctionCheckpoint:
         """Labels that the track determines by a formula: outside macro averages."""
         return tuple(label.name for label in self.labels if self.track in label.determined_by)
 
+    @property
+    def undetermined(self) -> tuple[bool, ...]:
+        """Of each label, whether the track leaves it open."""
+        return tuple(label.name not in self.determined for label in self.labels)
+
     def predict(self, seen: Seen) -> Prediction:
         """All answers about one subject."""
         reader = self.reader.eval()
