@@ -62,7 +62,7 @@ def train(config: FunctionConfig, *, command: str) -> Path:
     )
     folder, _held = claim_folder(config, zoo.fingerprint)
     examples = _examples(zoo, splits, config)
-    reader, slice_names = fit(
+    reader, slice_names, algorithms = fit(
         config, examples["train"], examples["validation"], labels=zoo.labels, folder=folder
     )
     checkpoint = FunctionCheckpoint(
@@ -70,12 +70,13 @@ def train(config: FunctionConfig, *, command: str) -> Path:
         labels=zoo.labels,
         track=config.track,
         slice_names=slice_names,
+        algorithms=algorithms,
         zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
         splits=splits,
         training=plain(config),
     )
     save(checkpoint, folder / CHECKPOINT)
-    _report(config, checkpoint, examples, folder / CHECKPOINT, command)
+    _report(config, checkpoint, zoo, examples, folder / CHECKPOINT, command)
     return folder / CHECKPOINT
 
 
@@ -156,16 +157,22 @@ def _examples(zoo: "Zoo", splits: "Splits", config: FunctionConfig) -> "dict[str
 def _report(
     config: FunctionConfig,
     checkpoint: "FunctionCheckpoint",
+    zoo: "Zoo",
     examples: "dict[str, list[Example]]",
     where: Path,
     command: str,
 ) -> None:
-    """Scores all methods, writes metrics, card and figure beside the network, and prints table and paths."""
+    """Scores all methods, writes numbers, card and pictures beside the network, prints table and paths."""
     from metamodel.evaluation import report as reports
-    from metamodel.evaluation.card import CardFacts, counts, write_card
+    from metamodel.evaluation.card import CardFacts, Pictures, write_card
+    from metamodel.evaluation.card_tables import counts
+    from metamodel.evaluation.ceiling import noise_ceiling
+    from metamodel.evaluation.controls import controls, save_controls, show_controls
+    from metamodel.evaluation.curves import CURVES, draw_curves
     from metamodel.evaluation.evaluate import evaluate
     from metamodel.evaluation.figure import FIGURE, draw
 
+    say = _said(config.trainer.progress)
     tests = {name: of for name, of in examples.items() if name not in ("train", "validation")}
     evaluation = evaluate(
         checkpoint.predict,
@@ -177,10 +184,22 @@ def _report(
         command=command,
         zoo=f"{checkpoint.zoo['name']} {checkpoint.zoo['fingerprint']}",
         seed=config.bootstrap_seed,
-        progress=_said(config.trainer.progress),
+        ceiling=noise_ceiling(zoo, [seen for of in tests.values() for seen, _ in of]),
+        progress=say,
+    )
+    say("reading untrained copies")
+    found = controls(
+        checkpoint.predict,
+        zoo,
+        tests,
+        config.track,
+        undetermined=checkpoint.undetermined,
+        seed=config.bootstrap_seed,
     )
     reports.save(evaluation.report, where)
-    draw(evaluation.report, evaluation.reliability, where / FIGURE)
+    save_controls(found, where)
+    draw(evaluation, where / FIGURE)
+    drawn = draw_curves(where.parent, where / CURVES)
     facts = CardFacts(
         name=config.name,
         track=config.track,
@@ -188,8 +207,11 @@ def _report(
         config=checkpoint.training,
         counts={name: counts([truth for _, truth in of]) for name, of in examples.items()},
     )
-    write_card(where, evaluation.report, facts, figure=FIGURE)
-    reports.show(evaluation.report, reports.report_console())
+    pictures = Pictures(results=FIGURE, curves=CURVES if drawn else None)
+    write_card(where, evaluation.report, facts, pictures=pictures, controls=found)
+    console = reports.report_console()
+    reports.show(evaluation.report, console)
+    show_controls(found, console)
     _print_paths(
         [("checkpoint", where), ("card", where / "README.md"), ("curves", where.parent), ("zoo", config.zoo)]
     )

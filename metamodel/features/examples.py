@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from metamodel.features.matrices import Matrices
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.subject import Subject
 
@@ -26,6 +27,8 @@ class ComponentGraph:
     """Index into `metamodel.subjects.config.KINDS`."""
     depth: Float[Tensor, " node"]
     """Depth fraction, the only position."""
+    matrices: Matrices | None = None
+    """Circuits entry by entry; None on the track `activations`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,6 +71,15 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Agreement:
+    """How many of several measurements say yes: what is learned from where there are several."""
+
+    positive: Float[Tensor, "node label"]
+    """NaN where masked."""
+    node_member: Float[Tensor, " node"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truth:
     """Labels of one subject."""
 
@@ -85,8 +97,12 @@ class Truth:
     probe_answer: Int[Tensor, " probe"]
     """What the subject answers."""
     probe_right_answer: Int[Tensor, " probe"]
+    subject: str = ""
+    """Name of the network, which its examples on other tasks share; empty where that is not known."""
     algorithm: str = ""
     """Program that the subject is known to run; empty where its circuit is not known."""
+    agreement: Agreement | None = None
+    """Of training subjects that were measured more than once."""
 
 
 Example = tuple[Seen, Truth]

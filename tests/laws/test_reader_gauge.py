@@ -5,12 +5,14 @@ import inspect
 import pytest
 import torch
 
+from metamodel.config.words import Track
 from metamodel.features.batch import SeenBatch, pad_seen
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.examples import ComponentGraph, Seen
 from metamodel.features.graph import graph_of
 from metamodel.features.registry import closed_form_columns, feature_names
+from metamodel.features.view import Shown
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.subjects.gauge import gauge_element
@@ -43,6 +45,14 @@ def subject_of(config: SubjectConfig, seed: int = 0) -> Subject:
     return Subject(config=config, weights=rough, name=f"subject-{seed}")
 
 
+def described(subject: Subject, track: Track) -> ComponentGraph:
+    """The graph of a subject that is shown prompts, which ask at several positions."""
+    generator = torch.Generator().manual_seed(4)
+    tokens = torch.randint(subject.config.d_vocab, (24, 9), generator=generator)
+    shown = Shown(tokens=tokens, position=torch.tensor([8, 6, 8, 7] * 6))
+    return graph_of(subject, track, shown=shown)
+
+
 def seen_of(graph: ComponentGraph, config: SubjectConfig) -> Seen:
     generator = torch.Generator().manual_seed(9)
     evidence = torch.randn(2, 1, config.d_vocab, len(EVIDENCE), generator=generator)
@@ -70,16 +80,19 @@ def reader() -> Reader:
         n_evidence=len(EVIDENCE),
         n_labels=4,
         n_slices=1,
+        n_algorithms=1,
         closed_forms=closed_form_columns("both", ("previous_token", "induction", "positional", "other")),
         width=16,
         n_layers=2,
         n_heads=2,
         edge_width=8,
+        encoder_width=6,
+        encoded=10,
         members=2,
     )
     made = Reader(sizes)
     subjects = [subject_of(config, seed) for config in SHAPES.values() for seed in (1, 2)]
-    fit_normaliser(made.normaliser, [seen_of(graph_of(s, "both"), s.config) for s in subjects], "both")
+    fit_normaliser(made.normaliser, [seen_of(described(s, "both"), s.config) for s in subjects], "both")
     return made.eval()
 
 
@@ -93,14 +106,20 @@ def test_readings_move_with_the_nodes_of_a_random_gauge_and_no_further(reader, s
     subject = subject_of(SHAPES[shape])
     element = gauge_element(subject, torch.Generator().manual_seed(seed))
     assert any(not torch.allclose(element.subject.weights[k], w) for k, w in subject.weights.items())
-    old, new = graph_of(subject, "both"), graph_of(element.subject, "both")
+    old, new = described(subject, "both"), described(element.subject, "both")
     order = element.node_order
     torch.testing.assert_close(new.nodes, old.nodes[order], atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(new.edges, old.edges[order][:, order], atol=TOLERANCE, rtol=0)
+    assert old.matrices is not None
+    assert new.matrices is not None
+    for name in ("tokens", "positions", "crossed"):
+        was, now = getattr(old.matrices, name), getattr(new.matrices, name)
+        torch.testing.assert_close(now, was[order], atol=TOLERANCE, rtol=0)
     before, after = (
         answers(reader, seen_of(old, subject.config)),
         answers(reader, seen_of(new, subject.config)),
     )
+    torch.testing.assert_close(after.algorithm, before.algorithm, atol=TOLERANCE, rtol=0)
     for name in ("function_probability", "function_score", "node_member"):
         was, now = getattr(before, name)[0], getattr(after, name)[0]
         torch.testing.assert_close(now, was[order], atol=TOLERANCE, rtol=0)
@@ -117,7 +136,7 @@ def test_a_real_change_of_any_matrix_moves_features_and_readings(reader, shape, 
     subject = subject_of(SHAPES[shape])
     name = f"blocks.0.{weight}"
     changed = dict(subject.weights) | {name: subject.weights[name].flip(-2)}
-    old, new = graph_of(subject, "both"), graph_of(subject.with_weights(changed), "both")
+    old, new = described(subject, "both"), described(subject.with_weights(changed), "both")
     assert float((old.nodes - new.nodes).abs().max()) > 100 * TOLERANCE
     before, after = (
         answers(reader, seen_of(old, subject.config)),
@@ -129,7 +148,7 @@ def test_a_real_change_of_any_matrix_moves_features_and_readings(reader, shape, 
 
 def test_company_and_padding_change_no_reading(reader):
     small, large = subject_of(SHAPES["no norm"]), subject_of(SHAPES["layer norm"])
-    seen = [seen_of(graph_of(s, "both"), s.config) for s in (small, large)]
+    seen = [seen_of(described(s, "both"), s.config) for s in (small, large)]
     alone, together = answers(reader, seen[0]), answers(reader, *seen)
     n = len(seen[0].graph.kinds)
     assert together.function_probability.shape[1] > n
@@ -142,7 +161,7 @@ def test_company_and_padding_change_no_reading(reader):
 
 def test_permuted_nodes_give_permuted_readings(reader):
     subject = subject_of(SHAPES["layer norm"])
-    graph = graph_of(subject, "both")
+    graph = described(subject, "both")
     order = torch.randperm(len(graph.kinds), generator=torch.Generator().manual_seed(3))
     other = ComponentGraph(
         nodes=graph.nodes[order],
@@ -162,7 +181,7 @@ def test_permuted_nodes_give_permuted_readings(reader):
 
 def test_edges_and_activations_reach_the_reading(reader):
     subject = subject_of(SHAPES["layer norm"])
-    graph = graph_of(subject, "both")
+    graph = described(subject, "both")
     whole = answers(reader, seen_of(graph, subject.config)).function_probability
     flat = torch.cat([graph.edges[..., :2], torch.zeros_like(graph.edges[..., 2:])], dim=-1)
     without = ComponentGraph(nodes=graph.nodes, edges=flat, kinds=graph.kinds, depth=graph.depth)

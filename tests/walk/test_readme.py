@@ -9,7 +9,8 @@ import metamodel
 from data_gen.config import ZooConfig
 from data_gen.population import shard_specs
 from metamodel.config.parser import command_parser, parse_config
-from metamodel.evaluation.card import SUMMARISED, summary
+from metamodel.evaluation.card import SUMMARISED
+from metamodel.evaluation.card_tables import summary
 from metamodel.evaluation.report import load
 
 ROOT = Path(__file__).parents[2]
