@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from metamodel.baselines.node_order import by_node
 from metamodel.baselines.raw_weights import raw_weights
-from metamodel.baselines.trained import Inputs, TrainedPredictor
+from metamodel.baselines.trained import Inputs, Setting, TrainedPredictor
 from metamodel.features.examples import Seen
 from metamodel.subjects.config import SubjectConfig
 
@@ -196,5 +196,11 @@ def _pooled(x: Float[Tensor, "*rest item width"]) -> Float[Tensor, "*rest out"]:
     return torch.cat([x.mean(-2), x.square().mean(-2).clamp_min(TINY).sqrt()], dim=-1)
 
 
+SETTINGS = (
+    Setting(lr=2e-3, width=32, dropout=0.1, epochs=30),
+    Setting(lr=4e-3, width=32, dropout=0.1, epochs=30),
+)
+
+
 def neuron_graph() -> TrainedPredictor:
-    return TrainedPredictor("neuron_graph", describe=neuron_inputs, encoder=NeuronGraph)
+    return TrainedPredictor("neuron_graph", describe=neuron_inputs, encoder=NeuronGraph, settings=SETTINGS)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metamodel.baselines.node_order import by_node
-from metamodel.baselines.trained import Inputs, TrainedPredictor
+from metamodel.baselines.trained import Inputs, Setting, TrainedPredictor
 from metamodel.features.examples import Seen
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.config import SubjectConfig
@@ -155,5 +155,11 @@ def _responses(
     return torch.cat([*grams, *sizes], dim=-1)
 
 
+SETTINGS = (
+    Setting(lr=2e-3, width=48, dropout=0.2, epochs=30),
+    Setting(lr=2e-3, width=48, dropout=0.5, epochs=30),
+)
+
+
 def probegen() -> TrainedPredictor:
-    return TrainedPredictor("probegen", describe=canonical_weights, encoder=ProbeGen)
+    return TrainedPredictor("probegen", describe=canonical_weights, encoder=ProbeGen, settings=SETTINGS)

@@ -35,11 +35,10 @@ Inputs = Mapping[str, Tensor]
 Describe = Callable[[Seen], Inputs | None]
 """What is computed once of a subject. None: this opponent cannot read it, so the prior answers."""
 Encode = Callable[[int, float], nn.Module]
-"""From a width and a dropout rate to a module that takes a shape and stacked inputs to `[subject, node, width]`."""
+"""From width and dropout to a module that takes a shape and stacked inputs to `[subject, node, width]`."""
 
 BATCH = 16
 """Subjects of one shape in a step."""
-EPOCHS = 30
 FEWEST_STEPS = 120
 """Steps that few subjects are trained for all the same."""
 CHECKS = 10
@@ -57,10 +56,8 @@ class Setting:
     width: int
     """Of node embeddings."""
     dropout: float
+    epochs: int
     weight_decay: float = 0.05
-
-
-SETTINGS = (Setting(lr=2e-3, width=48, dropout=0.2), Setting(lr=2e-3, width=48, dropout=0.5))
 
 
 class TrainedPredictor(Predictor):
@@ -70,9 +67,7 @@ class TrainedPredictor(Predictor):
     accuracy and probes are answered by the prior.
     """
 
-    def __init__(
-        self, name: str, *, describe: Describe, encoder: Encode, settings: Sequence[Setting] = SETTINGS
-    ):
+    def __init__(self, name: str, *, describe: Describe, encoder: Encode, settings: Sequence[Setting]):
         self._name, self._describe, self._encoder, self._settings = name, describe, encoder, settings
         self._prior = Prior()
         self._reader: Reader | None = None
@@ -89,10 +84,12 @@ class TrainedPredictor(Predictor):
             return
         best = -np.inf
         for setting in self._settings:
-            reader = _fresh(self._encoder, setting, train)
-            for score, state in _training(reader, setting, train, tuning):
-                if score > best:
-                    best, self._reader = score, state
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                reader = _fresh(self._encoder, setting, train)
+                for score, state in _training(reader, setting, train, tuning):
+                    if score > best:
+                        best, self._reader = score, state
         assert self._reader is not None, "training gave no state"
 
     @torch.no_grad()
@@ -175,7 +172,7 @@ class Reader(nn.Module):
         score = torch.cat([t.score.flatten(0, 1) for t in truth])
         self.encoder, self.readout = encoder, Readout(setting.width, positive.shape[1], setting.dropout)
         weight = positive_weights(positive, power=WEIGHT_POWER, most=MOST_WEIGHT)
-        self.register_buffer("learnt", (positive == 1).any(0) & (positive == 0).any(0))
+        self.register_buffer("learnt", (positive > 0.5).any(0) & (positive <= 0.5).any(0))
         self.register_buffer("log_weight", weight.log())
         known = ~score.isnan()
         count = known.sum(0).clamp_min(1)
@@ -209,11 +206,8 @@ class Reader(nn.Module):
 
 
 def _fresh(encoder: Encode, setting: Setting, train: Sequence[Group]) -> Reader:
-    """A reader of fixed first weights; the caller's random numbers go on as if nothing were drawn."""
     truths = [group.truth for group in train if group.truth is not None]
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(0)
-        reader = Reader(encoder(setting.width, setting.dropout), setting, truths)
+    reader = Reader(encoder(setting.width, setting.dropout), setting, truths)
     return reader.to(train[0].depth.device)
 
 
@@ -223,7 +217,7 @@ def _training(
     """Score on validation and a copy of the reader, at every check; without validation at the end only."""
     rng = np.random.default_rng(0)
     n_batches = sum(-(-len(group) // BATCH) for group in train)
-    steps = max(EPOCHS * n_batches, FEWEST_STEPS)
+    steps = max(setting.epochs * n_batches, FEWEST_STEPS)
     optimiser = torch.optim.AdamW(reader.parameters(), lr=setting.lr, weight_decay=setting.weight_decay)
     warm = max(steps // 20, 1)
 
@@ -271,7 +265,7 @@ def _validation_score(reader: Reader, tuning: Sequence[Group]) -> float:
         truth = torch.cat([t.flatten() for t, _ in pairs])
         value = torch.cat([v.flatten() for _, v in pairs])
         known = ~truth.isnan()
-        y = truth[known].cpu().numpy()
+        y = (truth[known] > 0.5).cpu().numpy()
         if 0 < y.sum() < len(y):
             found.append(float(average_precision_score(y, value[known].cpu().numpy())))
     return float(np.mean(found)) if found else 0.0

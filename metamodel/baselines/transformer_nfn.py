@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from metamodel.baselines.node_order import by_node
 from metamodel.baselines.raw_weights import raw_weights
-from metamodel.baselines.trained import Inputs, TrainedPredictor
+from metamodel.baselines.trained import Inputs, Setting, TrainedPredictor
 from metamodel.subjects.config import SubjectConfig
 
 GRID = 128
@@ -120,5 +120,13 @@ def _embedding(n_in: int, width: int, dropout: float) -> nn.Module:
     )
 
 
+SETTINGS = (
+    Setting(lr=2e-3, width=48, dropout=0.35, epochs=50),
+    Setting(lr=2e-3, width=48, dropout=0.5, epochs=50),
+)
+
+
 def transformer_nfn() -> TrainedPredictor:
-    return TrainedPredictor("transformer_nfn", describe=raw_weights, encoder=TransformerNfn)
+    return TrainedPredictor(
+        "transformer_nfn", describe=raw_weights, encoder=TransformerNfn, settings=SETTINGS
+    )
