@@ -252,11 +252,6 @@ class FunctionReader:
         )
 
 
-<<<<<<< HEAD
-def _notes(
-    subject: Subject, *, far: bool, largest: tuple[int, int], unseen: bool, untold: bool
-) -> tuple[str, ...]:
-=======
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Reading is thousands of small factorisations: more threads gain little, and where cores are shared with
@@ -269,8 +264,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _notes(subject: Subject, *, far: bool, largest: tuple[int, int], unseen: bool) -> tuple[str, ...]:
->>>>>>> real
+def _notes(
+    subject: Subject, *, far: bool, largest: tuple[int, int], unseen: bool, untold: bool
+) -> tuple[str, ...]:
     config, notes = subject.config, [*subject.notes]
     if untold:
         notes.append(UNTOLD)

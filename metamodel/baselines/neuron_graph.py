@@ -1,7 +1,7 @@
 """The baseline `neuron_graph`: messages between single neurons, along single weights.
 
-After Kofinas et al. 2024, "Graph neural networks for learning equivariant representations of neural networks".
-Nodes are residual coordinates, units of each head (those that match queries to keys, those that carry values),
+After Kofinas et al. 2024, "Graph neural networks for learning equivariant representations of neural
+networks". Nodes are residual coordinates, units of each head (those that match queries to keys, those that carry values),
 MLP neurons, tokens and positions; an edge is one weight, and carries it signed, as its size and squared. An
 answer does not depend on the order of coordinates, units, neurons, heads or tokens: those of a layer have no
 names. A rotation of the residual stream, or of the inside of a head, does change it.
