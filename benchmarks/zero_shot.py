@@ -207,7 +207,7 @@ def compared(found: dict[str, Any]) -> Row:
 def table(model: Row) -> list[str]:
     """Lines for people."""
     lines = [f"{model['model']} ({model['origin']}): {model['n']} heads, {model['n_layers']} layers"]
-    head = ("label", "measured on", "strong", "measured range", *READER, *BASELINES, "gap")
+    head: tuple[str, ...] = ("label", "measured on", "strong", "measured range", *READER, *BASELINES, "gap")
     rows = [head]
     for row in model["rows"]:
         cells = [cell(one) + "*" * (name == row["best"]) for name, one in row["methods"].items()]

@@ -80,6 +80,7 @@ What meta-models see, answer and are measured by:
     through      input of the reader of such a pair
     placed       kind of position-by-position circuit
     crossing     kind of circuit between tokens and positions
+    inner        axis over which two factors of a product are summed
     told         number that describes a neuron
     lag          distance between two positions
     n_in         what a layer takes

@@ -199,9 +199,9 @@ class FunctionReader:
         Raises: InputError for a post-norm encoder and a reader of activations, or prompts that do not fit.
         """
         with one_thread():
-            return self._read(subject)
+            return self._read(subject, prompts)
 
-    def _read(self, subject: Subject) -> Reading:
+    def _read(self, subject: Subject, prompts: Shown | None) -> Reading:
         reader, config = self.checkpoint.reader.eval(), subject.config
         device = next(reader.parameters()).device
         require(
