@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from metamodel.evaluation.controls import Controls
     from metamodel.evaluation.evaluate import Evaluation
     from metamodel.training.checkpoint import FunctionCheckpoint
+    from metamodel.training.companions import Companions
 
 
 def main(arguments: list[str]) -> None:
@@ -24,10 +25,13 @@ def main(arguments: list[str]) -> None:
     options = evaluate_options(arguments, description=__doc__ or "")
     from metamodel.evaluation import report as reports
     from metamodel.reading import FunctionReader
+    from metamodel.training.companions import load_companions
 
-    checkpoint = FunctionReader.from_pretrained(options.checkpoint).checkpoint
+    reader = FunctionReader.from_pretrained(options.checkpoint)
     command = shlex.join(["python", "-m", "metamodel.evaluate", *arguments])
-    evaluation, found = evaluated(checkpoint, options, command=command)
+    assert reader.folder is not None
+    beside = load_companions(reader.folder)
+    evaluation, found = evaluated(reader.checkpoint, beside, options, command=command)
     report = evaluation.report
     if options.json:
         import json
@@ -45,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
 
 def evaluated(
-    checkpoint: "FunctionCheckpoint", options: EvaluateOptions, *, command: str
+    checkpoint: "FunctionCheckpoint", beside: "Companions", options: EvaluateOptions, *, command: str
 ) -> "tuple[Evaluation, Controls]":
     """Opens the zoo, fits the opponents, scores all methods, and reads untrained copies.
 
@@ -56,10 +60,12 @@ def evaluated(
     """
     from pathlib import Path
 
+    from metamodel.baselines import opponents
     from metamodel.evaluation.ceiling import noise_ceiling
     from metamodel.evaluation.controls import controls
     from metamodel.evaluation.evaluate import evaluate
     from metamodel.evaluation.held_out import held_out
+    from metamodel.training.agreement import with_agreement
     from metamodel.training.examples import examples_of
 
     found = held_out(checkpoint, zoo=Path(options.zoo) if options.zoo else None, split=options.split)
@@ -71,7 +77,7 @@ def evaluated(
     seed = int(checkpoint.training.get("bootstrap_seed", 0))
     evaluation = evaluate(
         checkpoint.predict,
-        train=examples_of(found.home, found.train, track),
+        train=with_agreement(found.home, examples_of(found.home, found.train, track)),
         validation=examples_of(found.home, found.validation, track),
         tests=tests,
         labels=[label.name for label in checkpoint.labels],
@@ -79,7 +85,9 @@ def evaluated(
         command=command,
         zoo=f"{found.away.name} {found.away.fingerprint}",
         seed=seed,
+        readers=opponents(track),
         ceiling=noise_ceiling(found.away, [seen for of in tests.values() for seen, _ in of]),
+        beside=beside,
         progress=_say,
     )
     _say("reading untrained copies")

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,10 @@ class FunctionReader:
 
         Raises: InputError for a post-norm encoder and a reader of activations, or prompts that do not fit.
         """
+        with one_thread():
+            return self._read(subject)
+
+    def _read(self, subject: Subject) -> Reading:
         reader, config = self.checkpoint.reader.eval(), subject.config
         device = next(reader.parameters()).device
         require(
@@ -244,6 +250,18 @@ class FunctionReader:
                 untold=prompts is None,
             ),
         )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Reading is thousands of small factorisations: more threads gain little, and where cores are shared with
+    other work they wait for each other at every one (a GPT-2 small: six times the processor time)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _notes(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from data_gen.config import ZooConfig
     from metamodel.features.examples import Example
     from metamodel.training.checkpoint import FunctionCheckpoint
+    from metamodel.training.companions import Companions
     from metamodel.triples.manifest import Manifest
     from metamodel.triples.splits import Splits
     from metamodel.triples.store import Zoo
@@ -48,7 +49,9 @@ def train(config: FunctionConfig, *, command: str) -> Path:
         KeyboardInterrupt: when interrupted. What is finished is kept.
     """
     zoo = zoo_of(config)
+    from metamodel.training.agreement import with_agreement
     from metamodel.training.checkpoint import FunctionCheckpoint, save
+    from metamodel.training.companions import train_companions
     from metamodel.training.fit import fit
     from metamodel.training.run_folder import CHECKPOINT, claim_folder
     from metamodel.triples.splits import make_splits
@@ -62,21 +65,30 @@ def train(config: FunctionConfig, *, command: str) -> Path:
     )
     folder, _held = claim_folder(config, zoo.fingerprint)
     examples = _examples(zoo, splits, config)
-    reader, slice_names, algorithms = fit(
-        config, examples["train"], examples["validation"], labels=zoo.labels, folder=folder
-    )
-    checkpoint = FunctionCheckpoint(
-        reader=reader,
-        labels=zoo.labels,
-        track=config.track,
-        slice_names=slice_names,
-        algorithms=algorithms,
-        zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
-        splits=splits,
-        training=plain(config),
-    )
+    examples["train"] = with_agreement(zoo, examples["train"])
+
+    def made(
+        wanted: FunctionConfig, train: "Sequence[Example]", validation: "Sequence[Example]", name: str
+    ) -> FunctionCheckpoint:
+        reader, slice_names, algorithms = fit(
+            wanted, train, validation, labels=zoo.labels, folder=folder / name if name else folder
+        )
+        return FunctionCheckpoint(
+            reader=reader,
+            labels=zoo.labels,
+            track=wanted.track,
+            slice_names=slice_names,
+            algorithms=algorithms,
+            zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
+            splits=splits,
+            training=plain(wanted),
+        )
+
+    checkpoint = made(config, examples["train"], examples["validation"], "")
     save(checkpoint, folder / CHECKPOINT)
-    _report(config, checkpoint, zoo, examples, folder / CHECKPOINT, command)
+    beside = train_companions(config, examples["train"], examples["validation"], zoo.labels, made)
+    beside.save(folder / CHECKPOINT)
+    _report(config, checkpoint, beside, zoo, examples, folder / CHECKPOINT, command)
     return folder / CHECKPOINT
 
 
@@ -157,12 +169,14 @@ def _examples(zoo: "Zoo", splits: "Splits", config: FunctionConfig) -> "dict[str
 def _report(
     config: FunctionConfig,
     checkpoint: "FunctionCheckpoint",
+    beside: "Companions",
     zoo: "Zoo",
     examples: "dict[str, list[Example]]",
     where: Path,
     command: str,
 ) -> None:
     """Scores all methods, writes numbers, card and pictures beside the network, prints table and paths."""
+    from metamodel.baselines import opponents
     from metamodel.evaluation import report as reports
     from metamodel.evaluation.card import CardFacts, Pictures, write_card
     from metamodel.evaluation.card_tables import counts
@@ -184,7 +198,9 @@ def _report(
         command=command,
         zoo=f"{checkpoint.zoo['name']} {checkpoint.zoo['fingerprint']}",
         seed=config.bootstrap_seed,
+        readers=opponents(config.track),
         ceiling=noise_ceiling(zoo, [seen for of in tests.values() for seen, _ in of]),
+        beside=beside,
         progress=say,
     )
     say("reading untrained copies")

@@ -136,7 +136,7 @@ def _responses(
     before: Float[Tensor, "subject probe pos width"],
     answers: Float[Tensor, "subject probe pos width"],
 ) -> Float[Tensor, "subject *unit out"]:
-    """Inner products of what is written, relative to its size, and the size itself; zero where no position."""
+    """Inner products of what is written, relative to its size, and the size; zero where no position."""
     short = LENGTH - out.shape[-2]
     out, before, answers = (nn.functional.pad(x, (0, 0, 0, short)) for x in (out, before, answers))
     between = [1] * (out.ndim - before.ndim)

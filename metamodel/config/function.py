@@ -33,7 +33,7 @@ class TrunkConfig:
     """Attention heads of a layer."""
     edge_width: int = 16
     """Width of the embedding of a relation between two components."""
-    encoder_width: int = 12
+    encoder_width: int = 8
     """Width of the encoder of circuits, entry by entry; 0 reads summaries of them alone."""
     encoded: int = 32
     """Numbers that the encoder gives each component."""
@@ -174,6 +174,8 @@ class FunctionConfig:
     """Tracks of which readers are trained beside one of the track 'both', for the same report."""
     k_shot_parts: int = 0
     """Parts of the functions, each held out of a reader of its own and named from exemplars; 0: none."""
+    k_shot_epochs: int = 40
+    """Epochs of those readers, which have one member and no encoder of circuits each."""
     seed: int = 0
     """Of initial weights, dropout, and order of subjects."""
     logger: Literal["csv", "wandb"] = "csv"
@@ -192,6 +194,7 @@ class FunctionConfig:
         for name in ("seed", "bootstrap_seed"):
             _within(getattr(self, name), 0, 2**32 - 1, name)
         _within(self.k_shot_parts, 0, 20, "k_shot_parts")
+        _positive(self.k_shot_epochs, "k_shot_epochs")
         require(
             not self.also
             or (self.track == "both" and "both" not in self.also and len({*self.also}) == len(self.also)),

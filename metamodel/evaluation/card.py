@@ -196,14 +196,14 @@ def _labels(report: Report, facts: CardFacts) -> list[str]:
         "cannot be learned, one without positives in a test is n/a there:",
         counts_table(facts.labels, facts.counts),
     ]
-    determined = [label.name for label in facts.labels if facts.track in label.determined_by]
+    determined = ", ".join(f"`{d.name}`" for d in facts.labels if facts.track in d.determined_by)
     if determined:
-        names = ", ".join(f"`{name}`" for name in determined)
-        parts.append(f"Determined by the inputs of this track, so outside the macro average: {names}.")
+        parts.append(f"Determined by the inputs of this track, so outside the macro average: {determined}.")
     if report.counted:
         parts.append(
             f"{MARK} marks labels that a split's averages do not count: fewer than {LEAST_POSITIVES} "
-            f"positive components or {LEAST_LINEAGES} lineages of them there, or determined by the inputs."
+            f"positive components or {LEAST_LINEAGES} lineages of them there"
+            + (", or determined by the inputs." if determined else ".")
         )
     for split in report.scores:
         of_label = [f"average_precision/{label.name}" for label in facts.labels]

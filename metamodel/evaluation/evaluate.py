@@ -13,11 +13,13 @@ from metamodel.evaluation.bootstrap import interval, paired_difference, resample
 from metamodel.evaluation.ceiling import Ceiling
 from metamodel.evaluation.controls import N_RESAMPLES, shuffled_labels
 from metamodel.evaluation.items import Items
+from metamodel.evaluation.k_shot import k_shot
 from metamodel.evaluation.measures import UNMEASURED, measures_of
 from metamodel.evaluation.metrics import Curve, Measure
 from metamodel.evaluation.report import NOISE_CEILING, RIGHT_ANSWER, SHUFFLED_LABELS, Report
 from metamodel.features.algorithms import algorithm_names
 from metamodel.features.examples import Example, Prediction, Seen
+from metamodel.training.companions import ALONE, Companions, on_track
 from metamodel.triples.schema import POSITIVE
 
 
@@ -44,6 +46,7 @@ def evaluate(
     seed: int = 0,
     readers: Sequence[Predictor] | None = None,
     ceiling: Ceiling | None = None,
+    beside: Companions = ALONE,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Fits the opponents on `train`, tunes them on `validation`, and scores all methods on `tests`.
@@ -56,13 +59,16 @@ def evaluate(
         seed: draws the resamples.
         readers: opponents; all of `baselines.opponents()` by default.
         ceiling: what other measurements say of all subjects of `tests`; None where there are none.
+        beside: readers of other tracks and without some functions, scored beside the main one.
         progress: told which method is at work.
 
     Raises: InputError on an empty split, or if no label has a positive.
     """
     _check(train, tests, labels)
-    methods = (MetaModel(answer), *(opponents() if readers is None else readers))
-    for method in methods[1:]:
+    ours = (MetaModel(answer), *(MetaModel(on_track(one), track) for track, one in beside.tracks.items()))
+    against = tuple(opponents() if readers is None else readers)
+    methods = (*ours, *against)
+    for method in against:
         progress(f"fitting {method.name}")
         method.fit(train, validation)
     algorithms = algorithm_names(truth for _, truth in train)
@@ -76,15 +82,18 @@ def evaluate(
         reliability[split] = {name: metrics.reliability(*items.said(of)[:2]) for name, of in said.items()}
         abstention[split] = {name: _risk_once(items, of) for name, of in said.items()}
         by_method = {name: measures_of(items, of) for name, of in said.items()}
+        for metric, found in k_shot(beside.k_shot, train, examples, counted=items.counted, seed=seed).items():
+            for name, measure in found.items():
+                by_method.setdefault(name, {})[metric] = measure
         by_method |= _references(items, said[META_MODEL], examples, ceiling, seed)
         weights = resampled_weights(items.n_lineages, seed=seed)
         scores[split], differences[split] = {}, {}
-        for metric, ours in by_method[META_MODEL].items():
+        for metric, main in by_method[META_MODEL].items():
             found = {name: of[metric] for name, of in by_method.items() if metric in of}
             draws = {name: weights[:N_RESAMPLES] if name == SHUFFLED_LABELS else weights for name in found}
             scores[split][metric] = {name: interval(one, draws[name]) for name, one in found.items()}
             differences[split][metric] = {
-                name: paired_difference(ours, one, draws[name])
+                name: paired_difference(main, one, draws[name])
                 for name, one in found.items()
                 if name != META_MODEL
             }

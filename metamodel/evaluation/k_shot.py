@@ -5,7 +5,7 @@ components of training subjects, half of them positive; what is measured is the 
 subjects, averaged over draws of the exemplars.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -50,22 +50,22 @@ def k_shot(
     train: Sequence[Example],
     test: Sequence[Example],
     *,
-    counted: Callable[[int], bool],
+    counted: Collection[str],
     seed: int = 0,
 ) -> Mapping[str, Mapping[str, Measure]]:
     """Metric -> method -> measure of one split, macro averages over functions that some reader never saw.
 
     Args:
         readers: each with functions that were held out of its training, none of them twice.
-        counted: whether a label, by index, has enough positives in the split.
+        counted: labels that averages of the split count.
         seed: draws the exemplars.
     """
     found: dict[str, dict[str, list[Measure]]] = {}
     lineages = sorted({truth.lineage for _, truth in test})
     for reader in readers:
         names = [label.name for label in reader.labels]
-        held_out = [names.index(name) for name in reader.training["training"]["held_out_functions"]]
-        held_out = [label for label in held_out if counted(label)]
+        functions = reader.training["training"]["held_out_functions"]
+        held_out = [names.index(name) for name in functions if name in counted]
         if not held_out:
             continue
         lend, asked = (_components(reader, examples, held_out) for examples in (train, test))

@@ -15,7 +15,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from metamodel.baselines.base import META_MODEL
+from metamodel.baselines.base import META_MODEL, is_ours
 from metamodel.config.errors import InputError, require
 from metamodel.evaluation.bootstrap import Interval
 
@@ -73,7 +73,7 @@ def gap_to_best(report: Report, split: str, metric: str) -> Gap | None:
     found = {
         name: sign * score.value
         for name, score in report.scores[split][metric].items()
-        if name != META_MODEL and name not in REFERENCES and score.applies
+        if not is_ours(name) and name not in REFERENCES and score.applies
     }
     if not found or not report.scores[split][metric][META_MODEL].applies:
         return None

@@ -27,7 +27,7 @@ def with_agreement(zoo: Zoo, examples: Sequence[Example]) -> list[Example]:
     if TABLE not in table_names(zoo.folder):
         return list(examples)
     wanted, rows = {seen.id for seen, _ in examples}, defaultdict(list)
-    for row in zoo.table(TABLE):
+    for row in zoo.table(TABLE).to_list():
         if row["id"] in wanted:
             rows[row["id"]].append(row)
     return [_agreed(example, rows[example[0].id]) for example in examples]

@@ -15,7 +15,7 @@ import torch
 
 from metamodel.config.function import FunctionConfig
 from metamodel.config.words import TRACKS, Track
-from metamodel.features.examples import Example
+from metamodel.features.examples import Example, Prediction, Seen
 from metamodel.features.tracks import seen_on
 from metamodel.training.checkpoint import CONFIG, FunctionCheckpoint, load_checkpoint, save
 from metamodel.triples.schema import POSITIVE, LabelDefinition
@@ -40,12 +40,20 @@ class Companions:
             save(checkpoint, folder / K_SHOT / str(i))
 
 
+ALONE = Companions(tracks={}, k_shot=())
+
+
+def on_track(checkpoint: FunctionCheckpoint) -> Callable[[Seen], Prediction]:
+    """What a reader of a narrower track says of a subject that was described on the track `both`."""
+    return lambda seen: checkpoint.predict(seen_on(seen, checkpoint.track))
+
+
 def load_companions(folder: Path) -> Companions:
     """Those that are there.
 
     Raises: InputError if one of them is damaged.
     """
-    tracks = {
+    tracks: dict[Track, FunctionCheckpoint] = {
         track: load_checkpoint(folder / track) for track in TRACKS if (folder / track / CONFIG).is_file()
     }
     parts = sorted((folder / K_SHOT).glob("*/"), key=lambda path: path.name)
@@ -67,13 +75,19 @@ def train_companions(
     """
     tracks: dict[Track, FunctionCheckpoint] = {}
     for track in config.also:
-        narrow = ([(seen_on(seen, track), truth) for seen, truth in of] for of in (train, validation))
-        tracks[track] = make(replace(config, track=track, also=()), *narrow, track)
+        own = replace(config, track=track, also=(), k_shot_parts=0)
+        tracks[track] = make(own, _on(track, train), _on(track, validation), track)
     k_shot = []
     for i, functions in enumerate(function_parts(train, labels, config.k_shot_parts)):
-        training = replace(config.training, held_out_functions=functions)
-        k_shot.append(make(replace(config, training=training), train, validation, f"{K_SHOT}-{i}"))
+        training = replace(config.training, held_out_functions=functions, epochs=config.k_shot_epochs)
+        trunk = replace(config.trunk, members=1, encoder_width=0)
+        own = replace(config, trunk=trunk, training=training, also=(), k_shot_parts=0)
+        k_shot.append(make(own, train, validation, f"{K_SHOT}-{i}"))
     return Companions(tracks=tracks, k_shot=tuple(k_shot))
+
+
+def _on(track: Track, examples: Sequence[Example]) -> list[Example]:
+    return [(seen_on(seen, track), truth) for seen, truth in examples]
 
 
 def function_parts(

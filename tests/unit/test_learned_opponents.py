@@ -416,7 +416,9 @@ def test_detect_head_learns_only_the_scale_of_a_score(planted_examples, monkeypa
 
 
 def test_opponents_that_run_the_subject_stand_beside_readers_of_activations_only():
-    names = {track: [reader.name for reader in opponents(track)] for track in ("weights", "activations", "both")}
+    names = {
+        track: [reader.name for reader in opponents(track)] for track in ("weights", "activations", "both")
+    }
     assert names["activations"] == names["both"] == [reader.name for reader in opponents()]
     assert set(names["both"]) - set(names["weights"]) == {"probegen"}
     for method in (transformer_nfn(), neuron_graph(), probegen(), detect_head()):
