@@ -60,6 +60,7 @@ def evaluated(
     """
     from pathlib import Path
 
+    from metamodel.baselines import opponents
     from metamodel.evaluation.ceiling import noise_ceiling
     from metamodel.evaluation.controls import controls
     from metamodel.evaluation.evaluate import evaluate
@@ -84,6 +85,7 @@ def evaluated(
         command=command,
         zoo=f"{found.away.name} {found.away.fingerprint}",
         seed=seed,
+        readers=opponents(track),
         ceiling=noise_ceiling(found.away, [seen for of in tests.values() for seen, _ in of]),
         beside=beside,
         progress=_say,

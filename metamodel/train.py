@@ -176,6 +176,7 @@ def _report(
     command: str,
 ) -> None:
     """Scores all methods, writes numbers, card and pictures beside the network, prints table and paths."""
+    from metamodel.baselines import opponents
     from metamodel.evaluation import report as reports
     from metamodel.evaluation.card import CardFacts, Pictures, write_card
     from metamodel.evaluation.card_tables import counts
@@ -197,6 +198,7 @@ def _report(
         command=command,
         zoo=f"{checkpoint.zoo['name']} {checkpoint.zoo['fingerprint']}",
         seed=config.bootstrap_seed,
+        readers=opponents(config.track),
         ceiling=noise_ceiling(zoo, [seen for of in tests.values() for seen, _ in of]),
         beside=beside,
         progress=say,

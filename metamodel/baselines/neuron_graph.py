@@ -1,104 +1,34 @@
 """The baseline `neuron_graph`: messages between single neurons, along single weights.
 
 After Kofinas et al. 2024, "Graph neural networks for learning equivariant representations of neural
-networks". Nodes are residual coordinates, units of each head (those that match queries to keys, those that carry values),
-MLP neurons, tokens and positions; an edge is one weight, and carries it signed, as its size and squared. An
-answer does not depend on the order of coordinates, units, neurons, heads or tokens: those of a layer have no
-names. A rotation of the residual stream, or of the inside of a head, does change it.
-
-Every relation (what reads or writes through `W_Q`, `W_in`, ...) has its own weights, in both directions;
-messages along a matrix are products with it. Residual coordinates are shared by all layers, whose depth their
-units tell. A token is one node, read through `W_E` and written through `W_U`; of a large vocabulary the first
-`MAX_TOKENS` are taken.
+networks". An edge is one weight, and carries it signed, as its size and squared; every relation (what reads
+or writes through `W_Q`, `W_in`, ...) has its own functions of it, in both directions, and messages along a
+matrix are products with it. What is said of a component does not depend on the order of coordinates, units,
+neurons or tokens, and heads of a layer have no names. A rotation of the residual stream, or of the inside of a
+head, does change it.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metamodel.baselines.neurons import N_START, RELATIONS, SETS, SIZES, START, neuron_inputs
 from metamodel.baselines.node_order import by_node
-from metamodel.baselines.raw_weights import raw_weights
 from metamodel.baselines.trained import Inputs, Setting, TrainedPredictor
-from metamodel.features.examples import Seen
 from metamodel.subjects.config import SubjectConfig
 
-MAX_TOKENS = 64
-ROUNDS = 3
+ROUNDS = 2
+"""After the sizes of its own weights, with which every node starts."""
 MESSAGE = 12
 """Width of what each of the three channels of an edge carries."""
 N_CHANNELS = 3
-RELATIONS = {
-    "W_Q": "match",
-    "W_K": "match",
-    "W_V": "carry",
-    "W_O": "carry",
-    "W_in": "neuron",
-    "W_out": "neuron",
-    "W_E": "token",
-    "W_U": "token",
-    "W_pos": "position",
-}
-"""Between residual coordinates and which nodes each matrix stands."""
-SETS = ("coordinate", "match", "carry", "neuron", "token", "position")
-N_START = 3
-"""Numbers that a node starts with: its bias, its depth or position, and whether it is the first position."""
-TINY = 1e-9
-
-
-def neuron_inputs(seen: Seen) -> Inputs:
-    """Every relation as `[d_model, item]`, relative to its root mean square; what nodes start with."""
-    weights = raw_weights(seen)
-    weights |= {"W_E": weights["W_E"][:MAX_TOKENS], "W_U": weights["W_U"][:, :MAX_TOKENS]}
-    found, sizes = {}, []
-    for name in RELATIONS:
-        if name not in weights:
-            continue
-        matrix = _by_coordinate(name, weights[name])
-        size = matrix.square().mean().sqrt().clamp_min(TINY)
-        found[name] = matrix / size
-        sizes.append(size.log())
-    shape = weights["W_Q"].shape  # layer head d_model d_head
-    starts = {
-        "coordinate": _start(weights["b_O"].sum(0) + weights.get("b_out", weights["b_O"]).sum(0)),
-        "match": _start(weights["b_Q"].flatten(), _depth(shape[0], shape[1] * shape[3], weights["b_Q"])),
-        "token": _start(weights["b_U"][:MAX_TOKENS] - weights["b_U"].mean()),
-    }
-    starts["carry"] = _start(torch.zeros_like(starts["match"][:, 0]), starts["match"][:, 1])
-    if "b_in" in weights:
-        bias = weights["b_in"]
-        starts["neuron"] = _start(bias.flatten(), _depth(*bias.shape, bias))
-    at = torch.arange(weights["W_pos"].shape[0], device=weights["W_pos"].device)
-    starts["position"] = _start(torch.zeros_like(at).float(), at / len(at))
-    starts["position"][0, 2] = 1.0
-    return found | {f"start.{name}": value for name, value in starts.items()} | {"sizes": torch.stack(sizes)}
-
-
-def _by_coordinate(name: str, weight: Tensor) -> Float[Tensor, "d_model item"]:
-    match name:
-        case "W_Q" | "W_K" | "W_V":
-            return weight.movedim(2, 0).flatten(1)
-        case "W_O" | "W_in" | "W_out":
-            return weight.movedim(3 if name == "W_O" else 1 if name == "W_in" else 2, 0).flatten(1)
-        case "W_U":
-            return weight
-        case _:
-            return weight.T
-
-
-def _depth(n_layers: int, n_items: int, like: Tensor) -> Float[Tensor, " item"]:
-    layers = (torch.arange(n_layers, device=like.device) + 0.5) / n_layers
-    return layers.repeat_interleave(n_items)
-
-
-def _start(bias: Float[Tensor, " item"], place: Tensor | None = None) -> Float[Tensor, "item out"]:
-    place = torch.zeros_like(bias) if place is None else place.to(bias)
-    return torch.stack([bias, place, torch.zeros_like(bias)], dim=-1)
+_TINY = 1e-9
 
 
 class Round(nn.Module):
     """Messages along every weight both ways, and among the units of each head and layer in mean."""
 
-    def __init__(self, width: int, dropout: float):
+    def __init__(self, width: int):
         super().__init__()
         inner = N_CHANNELS * MESSAGE
         names = [f"{way}_{name}" for name in RELATIONS for way in ("to", "from")]
@@ -108,9 +38,7 @@ class Round(nn.Module):
         self.norms = nn.ModuleDict({name: nn.LayerNorm(2 * width) for name in SETS})
         self.updates = nn.ModuleDict(
             {
-                name: nn.Sequential(
-                    nn.Linear(2 * width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width)
-                )
+                name: nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
                 for name in SETS
             }
         )
@@ -157,20 +85,17 @@ class NeuronGraph(nn.Module):
         super().__init__()
         self.start = nn.ModuleDict({name: nn.Linear(N_START, width) for name in SETS})
         self.sizes = nn.ModuleDict({name: nn.Linear(len(RELATIONS), width) for name in SETS})
-        self.rounds = nn.ModuleList(Round(width, dropout) for _ in range(ROUNDS))
+        self.rounds = nn.ModuleList(Round(width) for _ in range(ROUNDS))
         self.head = nn.Linear(4 * width, width)
         names = ("neuron", "token", "position", "coordinate", "answer")
         self.pool = nn.ModuleDict({name: nn.Linear(2 * width, width) for name in names})
 
     def forward(self, config: SubjectConfig, inputs: Inputs) -> Float[Tensor, "subject node width"]:
         edges = {n: (_channels(inputs[n].mT), _channels(inputs[n])) for n in RELATIONS if n in inputs}
-        sizes = inputs["sizes"]
-        known = torch.tensor([name in edges for name in RELATIONS], device=sizes.device)
-        sizes = sizes.new_zeros(len(sizes), len(RELATIONS)).masked_scatter(known, sizes)
         nodes = {
-            name: self.start[name](inputs[f"start.{name}"]) + self.sizes[name](sizes).unsqueeze(1)
+            name: self.start[name](inputs[START + name]) + self.sizes[name](inputs[SIZES]).unsqueeze(1)
             for name in SETS
-            if f"start.{name}" in inputs
+            if START + name in inputs
         }
         for step in self.rounds:
             nodes = step(nodes, edges, config)
@@ -193,7 +118,7 @@ class NeuronGraph(nn.Module):
 
 def _pooled(x: Float[Tensor, "*rest item width"]) -> Float[Tensor, "*rest out"]:
     """Mean and root mean square over neurons."""
-    return torch.cat([x.mean(-2), x.square().mean(-2).clamp_min(TINY).sqrt()], dim=-1)
+    return torch.cat([x.mean(-2), x.square().mean(-2).clamp_min(_TINY).sqrt()], dim=-1)
 
 
 SETTINGS = (

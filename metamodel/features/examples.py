@@ -45,6 +45,8 @@ class BaselineInputs:
     """`metamodel.features.statistics.weight_statistics(subject)`."""
     token_space_scores: Float[Tensor, "node label"]
     """`metamodel.features.token_space.token_space_scores`; NaN without a closed form."""
+    labels: tuple[str, ...]
+    """Names of the labels, in the order of every `label` axis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +69,7 @@ class Seen:
     evidence: Float[Tensor, "probe node d_vocab channel"]
     """What each component would say of each answer on each probe, from what the track allows."""
     baseline_inputs: BaselineInputs | None = None
-    """For the baselines `statistics` and `token_space` only; None where no baseline is asked."""
+    """For baselines only; None where no baseline is asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -28,7 +28,7 @@ def examples_of(
     """What is seen and what is true of subjects of a zoo.
 
     Args:
-        for_baselines: also compute what the opponents `statistics` and `token_space` look at.
+        for_baselines: also compute what only opponents look at.
         progress: told the id of every subject that is done.
     """
     labels = [label.name for label in zoo.labels]
@@ -41,7 +41,7 @@ def examples_of(
 
 
 def seen_of(triple: Triple, track: Track, baseline_labels: Sequence[str] | None = None) -> Seen:
-    """What a reader may look at; with `baseline_labels`, also the inputs of two opponents."""
+    """What a reader may look at; with `baseline_labels`, also what only opponents look at."""
     behavior, inputs = triple.behavior, None
     v = view(triple.subject, shown=Shown(tokens=behavior.shown_tokens, position=behavior.shown_position))
     if baseline_labels is not None:
@@ -49,6 +49,7 @@ def seen_of(triple: Triple, track: Track, baseline_labels: Sequence[str] | None 
             subject=triple.subject,
             weight_statistics=weight_statistics(triple.subject),
             token_space_scores=token_space_scores(v, baseline_labels),
+            labels=tuple(baseline_labels),
         )
     return Seen(
         id=triple.info.id,

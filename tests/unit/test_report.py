@@ -44,6 +44,10 @@ METHODS = [
     "boosted_trees",
     "statistics",
     "token_space",
+    "transformer_nfn",
+    "neuron_graph",
+    "probegen",
+    "detect_head",
 ]
 
 
