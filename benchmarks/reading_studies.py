@@ -1,4 +1,4 @@
-"""What the function reader owes to each of its ingredients, and to the number of subjects that it is trained on.
+"""What the function reader owes to each of its ingredients, and to the number of subjects it is trained on.
 
     python benchmarks/reading_studies.py data/medium [--study ablations|scaling] [--epochs 40]
 
