@@ -71,7 +71,6 @@ Circuits:
 What meta-models see, answer and are measured by:
 
     feature      number that describes a node
-    shown        prompt that shows what is asked
     neuron       neuron of an MLP, where a sample of them is a set
     encoded      number that an encoder gives a node or a pair
     algorithm    program that a subject may run, and none of these

@@ -137,8 +137,8 @@ def change(folder: Path, key: str, value) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 99, "schema_version: expected 1, got 99"),
-        ("feature_version", 0, "feature_version: expected 1, got 0"),
+        ("schema_version", 99, "schema_version: expected 2, got 99"),
+        ("feature_version", 0, "feature_version: expected 2, got 0"),
         ("kind", "editing", "kind: expected 'function', got 'editing'"),
         ("track", "all", "track: expected one of weights, activations, both, got all"),
         (

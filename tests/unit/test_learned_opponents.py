@@ -159,7 +159,9 @@ def test_training_weights_of_positives_do_not_distort_probabilities(fitted, plan
     train = planted_examples(24, seed=0, noise=True)
     reader.fit(train, [])
     known = [(t.function_state[:, 1] != MASKED, t) for _, t in train]
-    said = torch.cat([reader.predict(s).function_probability[k, 1] for (k, _), (s, _) in zip(known, train)])
+    said = torch.cat(
+        [reader.predict(s).function_probability[k, 1] for (k, _), (s, _) in zip(known, train, strict=True)]
+    )
     truth = torch.cat([t.function_state[k, 1] == POSITIVE for k, t in known])
     assert said.mean().item() == pytest.approx(truth.float().mean().item(), abs=0.1)
 
