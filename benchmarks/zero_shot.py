@@ -224,14 +224,14 @@ def compared(found: dict[str, Any]) -> Row:
 def table(model: Row) -> list[str]:
     """Lines for people."""
     lines = [f"{model['model']} ({model['origin']}): {model['n']} heads, {model['n_layers']} layers"]
-    head = ("label", "measured on", "strong", "measured range", *READER, *BASELINES, "gap")
-    rows = [head]
+    head: tuple[str, ...] = ("label", "measured on", "strong", "measured range", *READER, *BASELINES, "gap")
+    rows: list[tuple[str, ...]] = [head]
     for row in model["rows"]:
         cells = [cell(one) + "*" * (name == row["best"]) for name, one in row["methods"].items()]
         low, _, high = row.get("measured", (None,) * 3)
         spread = "" if low is None else f"{low:.2f} to {high:.2f}"
         strong = str(row.get("strong", ""))
-        rows.append((row["label"], row["source"], strong, spread, *cells, cell(row["gap"])))
+        rows.append((str(row["label"]), row["source"], strong, spread, *cells, cell(row["gap"])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines += ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [*lines, *(f"note: {note}" for note in model["notes"]), ""]

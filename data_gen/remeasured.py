@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metamodel.config import InputError, require
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_options
+
+if TYPE_CHECKING:
+    from data_gen.config import HarvestConfig
 
 TIMES = 4
 NAME = "remeasured"
@@ -57,24 +60,24 @@ def add_remeasured(folder: Path, *, times: int, workers: int | None = None, prog
         }
     )
     zoo = Zoo.open(folder)
+    harvest_of(folder)
     groups = groups_of(zoo.rows.to_list())
     jobs = {i * times + k: (group, k) for i, group in enumerate(groups) for k in range(times)}
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    with Progress(name=NAME, n_subjects=times * len(zoo.ids), cost=float(len(jobs)), show=progress) as shown:
-        with closing(run_jobs(partial(_job, folder, jobs), list(jobs), workers=workers)) as outcomes:
-            for outcome in outcomes:
-                if outcome is None or isinstance(outcome, Advance):
-                    shown.tick()
-                    continue
-                if outcome.result is None:
-                    raise InputError(
-                        str(folder),
-                        expected="workers that live",
-                        got=outcome.died,
-                        do="Give fewer --workers.",
-                    )
-                rows |= {(row["id"], row["measurement"]): row for row in outcome.result}
-                shown.advance(accepted=len(outcome.result), rejected=0, cost=1.0)
+    with (
+        Progress(name=NAME, n_subjects=times * len(zoo.ids), cost=float(len(jobs)), show=progress) as shown,
+        closing(run_jobs(partial(_job, folder, jobs), list(jobs), workers=workers)) as outcomes,
+    ):
+        for outcome in outcomes:
+            if outcome is None or isinstance(outcome, Advance):
+                shown.tick()
+                continue
+            if outcome.result is None:
+                raise InputError(
+                    str(folder), expected="workers that live", got=outcome.died, do="Give fewer --workers."
+                )
+            rows |= {(row["id"], row["measurement"]): row for row in outcome.result}
+            shown.advance(accepted=len(outcome.result), rejected=0, cost=1.0)
     write_table(folder, NAME, (rows[id, k] for id in zoo.ids for k in range(times)), features)
     return len(zoo.ids)
 
@@ -96,6 +99,25 @@ def _job(
     return measured(Zoo.open(folder), group, measurement)
 
 
+def harvest_of(folder: Path) -> "tuple[HarvestConfig, int]":
+    """How a zoo was measured, and the seed that its names derive theirs from.
+
+    Raises: InputError for subjects that were not made here: nothing draws other prompts of their tasks.
+    """
+    from data_gen.config import HarvestConfig
+    from metamodel.triples.manifest import read_manifest
+
+    config = read_manifest(folder).config
+    require(
+        "imported" not in config,
+        str(folder),
+        expected="a zoo of subjects that were made here",
+        got="one of imported subjects",
+        do="Harvest them again on other prompts instead.",
+    )
+    return HarvestConfig(**config["harvest"]), int(config["seed"])
+
+
 def measured(zoo: Any, group: Sequence[str], measurement: int) -> list[dict[str, Any]]:
     """Rows of the table for triples of one group.
 
@@ -104,22 +126,12 @@ def measured(zoo: Any, group: Sequence[str], measurement: int) -> list[dict[str,
     """
     import torch
 
-    from data_gen.config import HarvestConfig
     from data_gen.function_labels import function_labels
     from data_gen.harvesting import circuit_of, circuit_prompts, shard_null
     from data_gen.seeds import derived_seed
     from data_gen.subject_task import task_of
-    from metamodel.triples.manifest import read_manifest
 
-    config = read_manifest(zoo.folder).config
-    require(
-        "imported" not in config,
-        str(zoo.folder),
-        expected="a zoo of subjects that were made here",
-        got="one of imported subjects",
-        do="Harvest them again on other prompts instead.",
-    )
-    harvest, seed = HarvestConfig(**config["harvest"]), int(config["seed"])
+    harvest, seed = harvest_of(zoo.folder)
     again = derived_seed(seed, "measured again", measurement)
     rows, null = [], None
     with torch.no_grad():

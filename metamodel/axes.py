@@ -71,10 +71,24 @@ Circuits:
 What meta-models see, answer and are measured by:
 
     feature      number that describes a node
+    neuron       neuron of an MLP, where a sample of them is a set
+    encoded      number that an encoder gives a node or a pair
+    algorithm    program that a subject may run, and none of these
+    exemplar     labelled component of another subject
+    virtual      pair of a source and a reader, with the circuit through both
+    through      input of the reader of such a pair
+    placed       kind of position-by-position circuit
+    crossing     kind of circuit between tokens and positions
+    inner        axis over which two factors of a product are summed
+    told         number that describes a neuron
+    lag          distance between two positions
+    n_in         what a layer takes
+    n_out        what a layer gives
     statistic    number that describes raw weights
     rank         singular value of a matrix
     evidence     kind of evidence for an answer
     probe        prompt whose answer is asked for
+    shown        prompt that shows what a task asks
     chosen       probe that is asked in one step of training
     label        function label
     kind         kind of component
@@ -89,6 +103,8 @@ What meta-models see, answer and are measured by:
     resample     bootstrap draw
     item         thing that a metric averages over, or that a set holds
     bin          interval of probabilities
+    coverage     share of items that a reader answers
+    measurement  one of several measurements of the same labels
 
 Any:
 

@@ -14,8 +14,10 @@ from metamodel.config.command import run_command
 from metamodel.config.evaluate import EvaluateOptions, evaluate_options
 
 if TYPE_CHECKING:
+    from metamodel.evaluation.controls import Controls
     from metamodel.evaluation.evaluate import Evaluation
     from metamodel.training.checkpoint import FunctionCheckpoint
+    from metamodel.training.companions import Companions
 
 
 def main(arguments: list[str]) -> None:
@@ -23,20 +25,33 @@ def main(arguments: list[str]) -> None:
     options = evaluate_options(arguments, description=__doc__ or "")
     from metamodel.evaluation import report as reports
     from metamodel.reading import FunctionReader
+    from metamodel.training.companions import load_companions
 
-    checkpoint = FunctionReader.from_pretrained(options.checkpoint).checkpoint
+    reader = FunctionReader.from_pretrained(options.checkpoint)
     command = shlex.join(["python", "-m", "metamodel.evaluate", *arguments])
-    report = evaluated(checkpoint, options, command=command).report
+    assert reader.folder is not None
+    beside = load_companions(reader.folder)
+    evaluation, found = evaluated(reader.checkpoint, beside, options, command=command)
+    report = evaluation.report
     if options.json:
         import json
 
-        sys.stdout.write(json.dumps(reports.as_json(report, report.scores), indent=1) + "\n")
+        from metamodel.evaluation.controls import as_json
+
+        values = reports.as_json(report, report.scores) | {"controls": as_json(found)}
+        sys.stdout.write(json.dumps(values, indent=1) + "\n")
     else:
-        reports.show(report, reports.report_console())
+        from metamodel.evaluation.controls import show_controls
+
+        console = reports.report_console()
+        reports.show(report, console)
+        show_controls(found, console)
 
 
-def evaluated(checkpoint: "FunctionCheckpoint", options: EvaluateOptions, *, command: str) -> "Evaluation":
-    """Opens the zoo, fits the opponents and scores all methods.
+def evaluated(
+    checkpoint: "FunctionCheckpoint", beside: "Companions", options: EvaluateOptions, *, command: str
+) -> "tuple[Evaluation, Controls]":
+    """Opens the zoo, fits the opponents, scores all methods, and reads untrained copies.
 
     Args:
         command: what the report says was run.
@@ -45,8 +60,12 @@ def evaluated(checkpoint: "FunctionCheckpoint", options: EvaluateOptions, *, com
     """
     from pathlib import Path
 
+    from metamodel.baselines import opponents
+    from metamodel.evaluation.ceiling import noise_ceiling
+    from metamodel.evaluation.controls import controls
     from metamodel.evaluation.evaluate import evaluate
     from metamodel.evaluation.held_out import held_out
+    from metamodel.training.agreement import with_agreement
     from metamodel.training.examples import examples_of
 
     found = held_out(checkpoint, zoo=Path(options.zoo) if options.zoo else None, split=options.split)
@@ -54,17 +73,27 @@ def evaluated(checkpoint: "FunctionCheckpoint", options: EvaluateOptions, *, com
         _say(f"note: {note}")
     _say("describing subjects")
     track = checkpoint.track
-    return evaluate(
+    tests = {name: examples_of(found.away, ids, track) for name, ids in found.tests.items()}
+    seed = int(checkpoint.training.get("bootstrap_seed", 0))
+    evaluation = evaluate(
         checkpoint.predict,
-        train=examples_of(found.home, found.train, track),
+        train=with_agreement(found.home, examples_of(found.home, found.train, track)),
         validation=examples_of(found.home, found.validation, track),
-        tests={name: examples_of(found.away, ids, track) for name, ids in found.tests.items()},
+        tests=tests,
         labels=[label.name for label in checkpoint.labels],
         determined=checkpoint.determined,
         command=command,
         zoo=f"{found.away.name} {found.away.fingerprint}",
-        seed=int(checkpoint.training.get("bootstrap_seed", 0)),
+        seed=seed,
+        readers=opponents(track),
+        ceiling=noise_ceiling(found.away, [seen for of in tests.values() for seen, _ in of]),
+        beside=beside,
         progress=_say,
+    )
+    _say("reading untrained copies")
+    undetermined = checkpoint.undetermined
+    return evaluation, controls(
+        checkpoint.predict, found.away, tests, track, undetermined=undetermined, seed=seed
     )
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from metamodel.config.errors import InputError, require, require_one_of
 from metamodel.config.words import Track
 from metamodel.features.batch import pad_seen
-from metamodel.features.examples import Prediction, Seen
+from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen
 from metamodel.features.graph import graph_of_view
-from metamodel.features.view import view
+from metamodel.features.view import Shown, view
 from metamodel.subjects.config import Component, components
 from metamodel.subjects.subject import Subject
 from metamodel.training.checkpoint import CONFIG, FunctionCheckpoint, load_checkpoint
@@ -26,6 +26,9 @@ from metamodel.triples.schema import LabelDefinition
 from metamodel.triples.splits import Splits
 
 OUTSIDE = "outside the training distribution: probabilities are extrapolated"
+UNTOLD = (
+    "no prompts of a behavior were shown: what heads do at its answer position, and its circuit, is guessed"
+)
 FAR = 1.15
 """A subject counts as outside when it is this many times as far as the farthest training subject."""
 
@@ -42,11 +45,28 @@ class Reading:
     scores: Float[Tensor, "node label"]
     """In the unit of the label's raw score; NaN as above."""
     in_circuit: Float[Tensor, " node"]
-    """Probability that the component belongs to the circuit of the subject's task."""
+    """Probability that the component belongs to the circuit of the behavior that was shown."""
     edge_in_circuit: Float[Tensor, "node node"]
     """The same for every pair (source, reader); 0 where there is no edge."""
+    algorithm: str
+    """Program that the subject runs, of those that training subjects ran, or `none of these`."""
+    algorithm_probability: float
     notes: tuple[str, ...]
     """What a user must know before believing the numbers."""
+
+    def shared_with(self, other: "Reading") -> Float[Tensor, " node"]:
+        """Probability that each component belongs to both circuits of one subject, read on two behaviors.
+
+        Raises: InputError for a reading of other components.
+        """
+        require(
+            self.nodes == other.nodes,
+            "shared_with",
+            expected=f"a reading of the {len(self.nodes)} components of {self.subject}",
+            got=f"one of {len(other.nodes)} components of {other.subject}",
+            do="Read one subject twice, each time with the prompts of one behavior.",
+        )
+        return self.in_circuit * other.in_circuit
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a component: kind, layer, head, membership, and for each label probability and score."""
@@ -102,7 +122,13 @@ class Reading:
                     "scores": named(self.scores[i]),
                 }
             )
-        return {"subject": self.subject, "notes": list(self.notes), "components": found}
+        program = {"name": self.algorithm, "probability": round(self.algorithm_probability, 6)}
+        return {
+            "subject": self.subject,
+            "algorithm": program,
+            "notes": list(self.notes),
+            "components": found,
+        }
 
     def to_json(self) -> str:
         """`to_dict` as text."""
@@ -163,15 +189,19 @@ class FunctionReader:
         return self.checkpoint.predict(seen)
 
     @torch.no_grad()
-    def read(self, subject: Subject) -> Reading:
+    def read(self, subject: Subject, *, prompts: Shown | None = None) -> Reading:
         """What every component of a subject does. Any size; post-norm encoders from their weights.
 
-        Raises: InputError for a post-norm encoder and a reader of activations.
+        Args:
+            prompts: of the behavior that is asked about, without answers; functions at its answer position
+                and its circuit are then told. Without them the reading is about the subject in general.
+
+        Raises: InputError for a post-norm encoder and a reader of activations, or prompts that do not fit.
         """
         with one_thread():
-            return self._read(subject)
+            return self._read(subject, prompts)
 
-    def _read(self, subject: Subject) -> Reading:
+    def _read(self, subject: Subject, prompts: Shown | None) -> Reading:
         reader, config = self.checkpoint.reader.eval(), subject.config
         device = next(reader.parameters()).device
         require(
@@ -181,7 +211,7 @@ class FunctionReader:
             got="a post-norm one",
             do="Load a checkpoint of the track 'weights' or 'both'.",
         )
-        v = view(subject)
+        v = view(subject, shown=prompts)
         graph = graph_of_view(v, self.track)
         nothing = torch.zeros(1, 1, dtype=torch.long)
         seen = Seen(
@@ -210,11 +240,14 @@ class FunctionReader:
             scores=torch.where(applies, said.function_score[0], nan).cpu(),
             in_circuit=said.node_member[0].cpu(),
             edge_in_circuit=edges.cpu(),
+            algorithm=(*self.checkpoint.algorithms, NONE_OF_THESE)[int(said.algorithm[0].argmax())],
+            algorithm_probability=float(said.algorithm[0].max()),
             notes=_notes(
                 v.subject,
                 far=far,
                 largest=tuple(reader.largest.tolist()),
                 unseen=self.track == "both" and config.norm_position == "post",
+                untold=prompts is None,
             ),
         )
 
@@ -231,8 +264,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _notes(subject: Subject, *, far: bool, largest: tuple[int, int], unseen: bool) -> tuple[str, ...]:
+def _notes(
+    subject: Subject, *, far: bool, largest: tuple[int, int], unseen: bool, untold: bool
+) -> tuple[str, ...]:
     config, notes = subject.config, [*subject.notes]
+    if untold:
+        notes.append(UNTOLD)
     if unseen:
         notes.append("a post-norm subject cannot be run: read from its weights alone")
     larger = config.n_layers > largest[0] or config.n_heads > largest[1]

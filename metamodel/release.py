@@ -58,7 +58,7 @@ def release(name: str, run: Path, checkpoints: Path) -> Path:
             got="none",
             do="Choose a finished run.",
         )
-    size = sum(path.stat().st_size for path in source.iterdir())
+    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     require(
         size <= LARGEST,
         str(source),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from data_gen.config import ZooConfig
     from metamodel.features.examples import Example
     from metamodel.training.checkpoint import FunctionCheckpoint
+    from metamodel.training.companions import Companions
     from metamodel.triples.manifest import Manifest
     from metamodel.triples.splits import Splits
     from metamodel.triples.store import Zoo
@@ -48,7 +49,9 @@ def train(config: FunctionConfig, *, command: str) -> Path:
         KeyboardInterrupt: when interrupted. What is finished is kept.
     """
     zoo = zoo_of(config)
+    from metamodel.training.agreement import with_agreement
     from metamodel.training.checkpoint import FunctionCheckpoint, save
+    from metamodel.training.companions import train_companions
     from metamodel.training.fit import fit
     from metamodel.training.run_folder import CHECKPOINT, claim_folder
     from metamodel.triples.splits import make_splits
@@ -62,20 +65,30 @@ def train(config: FunctionConfig, *, command: str) -> Path:
     )
     folder, _held = claim_folder(config, zoo.fingerprint)
     examples = _examples(zoo, splits, config)
-    reader, slice_names = fit(
-        config, examples["train"], examples["validation"], labels=zoo.labels, folder=folder
-    )
-    checkpoint = FunctionCheckpoint(
-        reader=reader,
-        labels=zoo.labels,
-        track=config.track,
-        slice_names=slice_names,
-        zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
-        splits=splits,
-        training=plain(config),
-    )
+    examples["train"] = with_agreement(zoo, examples["train"])
+
+    def made(
+        wanted: FunctionConfig, train: "Sequence[Example]", validation: "Sequence[Example]", name: str
+    ) -> FunctionCheckpoint:
+        reader, slice_names, algorithms = fit(
+            wanted, train, validation, labels=zoo.labels, folder=folder / name if name else folder
+        )
+        return FunctionCheckpoint(
+            reader=reader,
+            labels=zoo.labels,
+            track=wanted.track,
+            slice_names=slice_names,
+            algorithms=algorithms,
+            zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
+            splits=splits,
+            training=plain(wanted),
+        )
+
+    checkpoint = made(config, examples["train"], examples["validation"], "")
     save(checkpoint, folder / CHECKPOINT)
-    _report(config, checkpoint, examples, folder / CHECKPOINT, command)
+    beside = train_companions(config, examples["train"], examples["validation"], zoo.labels, made)
+    beside.save(folder / CHECKPOINT)
+    _report(config, checkpoint, beside, zoo, examples, folder / CHECKPOINT, command)
     return folder / CHECKPOINT
 
 
@@ -156,16 +169,24 @@ def _examples(zoo: "Zoo", splits: "Splits", config: FunctionConfig) -> "dict[str
 def _report(
     config: FunctionConfig,
     checkpoint: "FunctionCheckpoint",
+    beside: "Companions",
+    zoo: "Zoo",
     examples: "dict[str, list[Example]]",
     where: Path,
     command: str,
 ) -> None:
-    """Scores all methods, writes metrics, card and figure beside the network, and prints table and paths."""
+    """Scores all methods, writes numbers, card and pictures beside the network, prints table and paths."""
+    from metamodel.baselines import opponents
     from metamodel.evaluation import report as reports
-    from metamodel.evaluation.card import CardFacts, counts, write_card
+    from metamodel.evaluation.card import CardFacts, Pictures, write_card
+    from metamodel.evaluation.card_tables import counts
+    from metamodel.evaluation.ceiling import noise_ceiling
+    from metamodel.evaluation.controls import controls, save_controls, show_controls
+    from metamodel.evaluation.curves import CURVES, draw_curves
     from metamodel.evaluation.evaluate import evaluate
     from metamodel.evaluation.figure import FIGURE, draw
 
+    say = _said(config.trainer.progress)
     tests = {name: of for name, of in examples.items() if name not in ("train", "validation")}
     evaluation = evaluate(
         checkpoint.predict,
@@ -177,10 +198,24 @@ def _report(
         command=command,
         zoo=f"{checkpoint.zoo['name']} {checkpoint.zoo['fingerprint']}",
         seed=config.bootstrap_seed,
-        progress=_said(config.trainer.progress),
+        readers=opponents(config.track),
+        ceiling=noise_ceiling(zoo, [seen for of in tests.values() for seen, _ in of]),
+        beside=beside,
+        progress=say,
+    )
+    say("reading untrained copies")
+    found = controls(
+        checkpoint.predict,
+        zoo,
+        tests,
+        config.track,
+        undetermined=checkpoint.undetermined,
+        seed=config.bootstrap_seed,
     )
     reports.save(evaluation.report, where)
-    draw(evaluation.report, evaluation.reliability, where / FIGURE)
+    save_controls(found, where)
+    draw(evaluation, where / FIGURE)
+    drawn = draw_curves(where.parent, where / CURVES)
     facts = CardFacts(
         name=config.name,
         track=config.track,
@@ -188,8 +223,11 @@ def _report(
         config=checkpoint.training,
         counts={name: counts([truth for _, truth in of]) for name, of in examples.items()},
     )
-    write_card(where, evaluation.report, facts, figure=FIGURE)
-    reports.show(evaluation.report, reports.report_console())
+    pictures = Pictures(results=FIGURE, curves=CURVES if drawn else None)
+    write_card(where, evaluation.report, facts, pictures=pictures, controls=found)
+    console = reports.report_console()
+    reports.show(evaluation.report, console)
+    show_controls(found, console)
     _print_paths(
         [("checkpoint", where), ("card", where / "README.md"), ("curves", where.parent), ("zoo", config.zoo)]
     )

@@ -8,6 +8,11 @@ from metamodel.features.examples import Example, Prediction, Seen
 META_MODEL = "meta-model"
 
 
+def is_ours(method: str) -> bool:
+    """Whether a method of a report is a meta-model of this package, on whatever track."""
+    return method.partition("/")[0] == META_MODEL
+
+
 class Predictor(ABC):
     """Learns from labelled subjects, and then answers about one that it sees without labels."""
 
@@ -28,12 +33,15 @@ class Predictor(ABC):
 class MetaModel(Predictor):
     """A meta-model that was trained elsewhere, behind the interface of its opponents."""
 
-    def __init__(self, answer: Callable[[Seen], Prediction]):
-        self._answer = answer
+    def __init__(self, answer: Callable[[Seen], Prediction], track: str = ""):
+        """Args:
+        track: of a reader beside the main one, for its name in reports.
+        """
+        self._answer, self._track = answer, track
 
     @property
     def name(self) -> str:
-        return META_MODEL
+        return f"{META_MODEL}/{self._track}" if self._track else META_MODEL
 
     def fit(self, examples: Sequence[Example], validation: Sequence[Example]) -> None:
         """Nothing: it comes trained."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+from metamodel.baselines.algorithms import boosted_algorithm
 from metamodel.baselines.answers import boosted_candidates
 from metamodel.baselines.logistic import log_loss, squared_loss
 from metamodel.baselines.table import (
@@ -80,4 +81,5 @@ def boosted_trees() -> TablePredictor:
         edges=edge_columns,
         learner=Boosting(),
         answers=boosted_candidates,
+        algorithms=boosted_algorithm,
     )

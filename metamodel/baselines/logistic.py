@@ -7,6 +7,7 @@ from numpy import ndarray
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+from metamodel.baselines.algorithms import linear_algorithm
 from metamodel.baselines.answers import conditional_logit
 from metamodel.baselines.table import Answer, Column, Rows, TablePredictor, edge_columns, node_columns
 
@@ -67,5 +68,10 @@ def _chance(fit: LogisticRegression, x: Rows) -> ndarray:
 
 def logistic() -> TablePredictor:
     return TablePredictor(
-        "logistic", nodes=node_columns, edges=edge_columns, learner=Linear(), answers=conditional_logit
+        "logistic",
+        nodes=node_columns,
+        edges=edge_columns,
+        learner=Linear(),
+        answers=conditional_logit,
+        algorithms=linear_algorithm,
     )

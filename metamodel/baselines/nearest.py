@@ -6,6 +6,7 @@ import numpy as np
 from numpy import ndarray
 from sklearn.neighbors import NearestNeighbors
 
+from metamodel.baselines.algorithms import nearest_algorithm
 from metamodel.baselines.logistic import Scaled, log_loss, squared_loss
 from metamodel.baselines.table import Answer, Column, Rows, TablePredictor, edge_columns, node_columns
 
@@ -42,4 +43,10 @@ class Neighbours:
 
 
 def nearest() -> TablePredictor:
-    return TablePredictor("nearest", nodes=node_columns, edges=edge_columns, learner=Neighbours())
+    return TablePredictor(
+        "nearest",
+        nodes=node_columns,
+        edges=edge_columns,
+        learner=Neighbours(),
+        algorithms=nearest_algorithm,
+    )

@@ -4,17 +4,20 @@ A reader that has merely recognised the task knows what this knows.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy import ndarray
 
 from metamodel.baselines.base import Predictor
-from metamodel.features.examples import Example, Prediction, Seen
+from metamodel.features.algorithms import algorithm_in, algorithm_names
+from metamodel.features.examples import NONE_OF_THESE, Example, Prediction, Seen
 from metamodel.subjects.config import KINDS
 from metamodel.triples.schema import MASKED, POSITIVE
 
+T = TypeVar("T", int, str)
 N_DEPTH_BINS = 4
 Keys = tuple[Hashable, ...]
 """From the narrowest circumstance to the widest, which is `()`."""
@@ -51,7 +54,8 @@ class Prior(Predictor):
     """Frequencies by (family, variant) x depth bin x kind, backing off to family, then to depth and kind.
 
     Behavior: the most frequent answer and the mean accuracy of (family, variant, slice), with the same
-    back-off. The only reader that is told the task.
+    back-off. The only reader that is told the task. Algorithm: the most frequent one of the subject's shape
+    (layers, heads), since the family would be the answer.
     """
 
     @property
@@ -66,6 +70,8 @@ class Prior(Predictor):
         self._edge = BackoffMeans(1, 0.5)
         self._accuracy = BackoffMeans(1, 0.5)
         self._answers: dict[Hashable, Counter[int]] = defaultdict(Counter)
+        self._algorithms: dict[Hashable, Counter[str]] = defaultdict(Counter)
+        names = algorithm_names(truth for _, truth in examples)
         for seen, truth in examples:
             state = truth.function_state.cpu().numpy()
             positive = np.where(state == MASKED, np.nan, state == POSITIVE)
@@ -86,6 +92,9 @@ class Prior(Predictor):
             for answer, part in zip(truth.probe_answer.tolist(), seen.probe_slice.tolist(), strict=True):
                 for key in _slice_keys(seen, seen.slice_names[part]):
                     self._answers[key][answer] += 1
+            if algorithm := algorithm_in(truth, names):
+                for key in _shape_keys(seen):
+                    self._algorithms[key][algorithm] += 1
 
     def predict(self, seen: Seen) -> Prediction:
         places = _places(seen)
@@ -107,14 +116,20 @@ class Prior(Predictor):
             edge_member=tensor(edges),
             slice_accuracy=tensor(np.array(accuracy)),
             probe_answer=torch.tensor(answers, dtype=torch.int64, device=seen.graph.nodes.device),
+            algorithm=_most_frequent(self._algorithms, _shape_keys(seen), NONE_OF_THESE),
         )
 
     def _answer(self, seen: Seen, part: int) -> int:
-        for key in _slice_keys(seen, seen.slice_names[part]):
-            if self._answers[key]:
-                # of equally frequent answers the smallest token, so that order of examples does not matter
-                return min(self._answers[key].items(), key=lambda item: (-item[1], item[0]))[0]
-        return 0
+        return _most_frequent(self._answers, _slice_keys(seen, seen.slice_names[part]), 0)
+
+
+def _most_frequent(counts: Mapping[Hashable, Counter[T]], keys: Keys, otherwise: T) -> T:
+    """The most frequent value of the narrowest circumstance that was met."""
+    for key in keys:
+        if counts.get(key):
+            # of equally frequent values the smallest, so that the order of examples does not matter
+            return min(counts[key].items(), key=lambda item: (-item[1], item[0]))[0]
+    return otherwise
 
 
 def _places(seen: Seen) -> list[tuple[str, int]]:
@@ -126,6 +141,10 @@ def _places(seen: Seen) -> list[tuple[str, int]]:
 def _node_keys(seen: Seen, place: tuple[Hashable, ...]) -> Keys:
     task = (seen.family, seen.variant)
     return ((*task, *place), (seen.family, "", *place), ("", "", *place), ("", "", *place[::2]), ())
+
+
+def _shape_keys(seen: Seen) -> Keys:
+    return ((seen.config.n_layers, seen.config.n_heads), ())
 
 
 def _slice_keys(seen: Seen, name: str) -> Keys:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
+from metamodel.baselines.algorithms import AlgorithmLearner
 from metamodel.baselines.answers import AnswerLearner
 from metamodel.baselines.base import Predictor
 from metamodel.baselines.prior import Prior
@@ -90,7 +91,8 @@ class TablePredictor(Predictor):
     """A learner for each function label, each function score, node membership and edge membership.
 
     Labels of which the training subjects show one class only, questions on which the learner has nothing to
-    say, slice accuracy, and probes where there is no learner of answers, are answered by the prior.
+    say, slice accuracy, and probes and algorithms where there is no learner of them, are answered by the
+    prior.
     """
 
     def __init__(
@@ -101,9 +103,10 @@ class TablePredictor(Predictor):
         edges: Design,
         learner: Learner,
         answers: AnswerLearner | None = None,
+        algorithms: AlgorithmLearner | None = None,
     ):
         self._name, self._nodes, self._edges, self._learner = name, nodes, edges, learner
-        self._learn_answers = answers
+        self._learn_answers, self._learn_algorithm = answers, algorithms
         self._prior = Prior()
 
     @property
@@ -124,6 +127,8 @@ class TablePredictor(Predictor):
         self._edge = _learned(pairs, tuning_pairs, "member", MEMBERSHIP, learner.probability)
         learn = self._learn_answers
         self._answers = None if learn is None else learn(examples, validation)
+        name = self._learn_algorithm
+        self._algorithm = None if name is None else name(examples, validation)
 
     def predict(self, seen: Seen) -> Prediction:
         base, x = self._prior.predict(seen), self._nodes(seen)
@@ -142,6 +147,7 @@ class TablePredictor(Predictor):
             node_member=member,
             edge_member=edges,
             probe_answer=base.probe_answer if self._answers is None else self._answers(seen),
+            algorithm=base.algorithm if self._algorithm is None else self._algorithm(seen),
         )
 
 

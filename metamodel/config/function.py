@@ -33,6 +33,10 @@ class TrunkConfig:
     """Attention heads of a layer."""
     edge_width: int = 16
     """Width of the embedding of a relation between two components."""
+    encoder_width: int = 8
+    """Width of the encoder of circuits, entry by entry; 0 reads summaries of them alone."""
+    encoded: int = 32
+    """Numbers that the encoder gives each component."""
     members: int = 4
     """Networks whose logits are averaged."""
     dropout: float = 0.2
@@ -43,11 +47,13 @@ class TrunkConfig:
     """Noise on normalised features in training, in standard deviations."""
     track_dropout: float = 0.1
     """On the track 'both': share of subjects that are read without their activations in training."""
+    prompt_dropout: float = 0.1
+    """Share of subjects that are read without the prompts of their behavior in training."""
 
     def __post_init__(self):
         for name in ("width", "n_layers", "n_heads", "edge_width", "members"):
             _positive(getattr(self, name), f"trunk.{name}")
-        for name in ("dropout", "input_dropout", "track_dropout"):
+        for name in ("dropout", "input_dropout", "track_dropout", "prompt_dropout"):
             _within(getattr(self, name), 0.0, 0.9, f"trunk.{name}")
         _within(self.feature_noise, 0.0, 10.0, "trunk.feature_noise")
         require(
@@ -102,12 +108,25 @@ class TrainingConfig:
     """Weight of circuit membership of nodes and edges."""
     loss_behavior: float = 0.25
     """Weight of slice accuracy and of answers on probes."""
+    loss_algorithm: float = 0.1
+    """Weight of the program that a subject with a known circuit runs."""
+    loss_exemplars: float = 0.1
+    """Weight of naming functions from exemplars."""
+    held_out_functions: tuple[str, ...] = ()
+    """Labels that no loss sees: they can then be named from exemplars only."""
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "probes"):
             _positive(getattr(self, name), f"training.{name}")
         _within(self.balance, 0.0, 1.0, "training.balance")
-        for name in ("loss_function", "loss_score", "loss_circuit", "loss_behavior"):
+        for name in (
+            "loss_function",
+            "loss_score",
+            "loss_circuit",
+            "loss_behavior",
+            "loss_algorithm",
+            "loss_exemplars",
+        ):
             _within(getattr(self, name), 0.0, 1e3, f"training.{name}")
 
 
@@ -151,6 +170,12 @@ class FunctionConfig:
     """From which the zoo is built where its folder is missing or unfinished; empty for never."""
     track: Track = "both"
     """What the reader may look at."""
+    also: tuple[Track, ...] = ()
+    """Tracks of which readers are trained beside one of the track 'both', for the same report."""
+    k_shot_parts: int = 0
+    """Parts of the functions, each held out of a reader of its own and named from exemplars; 0: none."""
+    k_shot_epochs: int = 40
+    """Epochs of those readers, which have one member and no encoder of circuits each."""
     seed: int = 0
     """Of initial weights, dropout, and order of subjects."""
     logger: Literal["csv", "wandb"] = "csv"
@@ -168,6 +193,16 @@ class FunctionConfig:
     def __post_init__(self):
         for name in ("seed", "bootstrap_seed"):
             _within(getattr(self, name), 0, 2**32 - 1, name)
+        _within(self.k_shot_parts, 0, 20, "k_shot_parts")
+        _positive(self.k_shot_epochs, "k_shot_epochs")
+        require(
+            not self.also
+            or (self.track == "both" and "both" not in self.also and len({*self.also}) == len(self.also)),
+            "also",
+            expected="other tracks than 'both', each once, beside a reader of the track 'both'",
+            got=f"{list(self.also)} beside '{self.track}'",
+            do="Set track to both, or leave it out.",
+        )
         require(
             bool(self.name) and not set(self.name) & set("/\\") and self.name not in (".", ".."),
             "name",

@@ -4,28 +4,33 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy import ndarray
-from torch import Tensor
 
 from metamodel.baselines import META_MODEL, MetaModel, Predictor, opponents
 from metamodel.config.errors import require
 from metamodel.evaluation import metrics
+from metamodel.evaluation.abstention import COVERAGES, risk
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
+from metamodel.evaluation.ceiling import Ceiling
+from metamodel.evaluation.controls import N_RESAMPLES, shuffled_labels
+from metamodel.evaluation.items import Items
+from metamodel.evaluation.k_shot import k_shot
+from metamodel.evaluation.measures import UNMEASURED, measures_of
 from metamodel.evaluation.metrics import Curve, Measure
-from metamodel.evaluation.report import Report
+from metamodel.evaluation.report import NOISE_CEILING, RIGHT_ANSWER, SHUFFLED_LABELS, Report
+from metamodel.features.algorithms import algorithm_names
 from metamodel.features.examples import Example, Prediction, Seen
-from metamodel.triples.schema import MASKED, POSITIVE
-
-"""Mean probability, frequency, count of each bin."""
+from metamodel.training.companions import ALONE, Companions, on_track
+from metamodel.triples.schema import POSITIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A report, and the reliability curves that its figure shows."""
+    """A report, and the curves that its figure shows: split -> method -> curve."""
 
     report: Report
     reliability: Mapping[str, Mapping[str, Curve]]
-    """split -> method -> curve."""
+    abstention: Mapping[str, Mapping[str, tuple[float, ...]]]
+    """Error rate at each of `abstention.COVERAGES`."""
 
 
 def evaluate(
@@ -40,6 +45,8 @@ def evaluate(
     zoo: str,
     seed: int = 0,
     readers: Sequence[Predictor] | None = None,
+    ceiling: Ceiling | None = None,
+    beside: Companions = ALONE,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Fits the opponents on `train`, tunes them on `validation`, and scores all methods on `tests`.
@@ -51,139 +58,71 @@ def evaluate(
         determined: labels that the track determines by a formula; reported, outside macro averages.
         seed: draws the resamples.
         readers: opponents; all of `baselines.opponents()` by default.
+        ceiling: what other measurements say of all subjects of `tests`; None where there are none.
+        beside: readers of other tracks and without some functions, scored beside the main one.
         progress: told which method is at work.
 
     Raises: InputError on an empty split, or if no label has a positive.
     """
     _check(train, tests, labels)
-    methods = (MetaModel(answer), *(opponents() if readers is None else readers))
-    for method in methods[1:]:
+    ours = (MetaModel(answer), *(MetaModel(on_track(one), track) for track, one in beside.tracks.items()))
+    against = tuple(opponents() if readers is None else readers)
+    methods = (*ours, *against)
+    for method in against:
         progress(f"fitting {method.name}")
         method.fit(train, validation)
-    scores, differences, curves = {}, {}, {}
+    algorithms = algorithm_names(truth for _, truth in train)
+    scores, differences, counted = {}, {}, {}
+    reliability, abstention = {}, {}
     for split, examples in tests.items():
         progress(f"scoring {split}")
-        items = Items(examples)
-        measured: dict[str, dict[str, Measure]] = {}
-        curves[split] = {}
-        for method in methods:
-            predictions = [method.predict(seen) for seen, _ in examples]
-            for name, measure in measures_of(items, predictions, labels, determined).items():
-                measured.setdefault(name, {})[method.name] = measure
-            curves[split][method.name] = items.reliability(predictions, labels, determined)
-        right = [
-            float(hit) for t in items.truths for hit in (t.probe_right_answer == t.probe_answer).tolist()
-        ]
-        measured["behavior_accuracy"]["right_answer"] = metrics.mean(
-            np.array(right), items.of_probe, items.n_lineages
-        )
+        items = Items(examples, labels=labels, determined=determined, algorithms=algorithms)
+        counted[split] = items.counted
+        said = {method.name: [method.predict(seen) for seen, _ in examples] for method in methods}
+        reliability[split] = {name: metrics.reliability(*items.said(of)[:2]) for name, of in said.items()}
+        abstention[split] = {name: _risk_once(items, of) for name, of in said.items()}
+        by_method = {name: measures_of(items, of) for name, of in said.items()}
+        for metric, found in k_shot(beside.k_shot, train, examples, counted=items.counted, seed=seed).items():
+            for name, measure in found.items():
+                by_method.setdefault(name, {})[metric] = measure
+        by_method |= _references(items, said[META_MODEL], examples, ceiling, seed)
         weights = resampled_weights(items.n_lineages, seed=seed)
-        scores[split] = {
-            name: {method: interval(measure, weights) for method, measure in found.items()}
-            for name, found in measured.items()
-        }
-        differences[split] = {
-            name: {
-                method: paired_difference(found[META_MODEL], measure, weights)
-                for method, measure in found.items()
-                if method != META_MODEL
+        scores[split], differences[split] = {}, {}
+        for metric, main in by_method[META_MODEL].items():
+            found = {name: of[metric] for name, of in by_method.items() if metric in of}
+            draws = {name: weights[:N_RESAMPLES] if name == SHUFFLED_LABELS else weights for name in found}
+            scores[split][metric] = {name: interval(one, draws[name]) for name, one in found.items()}
+            differences[split][metric] = {
+                name: paired_difference(main, one, draws[name])
+                for name, one in found.items()
+                if name != META_MODEL
             }
-            for name, found in measured.items()
-        }
-    report = Report(command=command, zoo=zoo, scores=scores, differences=differences)
-    return Evaluation(report=report, reliability=curves)
+    report = Report(command=command, zoo=zoo, scores=scores, differences=differences, counted=counted)
+    return Evaluation(report=report, reliability=reliability, abstention=abstention)
 
 
-class Items:
-    """The truths of a split, laid end to end, with the lineage that each item belongs to."""
-
-    def __init__(self, examples: Sequence[Example]):
-        self.truths = [truth for _, truth in examples]
-        names = sorted({truth.lineage for truth in self.truths})
-        self.n_lineages = len(names)
-        lineage = [names.index(truth.lineage) for truth in self.truths]
-        n_nodes = [truth.node_member.shape[0] for truth in self.truths]
-        self.of_node = np.repeat(lineage, n_nodes)
-        self.subject = np.repeat(np.arange(len(examples)), n_nodes)
-        self.of_edge = np.repeat(lineage, [int(truth.edge_exists.sum()) for truth in self.truths])
-        self.of_probe = np.repeat(lineage, [len(truth.probe_answer) for truth in self.truths])
-        self.of_slice = np.repeat(lineage, [len(truth.slice_accuracy) for truth in self.truths])
-        self.state = _joined([truth.function_state for truth in self.truths])
-        self.score = _joined([truth.function_score for truth in self.truths])
-
-    def reliability(
-        self, predictions: Sequence[Prediction], labels: Sequence[str], determined: Collection[str]
-    ) -> Curve:
-        truth, probability, _ = self.calibration(predictions, labels, determined)
-        return metrics.reliability(truth, probability)
-
-    def calibration(
-        self, predictions: Sequence[Prediction], labels: Sequence[str], determined: Collection[str]
-    ) -> tuple[ndarray, ndarray, ndarray]:
-        """Truth, probability and lineage of every (component, label) that counts in macro averages."""
-        counted = np.array([label not in determined for label in labels])
-        known = (self.state != MASKED) & counted
-        probability = _joined([p.function_probability for p in predictions]).astype(np.float64)
-        lineage = np.broadcast_to(self.of_node[:, None], known.shape)
-        return self.state[known] == POSITIVE, probability[known], lineage[known]
+def _references(
+    items: Items,
+    said: Sequence[Prediction],
+    examples: Sequence[Example],
+    ceiling: Ceiling | None,
+    seed: int,
+) -> dict[str, dict[str, Measure]]:
+    """Methods that no reader could be, each on the metrics that it has something to say of."""
+    right = [float(hit) for t in items.truths for hit in (t.probe_right_answer == t.probe_answer).tolist()]
+    exact = metrics.mean(np.array(right), items.of_probe, items.n_lineages)
+    found = {RIGHT_ANSWER: {"behavior_accuracy": exact}}
+    if ceiling is not None:
+        measures = measures_of(items, [ceiling[seen.id] for seen, _ in examples])
+        found[NOISE_CEILING] = {name: one for name, one in measures.items() if name not in UNMEASURED}
+    return found | {SHUFFLED_LABELS: shuffled_labels(items, said, seed)}
 
 
-def measures_of(
-    items: Items, predictions: Sequence[Prediction], labels: Sequence[str], determined: Collection[str]
-) -> dict[str, Measure]:
-    """Every metric of one method on one split, in the order of reports.
-
-    `pattern_only` components count as negative, masked ones not at all.
-    """
-    n = items.n_lineages
-    probability = _joined([p.function_probability for p in predictions]).astype(np.float64)
-    value = _joined([p.function_score for p in predictions]).astype(np.float64)
-    precision: dict[str, Measure] = {}
-    within: dict[str, Measure] = {}
-    tau: dict[str, Measure] = {}
-    for i, label in enumerate(labels):
-        known = items.state[:, i] != MASKED
-        truth, said, lineage = items.state[known, i] == POSITIVE, probability[known, i], items.of_node[known]
-        precision[label] = metrics.average_precision(truth, said, lineage, n)
-        within[label] = metrics.within_subject_average_precision(
-            truth, said, lineage, items.subject[known], n
-        )
-        scored = known & np.isfinite(items.score[:, i])
-        true_score = items.score[scored, i].astype(np.float64)
-        tau[label] = metrics.kendall_tau(true_score, value[scored, i], items.of_node[scored], n)
-    counted = [label for label in labels if label not in determined]
-
-    def macro(found: Mapping[str, Measure]) -> Measure:
-        return metrics.macro([found[label] for label in counted])
-
-    exists = [t.edge_exists for t in items.truths]
-    edge_truth = _joined([t.edge_member[e] for t, e in zip(items.truths, exists, strict=True)])
-    edge_said = _joined([p.edge_member[e] for p, e in zip(predictions, exists, strict=True)])
-    node_truth = _joined([t.node_member for t in items.truths])
-    node_said = _joined([p.node_member for p in predictions]).astype(np.float64)
-    accuracy = _joined([t.slice_accuracy for t in items.truths]).astype(np.float64)
-    told = _joined([p.slice_accuracy for p in predictions])
-    answers = _joined([t.probe_answer for t in items.truths])
-    hit = (_joined([p.probe_answer for p in predictions]) == answers).astype(np.float64)
-    return {
-        "average_precision": macro(precision),
-        **{f"average_precision/{label}": measure for label, measure in precision.items()},
-        "average_precision/circuit_node": metrics.average_precision(node_truth, node_said, items.of_node, n),
-        "average_precision/circuit_edge": metrics.average_precision(
-            edge_truth, edge_said.astype(np.float64), items.of_edge, n
-        ),
-        "within_subject_average_precision": macro(within),
-        "kendall_tau": macro(tau),
-        "calibration_error": metrics.calibration_error(
-            *items.calibration(predictions, labels, determined), n
-        ),
-        "behavior_accuracy": metrics.mean(hit, items.of_probe, n),
-        "slice_accuracy_error": metrics.mean(np.abs(accuracy - told), items.of_slice, n),
-    }
-
-
-def _joined(tensors: Sequence[Tensor]) -> ndarray:
-    return np.concatenate([tensor.detach().cpu().numpy() for tensor in tensors])
+def _risk_once(items: Items, said: Sequence[Prediction]) -> tuple[float, ...]:
+    """The curve on all lineages, without resampling."""
+    curve = risk(*items.said(said), items.n_lineages)(np.ones((1, items.n_lineages)))[0]
+    assert len(curve) == len(COVERAGES)
+    return tuple(curve.tolist())
 
 
 def _check(train: Sequence[Example], tests: Mapping[str, Sequence[Example]], labels: Sequence[str]) -> None:

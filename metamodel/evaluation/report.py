@@ -7,7 +7,7 @@ meta-model minus method, on the same resamples.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,23 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from metamodel.baselines.base import META_MODEL
+from metamodel.baselines.base import META_MODEL, is_ours
 from metamodel.config.errors import InputError, require
 from metamodel.evaluation.bootstrap import Interval
 
 SCHEMA_VERSION = 1
 METRICS, DIFFERENCES = "metrics.json", "differences.json"
-REFERENCES = frozenset({"right_answer"})
-"""Methods that know what no reader knows: shown, never counted as the best baseline."""
-LOWER_IS_BETTER = frozenset({"calibration_error", "slice_accuracy_error"})
+RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS = "right_answer", "noise_ceiling", "shuffled_labels"
+REFERENCES = frozenset({RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS})
+"""Methods that know what no reader knows, or are asked something else: shown, never counted as baselines."""
+LOWER_IS_BETTER = frozenset({"calibration_error", "abstention_area", "slice_accuracy_error"})
+MARK = "†"
+OUTSIDE = f"; {MARK} outside averages"
+"""Beside labels that a split's averages do not count."""
 FEWEST = 4
 """Lineages below which a bootstrap interval is no ground for a verdict."""
 WIDE = frozenset({"meta-model", "statistics"})
-WIDTH = 128
+WIDTH = 190
 """Columns of the printed table where the terminal does not say its own."""
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Interval]]]
@@ -45,6 +49,8 @@ class Report:
     scores: Scores
     differences: Scores
     """Meta-model minus method, paired."""
+    counted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """split -> labels that its averages count; a split is missing where a report does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +73,7 @@ def gap_to_best(report: Report, split: str, metric: str) -> Gap | None:
     found = {
         name: sign * score.value
         for name, score in report.scores[split][metric].items()
-        if name != META_MODEL and name not in REFERENCES and score.applies
+        if not is_ours(name) and name not in REFERENCES and score.applies
     }
     if not found or not report.scores[split][metric][META_MODEL].applies:
         return None
@@ -79,15 +85,31 @@ def gap_to_best(report: Report, split: str, metric: str) -> Gap | None:
     return Gap(baseline=best, difference=difference, verdict=verdict)
 
 
+def share_of_ceiling(report: Report, split: str, metric: str) -> float | None:
+    """How much of the noise ceiling the meta-model reaches; None without one, or where lower is better."""
+    by_method = report.scores[split][metric]
+    ceiling, ours = by_method.get(NOISE_CEILING), by_method[META_MODEL]
+    if ceiling is None or not (ceiling.applies and ours.applies) or metric in LOWER_IS_BETTER:
+        return None
+    return ours.value / ceiling.value if ceiling.value > 0 else None
+
+
+def stands_outside(report: Report, split: str, metric: str) -> bool:
+    """Whether this is the metric of a label that the split's averages do not count."""
+    name, _, label = metric.partition("/")
+    return name == "average_precision" and bool(label) and label not in report.counted.get(split, (label,))
+
+
 def as_json(report: Report, scores: Scores) -> dict[str, Any]:
     """The one form of `metrics.json`; what does not apply is null."""
     return {
         "schema_version": SCHEMA_VERSION,
         "command": report.command,
         "zoo": report.zoo,
+        "counted": {split: list(labels) for split, labels in report.counted.items()},
         "splits": {
             split: {
-                metric: {method: _plain(interval) for method, interval in methods.items()}
+                metric: {method: plain_interval(interval) for method, interval in methods.items()}
                 for metric, methods in metrics.items()
             }
             for split, metrics in scores.items()
@@ -112,15 +134,18 @@ def load(folder: Path) -> Report:
         zoo=metrics["zoo"],
         scores=_intervals(metrics["splits"]),
         differences=_intervals(differences["splits"]),
+        counted={split: tuple(labels) for split, labels in metrics.get("counted", {}).items()},
     )
 
 
 def show(report: Report, console: Console) -> None:
     """Prints a table a split: every metric beside every method, and the gap to the best baseline."""
     for split, metrics in report.scores.items():
-        methods = list(next(iter(metrics.values())))
+        methods = [name for name in next(iter(metrics.values())) if name not in REFERENCES]
         lineages = next(iter(metrics.values()))[META_MODEL].n_lineages
-        title = f"split {split}: {lineages} lineages, 95 % intervals; * best baseline; n/a: no positives"
+        title = (
+            f"split {split}: {lineages} lineages, 95 % intervals; * best baseline; n/a: no positives{OUTSIDE}"
+        )
         table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), collapse_padding=True)
         table.add_column("metric", no_wrap=True)
         for method in methods:
@@ -131,18 +156,26 @@ def show(report: Report, console: Console) -> None:
             gap = gap_to_best(report, split, metric)
             best = gap.baseline if gap else None
             cells = [_cell(by_method[m], best=m == best) if m in by_method else "" for m in methods]
-            table.add_row(short_name(metric), *cells, _gap_cell(gap))
+            mark = f" {MARK}" if stands_outside(report, split, metric) else ""
+            table.add_row(short_name(metric) + mark, *cells, _gap_cell(gap))
         console.print(table)
-        for metric, by_method in metrics.items():
-            for reference in sorted(REFERENCES & by_method.keys()):
-                console.print(f"{metric}, reference {reference}: {_line(by_method[reference])}")
+        for metric in (metric for metric in metrics if "/" not in metric):
+            if words := _reference_words(report, split, metric):
+                console.print(f"{metric}: {words}")
+
+
+def _reference_words(report: Report, split: str, metric: str) -> str:
+    by_method, share = report.scores[split][metric], share_of_ceiling(report, split, metric)
+    known = [name for name in by_method if name in REFERENCES and by_method[name].applies]
+    words = [f"{name.replace('_', ' ')} {interval_line(by_method[name])}" for name in known]
+    return "; ".join([*words, *([] if share is None else [f"meta-model at {share:.0%} of the ceiling"])])
 
 
 def short_name(metric: str) -> str:
     """Metrics of one label are indented below the macro average; a long name takes two lines."""
     if "/" in metric:
         return f"  {metric.split('/', 1)[1]}"
-    return metric.replace("within_subject_", "within_subject_\n  ")
+    return metric.replace("_average_precision", "_\n  average_precision")
 
 
 def report_console(*, stderr: bool = False) -> Console:
@@ -162,7 +195,7 @@ def _bare(value: float) -> str:
     return f"{value:.2f}".replace("0.", ".", 1).replace("1.00", "1.0")
 
 
-def _line(score: Interval) -> str:
+def interval_line(score: Interval) -> str:
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" if score.applies else "n/a"
 
 
@@ -174,7 +207,8 @@ def _gap_cell(gap: Gap | None) -> str:
     return f"[{colour}]{d.value:+.3f} {gap.verdict}[/]\n{_bare(d.low)} to {_bare(d.high)}"
 
 
-def _plain(score: Interval) -> dict[str, float | int | None]:
+def plain_interval(score: Interval) -> dict[str, float | int | None]:
+    """As JSON: what does not apply is null."""
     values = {"value": score.value, "low": score.low, "high": score.high}
     found: dict[str, float | int | None] = {
         key: None if math.isnan(value) else round(value, 6) for key, value in values.items()

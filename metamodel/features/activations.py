@@ -92,7 +92,7 @@ def _groups(tokens: Int[Tensor, "alphabet batch pos"]) -> dict[str, Int[Tensor, 
     return groups
 
 
-def _explained(
+def explained(
     x: Float[Tensor, "sample *unit d_model"], group: Int[Tensor, " sample"]
 ) -> Float[Tensor, "*unit"]:
     """Share of the variance of `x` that its groups explain, corrected for their number; about 0 by chance."""
@@ -119,7 +119,7 @@ def _explained(
 def _written(out: Float[Tensor, "batch pos *unit d_model"], groups: dict[str, Tensor]) -> Columns:
     """Features of what a component writes."""
     flat = out.flatten(0, 1)
-    columns = {f"writes_by_{name}": _explained(flat, group.flatten()) for name, group in groups.items()}
+    columns = {f"writes_by_{name}": explained(flat, group.flatten()) for name, group in groups.items()}
     centred = flat - flat.mean(0)
     square = centred.pow(2).sum(-1)
     columns["varying_share"] = square.mean(0) / flat.pow(2).sum(-1).mean(0).clamp_min(1e-15)
@@ -136,7 +136,7 @@ def _written(out: Float[Tensor, "batch pos *unit d_model"], groups: dict[str, Te
     return columns
 
 
-def _participation(out: Float[Tensor, "sample *unit width"]) -> Float[Tensor, "*unit"]:
+def participation(out: Float[Tensor, "sample *unit width"]) -> Float[Tensor, "*unit"]:
     """Log participation ratio of the centred second moment."""
     x = (out - out.mean(0)).movedim(0, -2)
     moment = x.transpose(-1, -2) @ x if x.shape[-1] < x.shape[-2] else x @ x.transpose(-1, -2)
@@ -152,9 +152,9 @@ def _heads_of(v: View, taps: dict[str, Tensor], layer: int, groups: dict[str, Te
     out = torch.einsum("bphd,hde->bphe", z.to(narrow), narrow)
     columns = _written(out, groups)
     flat = out.flatten(0, 1)
-    columns["participation"] = _participation(flat)
+    columns["participation"] = participation(flat)
     resid = taps[f"blocks.{layer}.hook_resid_pre"].to(narrow)
-    columns["relative_size"] = _relative(flat, resid, centred=v.config.has_norm)
+    columns["relative_size"] = relative(flat, resid, centred=v.config.has_norm)
     n_pos = pattern.shape[-1]
     rows = slice(min(1, n_pos - 1), None)
     entropy = -(pattern * pattern.clamp_min(1e-12).log()).sum(-1)[..., rows]
@@ -167,7 +167,7 @@ def _heads_of(v: View, taps: dict[str, Tensor], layer: int, groups: dict[str, Te
     return columns
 
 
-def _relative(flat: Tensor, resid: Tensor, *, centred: bool) -> Tensor:
+def relative(flat: Tensor, resid: Tensor, *, centred: bool) -> Tensor:
     """Log size of what varies in the output, over the size of the residual stream that is read."""
     own = (flat - flat.mean(0)).pow(2).sum(-1).mean(0).clamp_min(1e-15)
     resid = resid - resid.mean(-1, keepdim=True) if centred else resid
@@ -180,8 +180,8 @@ def _mlp_of(v: View, taps: dict[str, Tensor], layer: int, groups: dict[str, Tens
     out = taps[f"{block}.hook_mlp_out"][0]
     columns = _written(out, groups)
     flat = out.flatten(0, 1)
-    columns["participation"] = _participation(flat)
-    columns["relative_size"] = _relative(flat, taps[f"{block}.hook_resid_mid"], centred=v.config.has_norm)
+    columns["participation"] = participation(flat)
+    columns["relative_size"] = relative(flat, taps[f"{block}.hook_resid_mid"], centred=v.config.has_norm)
     active = (taps[f"{block}.mlp.hook_pre"][0] > 0).flatten(0, 1).to(flat).mean(0)
     columns["active_share"] = active.mean()
     columns["active_spread"] = active.std(correction=0)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metamodel.circuits.graph import component_edges
+from metamodel.features.streams import Written, log_shares, variance
 from metamodel.features.view import View, diagonal_scores, double_centred, normalised
 from metamodel.subjects.config import Component, components
 
@@ -31,6 +32,16 @@ CHANNELS = (
     "v_token_diagonal",
     "in_token_diagonal",
     "log_strength",
+    "stream_share",
+    "q_share",
+    "k_share",
+    "v_share",
+    "in_share",
+    "asked_stream_share",
+    "asked_q_share",
+    "asked_k_share",
+    "asked_v_share",
+    "asked_in_share",
 )
 _AT = {name: i for i, name in enumerate(CHANNELS)}
 
@@ -65,6 +76,41 @@ def edges(v: View) -> Float[Tensor, "node node channel"]:
                 for name, value in block.items():
                     found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, _AT[name]] = value
     return found
+
+
+def add_shares(
+    v: View,
+    found: Float[Tensor, "node node channel"],
+    ran: Written,
+    *,
+    prefix: str,
+    weights: bool,
+) -> None:
+    """Fills the channels of shares, in place: whose writing each reader reads, on the prompts of one run.
+
+    Args:
+        prefix: `asked_` for prompts that are shown, empty for probes.
+        weights: whether the readers' weights may be looked at; else only how much of the stream a source is.
+    """
+    nodes = components(v.config)
+    blocks = _blocks(nodes)
+    for columns in blocks:
+        node = nodes[columns[0]]
+        before = [rows for rows in blocks[:-1] if found[rows[0], columns[0], _AT["exists"]] > 0]
+        if not before:
+            continue
+        reads: dict[str, Tensor | None] = {"stream": None}
+        for name, read in (reads | (_reader(v, node) if weights else {})).items():
+            roots = ran.anywhere if name in ("k", "v") else ran.asked
+            parts = []
+            for rows in before:
+                root = roots[nodes[rows[0]].kind, nodes[rows[0]].layer]
+                parts.append(root.pow(2).sum((1, 2))[:, None] if read is None else variance(root, read))
+            shares = log_shares(torch.cat(parts))
+            sources = [row for rows in before for row in rows]
+            found[
+                sources[0] : sources[-1] + 1, columns[0] : columns[-1] + 1, _AT[f"{prefix}{name}_share"]
+            ] = shares
 
 
 def _place(node: Component, n_layers: int) -> float:

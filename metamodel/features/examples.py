@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from metamodel.features.matrices import Matrices
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.subject import Subject
 
@@ -26,6 +27,8 @@ class ComponentGraph:
     """Index into `metamodel.subjects.config.KINDS`."""
     depth: Float[Tensor, " node"]
     """Depth fraction, the only position."""
+    matrices: Matrices | None = None
+    """Circuits entry by entry; None on the track `activations`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,6 +45,8 @@ class BaselineInputs:
     """`metamodel.features.statistics.weight_statistics(subject)`."""
     token_space_scores: Float[Tensor, "node label"]
     """`metamodel.features.token_space.token_space_scores`; NaN without a closed form."""
+    labels: tuple[str, ...]
+    """Names of the labels, in the order of every `label` axis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,7 +69,16 @@ class Seen:
     evidence: Float[Tensor, "probe node d_vocab channel"]
     """What each component would say of each answer on each probe, from what the track allows."""
     baseline_inputs: BaselineInputs | None = None
-    """For the baselines `statistics` and `token_space` only; None where no baseline is asked."""
+    """For baselines only; None where no baseline is asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Agreement:
+    """How many of several measurements say yes: what is learned from where there are several."""
+
+    positive: Float[Tensor, "node label"]
+    """NaN where masked."""
+    node_member: Float[Tensor, " node"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,8 +99,12 @@ class Truth:
     probe_answer: Int[Tensor, " probe"]
     """What the subject answers."""
     probe_right_answer: Int[Tensor, " probe"]
+    subject: str = ""
+    """Name of the network, which its examples on other tasks share; empty where that is not known."""
     algorithm: str = ""
     """Program that the subject is known to run; empty where its circuit is not known."""
+    agreement: Agreement | None = None
+    """Of training subjects that were measured more than once."""
 
 
 Example = tuple[Seen, Truth]

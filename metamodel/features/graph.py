@@ -5,25 +5,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metamodel.config.words import Track
-from metamodel.features.activations import activation_features
-from metamodel.features.composition import edges, structure
+from metamodel.features.activations import activation_features, probes
+from metamodel.features.asked import asked_of_activations, asked_of_weights
+from metamodel.features.composition import add_shares, edges, structure
 from metamodel.features.examples import ComponentGraph
-from metamodel.features.registry import ACTIVATIONS_SEEN, FEATURES, feature_names
-from metamodel.features.view import View, view
+from metamodel.features.matrices import matrices_of
+from metamodel.features.registry import ACTIVATIONS_SEEN, FEATURES, PROMPTS_SEEN, feature_names
+from metamodel.features.streams import written
+from metamodel.features.view import Shown, View, view
 from metamodel.features.weights import embedding_features, head_features, mlp_features
 from metamodel.subjects.config import KINDS, components, depth_fraction
 from metamodel.subjects.subject import Subject
 
 
-def graph_of(subject: Subject, track: Track, *, seed: int = 0) -> ComponentGraph:
+def graph_of(subject: Subject, track: Track, *, seed: int = 0, shown: Shown | None = None) -> ComponentGraph:
     """Gauge-invariant, size-free description of a subject.
 
     Args:
         track: `weights`, `activations` (from task-free probes), or `both`. A post-norm subject cannot be run:
             its activation columns are zero and its column `activations_seen` says so.
         seed: draws the sample of tokens and the probes. Readers are trained with 0.
+        shown: prompts of the behavior that is asked about; without, columns that need them are zero and
+            `prompts_seen` says so.
     """
-    return graph_of_view(view(subject, seed=seed), track, seed=seed)
+    return graph_of_view(view(subject, seed=seed, shown=shown), track, seed=seed)
 
 
 @torch.no_grad()
@@ -37,15 +42,27 @@ def graph_of_view(v: View, track: Track, *, seed: int = 0) -> ComponentGraph:
         columns |= _placed(v, "head", head_features(v)) | _placed(v, "mlp", mlp_features(v))
         for kind, found in embedding_features(v).items():
             columns |= _placed(v, kind, found)
-    if runs:
-        heads, mlps = activation_features(v, seed=seed)
+    asks = v.shown is not None and config.norm_position == "pre"
+    if asks and track != "activations":
+        columns |= _placed(v, "head", asked_of_weights(v))
+    for measure in ([lambda v: activation_features(v, seed=seed)] if runs else []) + (
+        [asked_of_activations] if runs and asks else []
+    ):
+        heads, mlps = measure(v)
         columns |= _placed(v, "head", heads) | _placed(v, "mlp", mlps)
     unknown = columns.keys() - {feature.name for feature in FEATURES}
     assert not unknown, f"features that the registry does not list: {sorted(unknown)}"
     columns[ACTIVATIONS_SEEN] = v.E.new_full((len(nodes),), float(runs))
+    columns[PROMPTS_SEEN] = v.E.new_full((len(nodes),), float(asks))
     blank = v.E.new_zeros(len(nodes))
     matrix = torch.stack([columns.get(name, blank) for name in feature_names(track)], dim=1)
     relations = edges(v) if track != "activations" else structure(v)
+    if runs:
+        ran = written(v, probes(v, seed=seed).flatten(0, 1), None)
+        add_shares(v, relations, ran, prefix="", weights=track == "both")
+        if v.shown is not None:
+            ran = written(v, v.shown.tokens, v.shown.position)
+            add_shares(v, relations, ran, prefix="asked_", weights=track == "both")
     assert bool(torch.isfinite(matrix).all()), "a feature is not finite"
     assert bool(torch.isfinite(relations).all()), "an edge feature is not finite"
     device = v.E.device
@@ -54,6 +71,7 @@ def graph_of_view(v: View, track: Track, *, seed: int = 0) -> ComponentGraph:
         edges=relations.float(),
         kinds=torch.tensor([KINDS.index(node.kind) for node in nodes], device=device),
         depth=torch.tensor([depth_fraction(node, config) for node in nodes], device=device),
+        matrices=matrices_of(v) if track != "activations" else None,
     )
 
 

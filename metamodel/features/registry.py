@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from metamodel.config.errors import InputError
 from metamodel.config.words import Track
 from metamodel.features.activations import OFFSETS as WRITTEN_OFFSETS
+from metamodel.features.asked import OFFSETS as ASKED_OFFSETS
+from metamodel.features.asked import WRITTEN_OFFSETS as WRITTEN_ASKED
 from metamodel.features.composition import CHANNELS
 from metamodel.features.weights import OFFSETS
 from metamodel.subjects.config import Kind
 
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 """Changes when a feature changes its meaning: a checkpoint of another version is refused."""
 
 FORBIDDEN = (
@@ -37,6 +39,11 @@ class Feature:
     track: Track
     """`weights` or `activations`."""
     statistic: str
+
+    @property
+    def asks(self) -> bool:
+        """Whether it is computed from prompts that show what is asked."""
+        return self.statistic.startswith("asked_")
 
 
 def _spectrum(prefix: str) -> list[str]:
@@ -88,6 +95,8 @@ def _head_weights() -> list[str]:
         "ov_token_eigenvalue_positivity",
         "qk_eigenvalue_positivity",
         "query_bias",
+        *(f"asked_softmax_offset_{k}" for k in ASKED_OFFSETS),
+        *(f"asked_softmax_{x}" for x in ("far", "first", "entropy", "largest")),
     ]
 
 
@@ -102,6 +111,12 @@ def _written() -> list[str]:
     groups += ["position", "first_token", "after_previous", "before_previous", "seen_before"]
     rest = ("varying_share", "first_position_size", "repetition_response", "participation", "relative_size")
     return [*(f"writes_by_{group}" for group in groups), *rest]
+
+
+def _asked() -> list[str]:
+    groups = [*(f"token_at_{k}" for k in WRITTEN_ASKED), "answer"]
+    rest = ("varying_share", "over_elsewhere", "participation", "relative_size")
+    return [*(f"asked_writes_by_{group}" for group in groups), *(f"asked_{x}" for x in rest)]
 
 
 _SAME_STATISTIC = {
@@ -121,7 +136,8 @@ def _made() -> tuple[Feature, ...]:
         ("position_embedding", "weights", [*_spectrum("embedding"), *near, "embedding_over_token"]),
         ("unembedding", "weights", [*_spectrum("embedding"), *direct]),
         ("head", "activations", [*_written(), "attention_entropy", "attention_entropy_spread"]),
-        ("mlp", "activations", [*_written(), "active_share", "active_spread"]),
+        ("head", "activations", [*_asked(), "asked_attention_entropy"]),
+        ("mlp", "activations", [*_written(), "active_share", "active_spread", *_asked()]),
     ]
     return tuple(
         Feature(name=f"{kind}.{name}", kind=kind, track=track, statistic=_SAME_STATISTIC.get(name, name))
@@ -136,7 +152,7 @@ def forbidden(statistic: str) -> bool:
 
 
 FEATURES = _made()
-"""Every feature, in the order of the columns of the track `both`, but for `activations_seen` at the end."""
+"""Every feature, in the order of the columns of the track `both`, but for the two that say what was seen."""
 assert not [feature.name for feature in FEATURES if forbidden(feature.statistic)]
 CLOSED_FORMS = {
     "previous_token": "head.first_order_softmax_offset_1",
@@ -156,6 +172,8 @@ The baseline `token_space` answers with it, the reader starts from it.
 """
 ACTIVATIONS_SEEN = "activations_seen"
 """Column that says whether the subject was run: 0 for one that can only be read from its weights."""
+PROMPTS_SEEN = "prompts_seen"
+"""Column that says whether prompts of the behavior were shown."""
 
 
 def features_of(track: Track) -> tuple[Feature, ...]:
@@ -165,7 +183,7 @@ def features_of(track: Track) -> tuple[Feature, ...]:
 
 def feature_names(track: Track) -> tuple[str, ...]:
     """Column names of a graph of this track."""
-    return (*(feature.name for feature in features_of(track)), ACTIVATIONS_SEEN)
+    return (*(feature.name for feature in features_of(track)), PROMPTS_SEEN, ACTIVATIONS_SEEN)
 
 
 def closed_form_columns(track: Track, labels: Sequence[str]) -> tuple[int, ...]:

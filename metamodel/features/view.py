@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from metamodel.config.errors import require
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import activation
@@ -24,6 +25,15 @@ LARGE_VOCABULARY = 1024
 """Vocabulary from which a subject with LayerNorm is cut to the sample before anything else is computed."""
 DOUBLE_UP_TO = 8_000_000
 """Parameters up to which everything is computed in float64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shown:
+    """Prompts that show what a behavior is about. Which answer is right is not told."""
+
+    tokens: Int[Tensor, "shown pos"]
+    position: Int[Tensor, " shown"]
+    """Where each of them asks for an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,6 +54,8 @@ class View:
     W_V: Float[Tensor, "layer head d_model d_head"]
     W_O: Float[Tensor, "layer head d_head d_model"]
     b_Q: Float[Tensor, "layer head d_head"]
+    shown: Shown | None
+    """Prompts of the behavior that is asked about, as tokens of `subject`."""
 
     def mlp(self, layer: int, read: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
         """What the MLP of a layer writes when it reads `read`, already normalised."""
@@ -63,17 +75,25 @@ def normalised(x: Tensor, config: SubjectConfig) -> Tensor:
     return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=config.eps)
 
 
-def view(subject: Subject, *, seed: int = 0) -> View:
-    """The canonical form of a subject, on tokens drawn with `seed`."""
+def view(subject: Subject, *, seed: int = 0, shown: Shown | None = None) -> View:
+    """The canonical form of a subject, on tokens drawn with `seed`, and on prompts that are shown.
+
+    Raises: InputError for prompts that do not fit the subject.
+    """
     config = subject.config
+    if shown is not None:
+        _check_fit(shown, config, subject.name)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(config.d_vocab - 1, generator=generator)[: MAX_TOKENS - 1] + 1
     # token 0 starts half of the probes
     tokens = torch.cat([torch.zeros(1, dtype=torch.long), drawn.sort().values])
     tokens = tokens.to(subject.weights["embed.W_E"].device)
     if config.has_norm and config.d_vocab > LARGE_VOCABULARY:
-        subject = _only(subject, tokens)
-        config, tokens = subject.config, torch.arange(len(tokens), device=tokens.device)
+        kept = tokens if shown is None else torch.cat([tokens, shown.tokens.flatten()]).unique()
+        subject = _only(subject, kept)
+        config, tokens = subject.config, torch.searchsorted(kept, tokens)
+        if shown is not None:
+            shown = replace(shown, tokens=torch.searchsorted(kept, shown.tokens))
     size = sum(value.numel() for value in subject.weights.values())
     form = canonical(subject.double() if size <= DOUBLE_UP_TO else subject)
     weights = form.weights
@@ -93,8 +113,33 @@ def view(subject: Subject, *, seed: int = 0) -> View:
         E=normalised(W_E[tokens], config),
         P=P,
         U=U - U.mean(1, keepdim=True),
+        shown=shown,
         **stacked,
     )
+
+
+def _check_fit(shown: Shown, config: SubjectConfig, name: str) -> None:
+    """Raises: InputError for tokens that the subject lacks, prompts too long, or positions outside them."""
+    n_pos = shown.tokens.shape[1]
+    require(
+        0 < n_pos <= config.n_ctx,
+        f"{name}: prompts",
+        expected=f"1 to {config.n_ctx} tokens",
+        got=n_pos,
+        do="Shorten them.",
+    )
+    for where, values, bound in (
+        ("tokens", shown.tokens, config.d_vocab),
+        ("position", shown.position, n_pos),
+    ):
+        low, high = int(values.min()), int(values.max())
+        require(
+            low >= 0 and high < bound,
+            f"{name}: prompts: {where}",
+            expected=f"0 to {bound - 1}",
+            got=low if low < 0 else high,
+            do="Tokenise the prompts for this subject.",
+        )
 
 
 def _only(subject: Subject, tokens: Int[Tensor, " token"]) -> Subject:

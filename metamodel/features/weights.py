@@ -226,32 +226,36 @@ def _row_spread(out: Float[Tensor, "*rest token answer"]) -> Tensor:
     return (rows.amax(-1) / rows.mean(-1).clamp_min(1e-18)).clamp(1, 1e3).log()
 
 
-def _kurtosis(x: Tensor, dim: int) -> Tensor:
+def kurtosis(x: Tensor, dim: int) -> Tensor:
     x = x - x.mean(dim, keepdim=True)
     return (x.pow(4).mean(dim) / x.pow(2).mean(dim).pow(2).clamp_min(1e-18)).clamp(1, 1e3).log()
+
+
+def neuron_columns(v: View, layer: int) -> dict[str, Float[Tensor, " d_mlp"]]:
+    """What is known of every neuron of a layer, invariant under scales and order."""
+    weights, block = v.subject.weights, f"blocks.{layer}.mlp"
+    W_in, W_out = weights[f"{block}.W_in"].to(v.E), weights[f"{block}.W_out"].to(v.E)
+    size_in, size_out = W_in.norm(dim=0).clamp_min(1e-9), W_out.norm(dim=1).clamp_min(1e-9)
+    share = log_size((v.P - v.P.mean(0)) @ W_in, 0) - log_size((v.E - v.E.mean(0)) @ W_in, 0)
+    return {
+        "size": (size_in * size_out).log(),
+        "cosine": (W_in * W_out.T).sum(0) / (size_in * size_out),
+        "bias": (weights[f"{block}.b_in"].to(v.E) / size_in).clamp(-30, 30),
+        "token_kurtosis": kurtosis(v.E @ W_in, 0),
+        "answer_kurtosis": kurtosis(W_out @ v.U, 1),
+        "position_share": share,
+    }
 
 
 def mlp_features(v: View) -> Columns:
     """Features `[layer]` of every MLP, its neurons pooled by mean, spread and maximum."""
     rows = []
     for layer in range(v.config.n_layers if v.config.has_mlp else 0):
-        weights, block = v.subject.weights, f"blocks.{layer}.mlp"
-        W_in, W_out = weights[f"{block}.W_in"].to(v.E), weights[f"{block}.W_out"].to(v.E)
-        size_in, size_out = W_in.norm(dim=0).clamp_min(1e-9), W_out.norm(dim=1).clamp_min(1e-9)
         written = v.mlp(layer, v.E)
         written = written - written.mean(0)
         answers = double_centred(written @ v.U)
-        neurons = {
-            "size": (size_in * size_out).log(),
-            "cosine": (W_in * W_out.T).sum(0) / (size_in * size_out),
-            "bias": (weights[f"{block}.b_in"].to(v.E) / size_in).clamp(-30, 30),
-            "token_kurtosis": _kurtosis(v.E @ W_in, 0),
-            "answer_kurtosis": _kurtosis(W_out @ v.U, 1),
-            "position_share": log_size((v.P - v.P.mean(0)) @ W_in, 0)
-            - log_size((v.E - v.E.mean(0)) @ W_in, 0),
-        }
         row = {}
-        for name, value in neurons.items():
+        for name, value in neuron_columns(v, layer).items():
             row[f"neuron_{name}_mean"] = value.mean()
             row[f"neuron_{name}_spread"] = value.std(correction=0)
             row[f"neuron_{name}_max"] = value.amax()

@@ -20,13 +20,15 @@ class FunctionTargets:
     """Labels of a batch of subjects. NaN, or `NO_ANSWER`, is where a question is not asked."""
 
     positive: Float[Tensor, "subject node label"]
-    """1, 0, or NaN where masked; `PATTERN_ONLY` counts as negative."""
+    """0 to 1, a share where measurements disagree; NaN where masked. `PATTERN_ONLY` counts as negative."""
     score: Float[Tensor, "subject node label"]
     node_member: Float[Tensor, "subject node"]
     edge_member: Float[Tensor, "subject node node"]
     """NaN where there is no edge."""
     slice_accuracy: Float[Tensor, "subject slice"]
     probe_answer: Int[Tensor, "subject probe"]
+    algorithm: Int[Tensor, " subject"]
+    """Index into the programs that are known, the last for none of these; `NO_ANSWER` where it is unknown."""
 
     def to(self, device: torch.device | str) -> "FunctionTargets":
         return FunctionTargets(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -52,20 +54,34 @@ class FunctionBatch:
         return FunctionBatch(seen=self.seen.with_probes(chosen), truth=self.truth.with_probes(chosen))
 
 
-def pad_truth(truth: Sequence[Truth]) -> FunctionTargets:
-    """Labels padded as `metamodel.features.batch.pad_seen` pads what is seen."""
+def pad_truth(truth: Sequence[Truth], algorithms: Sequence[str] = ()) -> FunctionTargets:
+    """Labels padded as `metamodel.features.batch.pad_seen` pads what is seen.
+
+    Args:
+        algorithms: programs that are known; others count as none of these.
+    """
+    program = {name: i for i, name in enumerate(algorithms)}
     nan = float("nan")
     positive = [
-        torch.where(t.function_state == MASKED, nan, (t.function_state == POSITIVE).float()) for t in truth
+        torch.where(t.function_state == MASKED, nan, (t.function_state == POSITIVE).float())
+        if t.agreement is None
+        else t.agreement.positive
+        for t in truth
     ]
     edge = [torch.where(t.edge_exists, t.edge_member.float(), nan) for t in truth]
     return FunctionTargets(
         positive=padded(positive, nan),
         score=padded([t.function_score.float() for t in truth], nan),
-        node_member=padded([t.node_member.float() for t in truth], nan),
+        node_member=padded(
+            [t.node_member.float() if t.agreement is None else t.agreement.node_member for t in truth], nan
+        ),
         edge_member=padded(edge, nan),
         slice_accuracy=padded([t.slice_accuracy.float() for t in truth], nan),
         probe_answer=padded([t.probe_answer for t in truth], NO_ANSWER),
+        algorithm=torch.tensor(
+            [program.get(t.algorithm, len(program)) if t.algorithm else NO_ANSWER for t in truth],
+            device=truth[0].node_member.device,
+        ),
     )
 
 
@@ -96,10 +112,19 @@ def answer_loss(
     return F.cross_entropy(logits.flatten(0, 1), answer.flatten(), ignore_index=NO_ANSWER)
 
 
+def algorithm_loss(
+    logits: Float[Tensor, "subject algorithm"], algorithm: Int[Tensor, " subject"]
+) -> Float[Tensor, ""]:
+    """Cross entropy over subjects whose program is known; zero where there is none."""
+    if not bool((algorithm != NO_ANSWER).any()):
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits, algorithm, ignore_index=NO_ANSWER)
+
+
 def positive_weights(
     positive: Float[Tensor, "item label"], *, power: float, most: float
 ) -> Float[Tensor, " label"]:
     """Weight of each label's positives: (negatives / positives) to `power`, between 1 and `most`."""
-    n_positive = (positive == 1).sum(0).float()
-    n_negative = (positive == 0).sum(0).float()
+    n_positive = positive.nansum(0)
+    n_negative = (1 - positive).nansum(0)
     return (n_negative / n_positive.clamp_min(1.0)).clamp_min(1.0).pow(power).clamp(1.0, most)

@@ -12,147 +12,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from metamodel.features.batch import UNKNOWN_SLICE, SeenBatch
-from metamodel.networks.readouts import AnswerReadout, Answers, EdgeReadout, NodeReadout, SliceReadout
-from metamodel.networks.trunk import Trunk
+from metamodel.networks.exchangeable import CircuitEncoder
+from metamodel.networks.member import Member, ReaderSizes
+from metamodel.networks.normaliser import Normaliser, soft_limited, without
+from metamodel.networks.readouts import Answers
 from metamodel.subjects.config import KINDS
 
-SOFT_LIMIT = 3.0
-"""Normalised features are squashed smoothly beyond this many deviations, so that no outlier rules."""
-TRUST = (2.0, 0.0)
-"""Initial trust in closed forms, before softplus, of logits and of scores."""
+__all__ = ["Averaged", "Reader", "ReaderSizes"]
+
+TOKEN_SHARE = 0.67
+"""Share of the tokens of circuits that a step of training looks at: the encoder learns no single ones."""
 SLICE_DROPOUT = 0.25
 """Share of slice names that are unknown in training, or those of another task would find nothing learned."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReaderSizes:
-    """All that is needed to build a reader before its weights are loaded. Plain numbers."""
-
-    n_features: int
-    n_channels: int
-    n_evidence: int
-    n_labels: int
-    n_slices: int
-    closed_forms: tuple[int, ...]
-    """For each label the column of its closed form, -1 where it has none."""
-    width: int = 64
-    """Of node embeddings."""
-    n_layers: int = 3
-    n_heads: int = 4
-    edge_width: int = 16
-    members: int = 4
-    """Networks in the ensemble."""
-    dropout: float = 0.1
-    input_dropout: float = 0.1
-    """Share of feature entries that are zeroed in training."""
-    feature_noise: float = 0.1
-    """Standard deviation of noise on normalised features in training."""
-    track_dropout: float = 0.0
-    """Share of subjects that are read without their activations in training, so that either will do."""
-
-
-class Normaliser(nn.Module):
-    """Centre and scale of every column, for the kind it belongs to, and of every edge channel."""
-
-    centre: Float[Tensor, "kind feature"]
-    scale: Float[Tensor, "kind feature"]
-    used: Bool[Tensor, "kind feature"]
-    of_activations: Bool[Tensor, " feature"]
-    edge_centre: Float[Tensor, " channel"]
-    edge_scale: Float[Tensor, " channel"]
-
-    def __init__(self, n_features: int, n_channels: int):
-        super().__init__()
-        shape = (len(KINDS), n_features)
-        self.register_buffer("centre", torch.zeros(shape))
-        self.register_buffer("scale", torch.ones(shape))
-        self.register_buffer("used", torch.ones(shape, dtype=torch.bool))
-        self.register_buffer("of_activations", torch.zeros(n_features, dtype=torch.bool))
-        self.register_buffer("edge_centre", torch.zeros(n_channels))
-        self.register_buffer("edge_scale", torch.ones(n_channels))
-
-    def deviations(self, batch: SeenBatch) -> Float[Tensor, "subject node feature"]:
-        """Features in robust deviations from the training median; zero where a column does not apply."""
-        z = (batch.nodes - self.centre[batch.kinds]) / self.scale[batch.kinds]
-        z = z * self.used[batch.kinds]
-        unseen = batch.nodes[..., -1:] < 0.5
-        z = z.masked_fill(unseen & self.of_activations, 0.0)
-        return z * batch.node_mask[..., None]
-
-    def relations(self, batch: SeenBatch) -> Float[Tensor, "subject node node channel"]:
-        """Edge channels, centred and scaled where there is an edge."""
-        exists = batch.edges[..., :1]
-        z = soft_limited((batch.edges - self.edge_centre) / self.edge_scale) * exists
-        return torch.cat([exists, z[..., 1:]], dim=-1)
-
-
-def soft_limited(z: Tensor) -> Tensor:
-    """Identity near zero, `SOFT_LIMIT` far out."""
-    return z / (1 + (z / SOFT_LIMIT).pow(2)).sqrt()
-
-
-class ClosedForms(nn.Module):
-    """Each label's closed form, weighted by how far it is trusted: what a member's answers start from.
-
-    A network that learns from four families alone forgets what holds for all of them.
-    """
-
-    column: Int[Tensor, " label"]
-
-    def __init__(self, columns: tuple[int, ...]):
-        super().__init__()
-        self.register_buffer("column", torch.tensor(columns, dtype=torch.long), persistent=False)
-        self.trust = nn.Parameter(torch.tensor(TRUST)[:, None].repeat(1, len(columns)))
-
-    def forward(
-        self, features: Float[Tensor, "subject node feature"]
-    ) -> tuple[Float[Tensor, "subject node label"], Float[Tensor, "subject node label"]]:
-        """What to add to logits and to scores."""
-        hint = features[..., self.column.clamp_min(0)] * (self.column >= 0)
-        on_logits, on_scores = nn.functional.softplus(self.trust)
-        return hint * on_logits, hint * on_scores
-
-
-class Member(nn.Module):
-    """One network of the ensemble."""
-
-    def __init__(self, sizes: ReaderSizes):
-        super().__init__()
-        width, dropout = sizes.width, sizes.dropout
-        self.trunk = Trunk(
-            n_features=sizes.n_features,
-            n_channels=sizes.n_channels,
-            width=width,
-            n_layers=sizes.n_layers,
-            n_heads=sizes.n_heads,
-            edge_width=sizes.edge_width,
-            dropout=dropout,
-            input_dropout=sizes.input_dropout,
-        )
-        self.function = NodeReadout(width, sizes.n_labels, dropout)
-        self.score = NodeReadout(width, sizes.n_labels, dropout)
-        self.closed_forms = ClosedForms(sizes.closed_forms)
-        self.node = NodeReadout(width, 1, dropout)
-        self.edge = EdgeReadout(width, sizes.edge_width, dropout)
-        self.slice = SliceReadout(width, sizes.n_slices, dropout)
-        self.answer = AnswerReadout(width, sizes.n_evidence, dropout)
-
-    def forward(
-        self,
-        features: Float[Tensor, "subject node feature"],
-        channels: Float[Tensor, "subject node node channel"],
-        batch: SeenBatch,
-    ) -> Answers:
-        x, relation = self.trunk(features, channels, batch)
-        on_logits, on_scores = self.closed_forms(features)
-        return Answers(
-            function_logits=self.function(x) + on_logits,
-            function_score=self.score(x) + on_scores,
-            node_member=self.node(x).squeeze(-1),
-            edge_member=self.edge(x, relation),
-            slice_logits=self.slice(x, batch.node_mask, batch.slices),
-            answer_logits=self.answer(x, batch.node_mask, batch.evidence, batch.n_tokens),
-        )
 
 
 class Reader(nn.Module):
@@ -177,6 +48,11 @@ class Reader(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.normaliser = Normaliser(sizes.n_features, sizes.n_channels)
+        self.encoder = (
+            CircuitEncoder(sizes.encoder_width, sizes.encoded, sizes.edge_width)
+            if sizes.encoder_width
+            else None
+        )
         self.members = nn.ModuleList(Member(sizes) for _ in range(sizes.members))
         # logits are divided by the temperature and shifted, both fitted on validation
         for name in ("log_temperature", "shift", "score_centre", "score_scale"):
@@ -193,12 +69,26 @@ class Reader(nn.Module):
         """Answers of each member. In training features are noisy and sometimes missing."""
         z = self.normaliser.deviations(batch)
         relations = self.normaliser.relations(batch)
+        if self.training and batch.matrices is not None:
+            batch = replace(batch, matrices=batch.matrices.sampled(TOKEN_SHARE))
+        encoded = None if self.encoder is None else self.encoder(batch)
         if not self.training:
             features = soft_limited(z)
-            return [member(features, relations, batch) for member in self.members]
+            alone = self._alone(features)
+            return [member(features, relations, encoded, batch, alone) for member in self.members]
         forgotten = torch.rand(batch.slices.shape, device=z.device) < SLICE_DROPOUT
         batch = replace(batch, slices=batch.slices.masked_fill(forgotten, UNKNOWN_SLICE))
-        return [member(self._noisy(z, batch), relations, batch) for member in self.members]
+        said = []
+        for member in self.members:
+            features, related = self._noisy(z, relations, batch)
+            said.append(member(features, related, encoded, batch, self._alone(features)))
+        return said
+
+    def _alone(
+        self, features: Float[Tensor, "subject node feature"]
+    ) -> Float[Tensor, "subject node feature"]:
+        """Features of the network, without those of prompts."""
+        return features.masked_fill(self.normaliser.of_prompts, 0.0)
 
     def distance(self, batch: SeenBatch) -> Float[Tensor, " subject"]:
         """How far subjects lie from what was trained on: mean size of squashed deviations of their heads."""
@@ -208,14 +98,17 @@ class Reader(nn.Module):
         per_node = (size * used).sum(-1) / used.sum().clamp_min(1)
         return (per_node * heads).sum(1) / heads.sum(1).clamp_min(1)
 
-    def _noisy(self, z: Tensor, batch: SeenBatch) -> Tensor:
+    def _noisy(self, z: Tensor, relations: Tensor, batch: SeenBatch) -> tuple[Tensor, Tensor]:
+        """Features with noise, and subjects without activations or without prompts now and then."""
         noise = torch.randn_like(z) * self.sizes.feature_noise
-        features = soft_limited(z + noise * (z != 0))
-        if self.sizes.track_dropout > 0:
-            lost = torch.rand(z.shape[0], device=z.device) < self.sizes.track_dropout
-            gone = lost[:, None, None] & self.normaliser.of_activations
-            features = features.masked_fill(gone, 0.0)
-        return features * batch.node_mask[..., None]
+        features, own = soft_limited(z + noise * (z != 0)), self.normaliser
+        for share, columns, channels in (
+            (self.sizes.track_dropout, own.of_activations, own.edge_of_activations),
+            (self.sizes.prompt_dropout, own.of_prompts, own.edge_of_prompts),
+        ):
+            lost = torch.rand(z.shape[0], device=z.device) < share
+            features, relations = without(features, columns, lost), without(relations, channels, lost)
+        return features * batch.node_mask[..., None], relations
 
     @torch.no_grad()
     def answers(self, batch: SeenBatch) -> "Averaged":
@@ -236,6 +129,7 @@ class Reader(nn.Module):
             edge_member=calibrated("edge_member", self.log_temperature_edge, self.shift_edge),
             slice_accuracy=torch.stack([m.slice_logits.sigmoid() for m in members]).mean(0),
             answer=says.mean(0),
+            algorithm=torch.stack([member.algorithm_logits.softmax(-1) for member in members]).mean(0),
         )
 
 
@@ -251,3 +145,5 @@ class Averaged:
     slice_accuracy: Float[Tensor, "subject slice"]
     answer: Float[Tensor, "subject probe d_vocab"]
     """Probability of each token as the answer."""
+    algorithm: Float[Tensor, "subject algorithm"]
+    """Probability of each known program, and of none of these."""

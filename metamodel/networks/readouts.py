@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from metamodel.networks.exchangeable import LEAST
+from metamodel.subjects.config import KINDS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answers:
@@ -19,6 +22,10 @@ class Answers:
     slice_logits: Float[Tensor, "subject slice"]
     answer_logits: Float[Tensor, "subject probe d_vocab"]
     """Minus infinity for tokens that a subject does not have."""
+    algorithm_logits: Float[Tensor, "subject algorithm"]
+    """Of each program that is known, and of none of these."""
+    places: Float[Tensor, "subject node width"]
+    """Where components lie in the space in which they are compared with exemplars."""
 
 
 class NodeReadout(nn.Module):
@@ -72,6 +79,31 @@ class SliceReadout(nn.Module):
         mean = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         asked = torch.cat([query, attended, mean[:, None].expand_as(query)], dim=-1)
         return self.layers(asked).squeeze(-1)
+
+
+class AlgorithmReadout(nn.Module):
+    """Which known program a subject runs, from its components as a set.
+
+    It looks at features of the network alone: prompts of a behavior would give the program's name away.
+    """
+
+    def __init__(self, n_features: int, width: int, n_out: int, dropout: float):
+        super().__init__()
+        self.each = nn.Sequential(nn.Linear(n_features + len(KINDS) + 1, width), nn.GELU())
+        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, n_out))
+
+    def forward(
+        self,
+        features: Float[Tensor, "subject node feature"],
+        kinds: Int[Tensor, "subject node"],
+        depth: Float[Tensor, "subject node"],
+        mask: Bool[Tensor, "subject node"],
+    ) -> Float[Tensor, "subject algorithm"]:
+        kind = nn.functional.one_hot(kinds, len(KINDS)).to(features)
+        there = mask[..., None]
+        x = self.each(torch.cat([features, kind, depth[..., None]], dim=-1))
+        mean = (x * there).sum(1) / mask.sum(1, keepdim=True)
+        return self.out(torch.cat([mean, x.masked_fill(~there, LEAST).amax(1)], dim=-1))
 
 
 class AnswerReadout(nn.Module):

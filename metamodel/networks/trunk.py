@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from metamodel.features.batch import SeenBatch
+from metamodel.networks.exchangeable import Encoded
 from metamodel.subjects.config import KINDS
 
 
@@ -60,16 +61,21 @@ class Trunk(nn.Module):
         n_layers: int,
         n_heads: int,
         edge_width: int,
+        n_encoded: int,
+        n_pair: int,
         dropout: float,
         input_dropout: float,
     ):
         super().__init__()
         # Columns belong to one kind each and are zero elsewhere: one matrix is a projection for each kind.
         self.project = nn.Linear(2 * n_features, width)
+        self.encoded = nn.Linear(n_encoded, width) if n_encoded else None
         self.kind = nn.Embedding(len(KINDS), width)
         self.depth = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
         self.relation = nn.Sequential(
-            nn.Linear(2 * n_channels, 2 * edge_width), nn.GELU(), nn.Linear(2 * edge_width, edge_width)
+            nn.Linear(2 * (n_channels + n_pair), 2 * edge_width),
+            nn.GELU(),
+            nn.Linear(2 * edge_width, edge_width),
         )
         self.input_dropout = nn.Dropout(input_dropout)
         self.enter = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout))
@@ -82,14 +88,20 @@ class Trunk(nn.Module):
         self,
         features: Float[Tensor, "subject node feature"],
         channels: Float[Tensor, "subject node node channel"],
+        encoded: Encoded | None,
         batch: SeenBatch,
     ) -> tuple[Float[Tensor, "subject node width"], Float[Tensor, "subject node node edge_width"]]:
         """Args:
         features: normalised, zero where a column does not belong to the node's kind.
         channels: normalised, zero where there is no edge.
+        encoded: what an encoder makes of circuits, if there is one.
         """
         relative = features - _mean_of_kind(features, batch.kinds, batch.node_mask)
         x = self.project(self.input_dropout(torch.cat([features, relative], dim=-1)))
+        if encoded is not None:
+            assert self.encoded is not None
+            x = x + self.encoded(encoded[0])
+            channels = torch.cat([channels, encoded[1]], dim=-1)
         depth = torch.stack([batch.depth, batch.depth.pow(2)], dim=-1)
         x = self.enter(x + self.kind(batch.kinds) + self.depth(depth))
         relation = self.relation(torch.cat([channels, channels.transpose(1, 2)], dim=-1))

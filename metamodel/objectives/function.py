@@ -1,7 +1,7 @@
 """Objective of the function reader: what every component does, its circuit, the subject's answers."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as lightning
 import torch
@@ -13,13 +13,19 @@ from metamodel.config.function import FunctionConfig
 from metamodel.config.parser import plain
 from metamodel.losses.function import (
     FunctionBatch,
-    FunctionTargets,
+    algorithm_loss,
     answer_loss,
     masked_cross_entropy,
     masked_regression,
 )
+from metamodel.networks.member import Member
+from metamodel.networks.normaliser import soft_limited
 from metamodel.networks.reader import Reader
 from metamodel.networks.readouts import Answers
+from metamodel.objectives.exemplars import exemplar_loss
+from metamodel.subjects.config import KINDS
+
+HEAD = KINDS.index("head")
 
 
 class FunctionObjective(lightning.LightningModule):
@@ -57,8 +63,9 @@ class FunctionObjective(lightning.LightningModule):
         assert isinstance(averaged, Reader)
         return averaged
 
-    def losses(self, answers: Answers, truth: FunctionTargets) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, member: Member, answers: Answers, batch: FunctionBatch) -> dict[str, Float[Tensor, ""]]:
         """Each question's loss, for one member."""
+        truth = batch.truth
         node_weight, edge_weight = self.circuit_weight
         z = (truth.score - self.reader.score_centre) / self.reader.score_scale
         circuit = masked_cross_entropy(answers.node_member, truth.node_member, node_weight)
@@ -71,10 +78,19 @@ class FunctionObjective(lightning.LightningModule):
             "score": masked_regression(answers.function_score, known),
             "circuit": circuit,
             "behavior": behavior,
+            "algorithm": algorithm_loss(answers.algorithm_logits, truth.algorithm),
+            "exemplars": exemplar_loss(
+                member.exemplars,
+                answers.places,
+                truth.positive,
+                soft_limited(self.reader.normaliser.deviations(batch.seen)),
+                batch.seen.kinds.eq(HEAD) & batch.seen.node_mask,
+            ),
         }
 
     def _total(self, reader: Reader, batch: FunctionBatch, split: str) -> Float[Tensor, ""]:
-        members = [self.losses(answers, batch.truth) for answers in reader(batch.seen)]
+        each = zip(reader.members, reader(batch.seen), strict=True)
+        members = [self.losses(cast(Member, member), answers, batch) for member, answers in each]
         means = {name: torch.stack([member[name] for member in members]).mean() for name in members[0]}
         t = self.config.training
         weights = {
@@ -82,6 +98,8 @@ class FunctionObjective(lightning.LightningModule):
             "score": t.loss_score,
             "circuit": t.loss_circuit,
             "behavior": t.loss_behavior,
+            "algorithm": t.loss_algorithm,
+            "exemplars": t.loss_exemplars,
         }
         total = torch.stack([weights[name] * value for name, value in means.items()]).sum()
         logged = {f"{name}/{split}": value for name, value in means.items()} | {f"loss/{split}": total}

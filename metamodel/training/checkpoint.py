@@ -18,13 +18,13 @@ from metamodel.config.words import TRACKS, Track
 from metamodel.features.batch import pad_seen
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
-from metamodel.features.examples import Prediction, Seen
+from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen
 from metamodel.features.registry import FEATURE_VERSION, closed_form_columns, feature_names
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.triples.schema import LabelDefinition
 from metamodel.triples.splits import Splits
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KIND = "function"
 CONFIG, MODEL, SPLITS = "config.json", "model.safetensors", "splits.json"
 _RETRAIN = "Train again with this version of the package, or install the version that wrote it."
@@ -39,6 +39,8 @@ class FunctionCheckpoint:
     """In the order of every `label` axis."""
     track: Track
     slice_names: tuple[str, ...]
+    algorithms: tuple[str, ...]
+    """Programs that it can tell."""
     zoo: Mapping[str, Any]
     """Name, folder and fingerprint of the zoo that it was trained on."""
     splits: Splits
@@ -49,6 +51,11 @@ class FunctionCheckpoint:
     def determined(self) -> tuple[str, ...]:
         """Labels that the track determines by a formula: outside macro averages."""
         return tuple(label.name for label in self.labels if self.track in label.determined_by)
+
+    @property
+    def undetermined(self) -> tuple[bool, ...]:
+        """Of each label, whether the track leaves it open."""
+        return tuple(label.name not in self.determined for label in self.labels)
 
     def predict(self, seen: Seen) -> Prediction:
         """All answers about one subject."""
@@ -63,6 +70,7 @@ class FunctionCheckpoint:
             edge_member=(averaged.edge_member[0].to(device) * (batch.edges[0, ..., 0] > 0)),
             slice_accuracy=averaged.slice_accuracy[0].to(device),
             probe_answer=averaged.answer[0].argmax(-1).to(device),
+            algorithm=(*self.algorithms, NONE_OF_THESE)[int(averaged.algorithm[0].argmax())],
         )
 
 
@@ -79,6 +87,7 @@ def save(checkpoint: FunctionCheckpoint, folder: Path) -> None:
         "evidence_channels": list(EVIDENCE),
         "labels": [dataclasses.asdict(label) for label in checkpoint.labels],
         "slice_names": list(checkpoint.slice_names),
+        "algorithms": list(checkpoint.algorithms),
         "zoo": dict(checkpoint.zoo),
         "sizes": dataclasses.asdict(checkpoint.reader.sizes),
         "training": dict(checkpoint.training),
@@ -122,6 +131,7 @@ def load_checkpoint(folder: Path) -> FunctionCheckpoint:
         "n_evidence": len(EVIDENCE),
         "n_labels": len(labels),
         "n_slices": len(config["slice_names"]),
+        "n_algorithms": len(config["algorithms"]),
         "closed_forms": closed_form_columns(track, [label.name for label in labels]),
     }
     for key, value in given.items():
@@ -135,6 +145,7 @@ def load_checkpoint(folder: Path) -> FunctionCheckpoint:
         labels=labels,
         track=track,
         slice_names=tuple(config["slice_names"]),
+        algorithms=tuple(config["algorithms"]),
         zoo=config["zoo"],
         splits=Splits.load(folder / SPLITS),
         training=config["training"],
@@ -151,6 +162,7 @@ _TYPES: dict[str, type] = {
     "evidence_channels": list,
     "labels": list,
     "slice_names": list,
+    "algorithms": list,
     "zoo": dict,
     "sizes": dict,
     "training": dict,
@@ -206,7 +218,7 @@ def _check_sizes(sizes: ReaderSizes, where: str) -> None:
     for key in ("width", "n_layers", "n_heads", "edge_width", "members"):
         value = getattr(sizes, key)
         require(value >= 1, f"{where}.{key}", expected="at least 1", got=value, do=_RETRAIN)
-    for key in ("dropout", "input_dropout", "track_dropout"):
+    for key in ("dropout", "input_dropout", "track_dropout", "prompt_dropout"):
         value = getattr(sizes, key)
         require(0 <= value <= 1, f"{where}.{key}", expected="0 to 1", got=value, do=_RETRAIN)
     width, n_heads = sizes.width, sizes.n_heads

@@ -20,10 +20,16 @@ class FunctionData(lightning.LightningDataModule):
         validation: Sequence[Example],
         *,
         slice_names: Sequence[str],
+        algorithms: Sequence[str],
+        held_out: Sequence[int],
         batch_size: int,
         seed: int,
     ):
+        """Args:
+        held_out: labels, by index, that no loss may see.
+        """
         super().__init__()
+        self.algorithms, self.held_out = tuple(algorithms), list(held_out)
         self.examples = {"train": list(train), "validation": list(validation)}
         self.slice_names, self.batch_size, self.seed = tuple(slice_names), batch_size, seed
 
@@ -44,7 +50,10 @@ class FunctionData(lightning.LightningDataModule):
 
     def collate(self, examples: Sequence[Example]) -> FunctionBatch:
         seen, truth = [s for s, _ in examples], [t for _, t in examples]
-        return FunctionBatch(seen=pad_seen(seen, self.slice_names), truth=pad_truth(truth))
+        targets = pad_truth(truth, self.algorithms)
+        targets.positive[..., self.held_out] = torch.nan
+        targets.score[..., self.held_out] = torch.nan
+        return FunctionBatch(seen=pad_seen(seen, self.slice_names), truth=targets)
 
     def transfer_batch_to_device(
         self, batch: FunctionBatch, device: torch.device, dataloader_idx: int

@@ -12,7 +12,7 @@ from metamodel.features.examples import BaselineInputs, Example, Seen, Truth
 from metamodel.features.graph import graph_of_view
 from metamodel.features.statistics import weight_statistics
 from metamodel.features.token_space import token_space_scores
-from metamodel.features.view import view
+from metamodel.features.view import Shown, view
 from metamodel.triples.schema import Triple
 from metamodel.triples.store import Zoo
 
@@ -28,7 +28,7 @@ def examples_of(
     """What is seen and what is true of subjects of a zoo.
 
     Args:
-        for_baselines: also compute what the opponents `statistics` and `token_space` look at.
+        for_baselines: also compute what only opponents look at.
         progress: told the id of every subject that is done.
     """
     labels = [label.name for label in zoo.labels]
@@ -41,14 +41,15 @@ def examples_of(
 
 
 def seen_of(triple: Triple, track: Track, baseline_labels: Sequence[str] | None = None) -> Seen:
-    """What a reader may look at; with `baseline_labels`, also the inputs of two opponents."""
-    v = view(triple.subject)
+    """What a reader may look at; with `baseline_labels`, also what only opponents look at."""
     behavior, inputs = triple.behavior, None
+    v = view(triple.subject, shown=Shown(tokens=behavior.shown_tokens, position=behavior.shown_position))
     if baseline_labels is not None:
         inputs = BaselineInputs(
             subject=triple.subject,
             weight_statistics=weight_statistics(triple.subject),
             token_space_scores=token_space_scores(v, baseline_labels),
+            labels=tuple(baseline_labels),
         )
     return Seen(
         id=triple.info.id,
@@ -87,5 +88,6 @@ def truth_of(triple: Triple) -> Truth:
         slice_accuracy=behavior.slice_accuracy,
         probe_answer=behavior.probe_answer,
         probe_right_answer=behavior.probe_right_answer,
+        subject=triple.info.subject,
         algorithm="" if triple.truth is None else triple.info.family,
     )

@@ -10,7 +10,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
+from metamodel.config.errors import require_one_of
 from metamodel.config.function import FunctionConfig
+from metamodel.features.algorithms import algorithm_names
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.examples import Example
@@ -38,8 +40,8 @@ def fit(
     *,
     labels: Sequence[LabelDefinition],
     folder: Path,
-) -> tuple[Reader, tuple[str, ...]]:
-    """A trained and calibrated reader, with its vocabulary of slice names.
+) -> tuple[Reader, tuple[str, ...], tuple[str, ...]]:
+    """A trained and calibrated reader, with its vocabularies of slice names and of programs.
 
     Goes on from `folder / "last.ckpt"` where there is one.
 
@@ -59,7 +61,9 @@ def fit(
     _quiet()
     lightning.seed_everything(config.seed, verbose=False)
     slice_names = tuple(sorted({name for seen, _ in train for name in seen.slice_names}))
-    reader = Reader(_sizes(config, [label.name for label in labels], len(slice_names)))
+    algorithms = algorithm_names(truth for _, truth in train)
+    names = [label.name for label in labels]
+    reader = Reader(_sizes(config, names, len(slice_names), len(algorithms)))
     fit_normaliser(reader.normaliser, [seen for seen, _ in train], config.track)
     fit_range(reader, [seen for seen, _ in train], [truth for _, truth in train])
     label_weight, circuit_weight = _balance(train, config.training.balance)
@@ -68,6 +72,8 @@ def fit(
         train,
         validation,
         slice_names=slice_names,
+        algorithms=algorithms,
+        held_out=_held_out(config.training.held_out_functions, names),
         batch_size=config.training.batch_size,
         seed=config.seed,
     )
@@ -83,10 +89,17 @@ def fit(
         raise
     best = objective.best.cpu()
     calibrate(best, validation, slice_names)
-    return best.eval(), slice_names
+    return best.eval(), slice_names, algorithms
 
 
-def _sizes(config: FunctionConfig, labels: Sequence[str], n_slices: int) -> ReaderSizes:
+def _held_out(functions: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Indices of labels. Raises: InputError for one that the zoo lacks."""
+    for name in functions:
+        require_one_of(name, names, "training.held_out_functions")
+    return [names.index(name) for name in functions]
+
+
+def _sizes(config: FunctionConfig, labels: Sequence[str], n_slices: int, n_algorithms: int) -> ReaderSizes:
     t = config.trunk
     return ReaderSizes(
         n_features=len(feature_names(config.track)),
@@ -94,15 +107,19 @@ def _sizes(config: FunctionConfig, labels: Sequence[str], n_slices: int) -> Read
         n_evidence=len(EVIDENCE),
         n_labels=len(labels),
         n_slices=n_slices,
+        n_algorithms=n_algorithms,
         width=t.width,
         n_layers=t.n_layers,
         n_heads=t.n_heads,
         edge_width=t.edge_width,
+        encoder_width=0 if config.track == "activations" else t.encoder_width,
+        encoded=t.encoded,
         members=t.members,
         dropout=t.dropout,
         input_dropout=t.input_dropout,
         feature_noise=t.feature_noise,
         track_dropout=t.track_dropout if config.track == "both" else 0.0,
+        prompt_dropout=t.prompt_dropout,
         closed_forms=closed_form_columns(config.track, labels),
     )
 

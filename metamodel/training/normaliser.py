@@ -6,9 +6,11 @@ import torch
 
 from metamodel.config.words import Track
 from metamodel.features.batch import pad_seen
+from metamodel.features.composition import CHANNELS
 from metamodel.features.examples import Seen, Truth
 from metamodel.features.registry import features_of
-from metamodel.networks.reader import Normaliser, Reader
+from metamodel.networks.normaliser import Normaliser
+from metamodel.networks.reader import Reader
 from metamodel.subjects.config import KINDS
 from metamodel.triples.schema import MASKED
 
@@ -34,8 +36,13 @@ def fit_normaliser(normaliser: Normaliser, seen: Sequence[Seen], track: Track) -
             normaliser.centre[kind, column], normaliser.scale[kind, column] = centre, scale
             used[kind, column] = True
         normaliser.of_activations[column] = feature.track == "activations"
-    used[:, -1] = True
+        normaliser.of_prompts[column] = feature.asks
+    used[:, -2:] = True
     normaliser.of_activations[-1] = True
+    normaliser.of_prompts[-2] = True
+    for channel, name in enumerate(CHANNELS):
+        normaliser.edge_of_activations[channel] = name.endswith("_share")
+        normaliser.edge_of_prompts[channel] = name.startswith("asked_")
     normaliser.used.copy_(used)
     edges = torch.cat([s.graph.edges[s.graph.edges[..., 0] > 0] for s in seen])
     spread = edges.std(0, correction=0)

@@ -1,16 +1,20 @@
 """Laws of the reader: no gauge, order or company changes a reading, and a real change of a subject does."""
 
+import dataclasses
 import inspect
 
 import pytest
 import torch
 
+from metamodel.config.words import Track
 from metamodel.features.batch import SeenBatch, pad_seen
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.examples import ComponentGraph, Seen
 from metamodel.features.graph import graph_of
+from metamodel.features.matrices import Matrices
 from metamodel.features.registry import closed_form_columns, feature_names
+from metamodel.features.view import Shown
 from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.subjects.gauge import gauge_element
@@ -43,6 +47,14 @@ def subject_of(config: SubjectConfig, seed: int = 0) -> Subject:
     return Subject(config=config, weights=rough, name=f"subject-{seed}")
 
 
+def described(subject: Subject, track: Track) -> ComponentGraph:
+    """The graph of a subject that is shown prompts, which ask at several positions."""
+    generator = torch.Generator().manual_seed(4)
+    tokens = torch.randint(subject.config.d_vocab, (24, 9), generator=generator)
+    shown = Shown(tokens=tokens, position=torch.tensor([8, 6, 8, 7] * 6))
+    return graph_of(subject, track, shown=shown)
+
+
 def seen_of(graph: ComponentGraph, config: SubjectConfig) -> Seen:
     generator = torch.Generator().manual_seed(9)
     evidence = torch.randn(2, 1, config.d_vocab, len(EVIDENCE), generator=generator)
@@ -70,16 +82,19 @@ def reader() -> Reader:
         n_evidence=len(EVIDENCE),
         n_labels=4,
         n_slices=1,
+        n_algorithms=1,
         closed_forms=closed_form_columns("both", ("previous_token", "induction", "positional", "other")),
         width=16,
         n_layers=2,
         n_heads=2,
         edge_width=8,
+        encoder_width=6,
+        encoded=10,
         members=2,
     )
     made = Reader(sizes)
     subjects = [subject_of(config, seed) for config in SHAPES.values() for seed in (1, 2)]
-    fit_normaliser(made.normaliser, [seen_of(graph_of(s, "both"), s.config) for s in subjects], "both")
+    fit_normaliser(made.normaliser, [seen_of(described(s, "both"), s.config) for s in subjects], "both")
     return made.eval()
 
 
@@ -93,14 +108,20 @@ def test_readings_move_with_the_nodes_of_a_random_gauge_and_no_further(reader, s
     subject = subject_of(SHAPES[shape])
     element = gauge_element(subject, torch.Generator().manual_seed(seed))
     assert any(not torch.allclose(element.subject.weights[k], w) for k, w in subject.weights.items())
-    old, new = graph_of(subject, "both"), graph_of(element.subject, "both")
+    old, new = described(subject, "both"), described(element.subject, "both")
     order = element.node_order
     torch.testing.assert_close(new.nodes, old.nodes[order], atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(new.edges, old.edges[order][:, order], atol=TOLERANCE, rtol=0)
+    assert old.matrices is not None
+    assert new.matrices is not None
+    for name in ("tokens", "positions", "crossed"):
+        was, now = getattr(old.matrices, name), getattr(new.matrices, name)
+        torch.testing.assert_close(now, was[order], atol=TOLERANCE, rtol=0)
     before, after = (
         answers(reader, seen_of(old, subject.config)),
         answers(reader, seen_of(new, subject.config)),
     )
+    torch.testing.assert_close(after.algorithm, before.algorithm, atol=TOLERANCE, rtol=0)
     for name in ("function_probability", "function_score", "node_member"):
         was, now = getattr(before, name)[0], getattr(after, name)[0]
         torch.testing.assert_close(now, was[order], atol=TOLERANCE, rtol=0)
@@ -117,7 +138,7 @@ def test_a_real_change_of_any_matrix_moves_features_and_readings(reader, shape, 
     subject = subject_of(SHAPES[shape])
     name = f"blocks.0.{weight}"
     changed = dict(subject.weights) | {name: subject.weights[name].flip(-2)}
-    old, new = graph_of(subject, "both"), graph_of(subject.with_weights(changed), "both")
+    old, new = described(subject, "both"), described(subject.with_weights(changed), "both")
     assert float((old.nodes - new.nodes).abs().max()) > 100 * TOLERANCE
     before, after = (
         answers(reader, seen_of(old, subject.config)),
@@ -129,7 +150,7 @@ def test_a_real_change_of_any_matrix_moves_features_and_readings(reader, shape, 
 
 def test_company_and_padding_change_no_reading(reader):
     small, large = subject_of(SHAPES["no norm"]), subject_of(SHAPES["layer norm"])
-    seen = [seen_of(graph_of(s, "both"), s.config) for s in (small, large)]
+    seen = [seen_of(described(s, "both"), s.config) for s in (small, large)]
     alone, together = answers(reader, seen[0]), answers(reader, *seen)
     n = len(seen[0].graph.kinds)
     assert together.function_probability.shape[1] > n
@@ -140,15 +161,27 @@ def test_company_and_padding_change_no_reading(reader):
     torch.testing.assert_close(together.answer[0], alone.answer[0], atol=1e-5, rtol=0)
 
 
+def permuted(graph: ComponentGraph, order: torch.Tensor) -> Matrices:
+    """Matrices of nodes in another order, and of pairs in the order that follows from it."""
+    m, exists = graph.matrices, graph.edges[..., 0] > 0
+    assert m is not None
+    row = torch.full(exists.shape, -1)
+    row[exists] = torch.arange(int(exists.sum()))
+    moved = row[order][:, order]
+    by_node = {name: getattr(m, name)[order] for name in ("tokens", "positions", "crossed", "neurons")}
+    return Matrices(**by_node, followed=m.followed[moved[moved >= 0]])
+
+
 def test_permuted_nodes_give_permuted_readings(reader):
     subject = subject_of(SHAPES["layer norm"])
-    graph = graph_of(subject, "both")
+    graph = described(subject, "both")
     order = torch.randperm(len(graph.kinds), generator=torch.Generator().manual_seed(3))
     other = ComponentGraph(
         nodes=graph.nodes[order],
         edges=graph.edges[order][:, order],
         kinds=graph.kinds[order],
         depth=graph.depth[order],
+        matrices=permuted(graph, order),
     )
     was, now = (
         answers(reader, seen_of(graph, subject.config)),
@@ -162,19 +195,19 @@ def test_permuted_nodes_give_permuted_readings(reader):
 
 def test_edges_and_activations_reach_the_reading(reader):
     subject = subject_of(SHAPES["layer norm"])
-    graph = graph_of(subject, "both")
+    graph = described(subject, "both")
     whole = answers(reader, seen_of(graph, subject.config)).function_probability
     flat = torch.cat([graph.edges[..., :2], torch.zeros_like(graph.edges[..., 2:])], dim=-1)
-    without = ComponentGraph(nodes=graph.nodes, edges=flat, kinds=graph.kinds, depth=graph.depth)
+    without = dataclasses.replace(graph, edges=flat)
     assert (answers(reader, seen_of(without, subject.config)).function_probability - whole).abs().max() > 1e-3
     nodes = graph.nodes.clone()
     nodes[:, -1] = 0
-    unseen = ComponentGraph(nodes=nodes, edges=graph.edges, kinds=graph.kinds, depth=graph.depth)
+    unseen = dataclasses.replace(graph, nodes=nodes)
     silent = answers(reader, seen_of(unseen, subject.config)).function_probability
     assert (silent - whole).abs().max() > 1e-3
     nodes = nodes.clone()
     nodes[:, reader.normaliser.of_activations] *= -5
-    scrambled = ComponentGraph(nodes=nodes, edges=graph.edges, kinds=graph.kinds, depth=graph.depth)
+    scrambled = dataclasses.replace(graph, nodes=nodes)
     same = answers(reader, seen_of(scrambled, subject.config)).function_probability
     torch.testing.assert_close(same, silent, atol=1e-6, rtol=0)
 
@@ -183,4 +216,14 @@ def test_no_label_can_reach_the_forward_of_the_reader():
     taken = inspect.signature(Reader.forward).parameters
     assert {name: p.annotation for name, p in taken.items() if name != "self"} == {"batch": SeenBatch}
     held = set(SeenBatch.__dataclass_fields__)
-    assert held == {"nodes", "edges", "kinds", "depth", "node_mask", "slices", "evidence", "n_tokens"}
+    assert held == {
+        "nodes",
+        "edges",
+        "kinds",
+        "depth",
+        "node_mask",
+        "slices",
+        "evidence",
+        "n_tokens",
+        "matrices",
+    }

@@ -86,6 +86,7 @@ def _one(rng, name, noise, family, size, n_features, n_labels) -> tuple[Seen, Tr
             subject=_subject(config, rng),
             weight_statistics=torch.tensor(features, dtype=torch.float32),
             token_space_scores=torch.tensor(closed, dtype=torch.float32),
+            labels=("previous_token", "copying", "induction", *map(str, range(3, n_labels)))[:n_labels],
         ),
     )
     truth = Truth(

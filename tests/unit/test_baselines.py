@@ -8,6 +8,12 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from metamodel.baselines import MetaModel, Predictor, opponents
+from metamodel.baselines.algorithms import (
+    boosted_algorithm,
+    linear_algorithm,
+    nearest_algorithm,
+    subject_columns,
+)
 from metamodel.baselines.answers import (
     _logit_weights,
     _Probes,
@@ -23,6 +29,8 @@ from metamodel.baselines.prior import Prior
 from metamodel.baselines.single_feature import best_single_feature
 from metamodel.baselines.table import neighbourhood_columns, node_columns, pairs_of
 from metamodel.baselines.token_space import token_space
+from metamodel.features.algorithms import algorithm_in, algorithm_names
+from metamodel.features.examples import NONE_OF_THESE
 from metamodel.subjects.config import KINDS
 from metamodel.triples.schema import MASKED, POSITIVE
 
@@ -280,6 +288,109 @@ def test_empty_evidence_leaves_answers_to_the_prior(planted_examples):
     reader.fit(train, train)
     seen, truth = train[0]
     assert torch.equal(reader.predict(seen).probe_answer, truth.probe_answer)
+
+
+def with_algorithms(planted_examples, n: int, seed: int, *, tell: bool = True):
+    """Every third subject counts, every third sorts, the rest run nothing that is known; six
+    features of heads tell which, or nothing does."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for i, (seen, truth) in enumerate(planted_examples(n, seed=seed)):
+        heads = (seen.graph.kinds == KINDS.index("head")).float()
+        shift = {0: 2.0, 1: -2.0, 2: 0.0}[i % 3] if tell else float(torch.randn(1, generator=generator))
+        nodes = seen.graph.nodes.clone()
+        nodes[:, :6] += shift * heads[:, None]
+        algorithm = {0: "count", 1: "sort", 2: ""}[i % 3]
+        found.append(
+            (replace(seen, graph=replace(seen.graph, nodes=nodes)), replace(truth, algorithm=algorithm))
+        )
+    return found
+
+
+def test_readers_are_asked_for_programs_that_two_training_subjects_run(planted_examples):
+    truths = [truth for _, truth in with_algorithms(planted_examples, 7, 0)]
+    assert [truth.algorithm for truth in truths] == ["count", "sort", "", "count", "sort", "", "count"]
+    assert algorithm_names(truths) == ("count", "sort")
+    assert algorithm_names(truths[:4]) == ("count",)
+    named = [algorithm_in(truth, ("count",)) for truth in truths[:3]]
+    assert named == ["count", NONE_OF_THESE, ""]
+
+
+@pytest.mark.parametrize("learn", [nearest_algorithm, linear_algorithm, boosted_algorithm])
+def test_algorithms_are_found_in_pooled_features_and_not_in_noise(planted_examples, learn):
+    right = {}
+    for tell in (True, False):
+        train, validation, test = (
+            with_algorithms(planted_examples, n, seed, tell=tell) for n, seed in ((30, 0), (9, 1), (60, 2))
+        )
+        name = learn(train, validation)
+        assert name is not None
+        known = [(seen, truth) for seen, truth in test if truth.algorithm]
+        right[tell] = np.mean([name(seen) == truth.algorithm for seen, truth in known])
+    assert right[True] > 0.85
+    assert right[False] < 0.75
+
+
+@pytest.mark.parametrize("learn", [nearest_algorithm, linear_algorithm, boosted_algorithm])
+def test_one_algorithm_or_none_leaves_nothing_to_learn(planted_examples, learn):
+    examples = with_algorithms(planted_examples, 9, 0)
+    assert learn(planted_examples(3, seed=0), []) is None
+    assert learn(examples[::3], examples) is None
+    alone = [*examples[::3], (examples[1][0], replace(examples[1][1], algorithm="alone"))]
+    name = learn(alone, [])
+    assert name is not None
+    assert name(examples[4][0]) in ("count", NONE_OF_THESE)
+
+
+def test_subject_columns_are_those_of_a_naive_loop_and_stand_without_mlps(planted_examples):
+    seen = planted_examples(1, seed=0)[0][0]
+    nodes, kinds = seen.graph.nodes.double().numpy(), [KINDS[k] for k in seen.graph.kinds]
+    expected = []
+    for kind in ("head", "mlp"):
+        own = np.array([row for row, of in zip(nodes, kinds, strict=True) if of == kind])
+        expected += [*own.mean(0), *own.max(0)]
+    np.testing.assert_allclose(subject_columns(seen), [*expected, 2, 4])
+    heads_only = replace(
+        seen.graph, kinds=torch.where(seen.graph.kinds == KINDS.index("mlp"), 0, seen.graph.kinds)
+    )
+    columns = subject_columns(replace(seen, graph=heads_only))
+    assert len(columns) == len(expected) + 2
+    assert not columns[len(expected) // 2 : -2].any()
+
+
+def test_the_prior_names_the_most_frequent_algorithm_of_the_shape_and_is_not_told_by_the_family(
+    planted_examples,
+):
+    def run(algorithm: str, n: int, seed: int, **made):
+        return [(s, replace(t, algorithm=algorithm)) for s, t in planted_examples(n, seed=seed, **made)]
+
+    small, deep = {"size": (1, 2)}, {"size": (3, 2)}
+    prior = Prior()
+    prior.fit([*run("sort", 3, 0, **small), *run("count", 2, 1, **small), *run("count", 4, 2, **deep)], [])
+
+    def named(**made) -> str:
+        return prior.predict(planted_examples(1, seed=5, **made)[0][0]).algorithm
+
+    assert named(**small) == named(**small, family="count") == "sort"
+    assert named(**deep) == "count"
+    assert named(size=(2, 4)) == "count"
+    prior.fit(planted_examples(3, seed=0), [])
+    assert named(**small) == NONE_OF_THESE
+
+
+def test_opponents_that_learn_algorithms_answer_them_and_others_as_the_prior_does(planted_examples):
+    train, validation = (with_algorithms(planted_examples, n, seed) for n, seed in ((15, 0), (6, 1)))
+    prior = Prior()
+    prior.fit(train, validation)
+    test = [(seen, truth) for seen, truth in with_algorithms(planted_examples, 12, 2) if truth.algorithm]
+    usual = prior.predict(test[0][0]).algorithm
+    for reader in (nearest(), logistic(), boosted_trees()):
+        reader.fit(train, validation)
+        hits = [reader.predict(seen).algorithm == truth.algorithm for seen, truth in test]
+        assert np.mean(hits) > 0.7, reader.name
+    reader = token_space()
+    reader.fit(train, validation)
+    assert {reader.predict(seen).algorithm for seen, _ in test} == {usual}
 
 
 def test_the_meta_model_stands_behind_the_same_interface(fitted, planted_examples):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from metamodel import evaluate
+from metamodel.baselines import opponents
 from metamodel.config import InputError
 from metamodel.config.command import run_command
 from metamodel.config.evaluate import EvaluateOptions
@@ -63,6 +64,7 @@ def checkpoint_of(zoo: Zoo, splits: Splits) -> FunctionCheckpoint:
         n_evidence=len(EVIDENCE),
         n_labels=len(LABELS),
         n_slices=2,
+        n_algorithms=1,
         closed_forms=closed_form_columns("weights", [label.name for label in LABELS]),
         width=8,
         n_layers=1,
@@ -74,6 +76,7 @@ def checkpoint_of(zoo: Zoo, splits: Splits) -> FunctionCheckpoint:
         labels=LABELS,
         track="weights",
         slice_names=("early", "late"),
+        algorithms=("sort",),
         zoo={"name": zoo.name, "folder": str(zoo.folder), "fingerprint": zoo.fingerprint},
         splits=splits,
         training={"bootstrap_seed": 3},
@@ -109,7 +112,11 @@ def test_the_command_prints_the_form_of_metrics_json_and_the_same_numbers_again(
     found = json.loads(printed[0])
     assert printed[0] == printed[1]
     assert list(found["splits"]) == ["seed"]
-    assert len(found["splits"]["seed"]["average_precision"]) == 8
+    assert len(found["splits"]["seed"]["average_precision"]) == len(opponents("weights")) + len(
+        {"meta-model", "shuffled_labels"}
+    )
+    assert set(found["controls"]) == {"schema_version", "n_subjects", "trained", "untrained"}
+    assert found["controls"]["n_subjects"] == len(load_checkpoint(folder / "checkpoint").splits.seed)
     assert found["zoo"].startswith("home ")
 
 

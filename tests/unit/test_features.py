@@ -8,13 +8,19 @@ import torch
 from data_gen.labels.registry import LABELS
 from metamodel.config import InputError
 from metamodel.features import composition
-from metamodel.features.activations import _explained, _written
+from metamodel.features.activations import _written, explained
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.evidence import evidence
 from metamodel.features.graph import graph_of
-from metamodel.features.registry import FEATURES, check_no_label_statistic, feature_names, forbidden
-from metamodel.features.view import view
+from metamodel.features.registry import (
+    FEATURES,
+    check_no_label_statistic,
+    feature_names,
+    features_of,
+    forbidden,
+)
+from metamodel.features.view import Shown, view
 from metamodel.subjects import Subject, SubjectConfig, components, initial_weights, unstack
 
 SHAPE = SubjectConfig(n_layers=2, n_heads=2, d_model=24, d_head=12, d_mlp=16, d_vocab=20, n_ctx=12)
@@ -23,6 +29,13 @@ SHAPE = SubjectConfig(n_layers=2, n_heads=2, d_model=24, d_head=12, d_mlp=16, d_
 def random_subject(config: SubjectConfig = SHAPE, seed: int = 0) -> Subject:
     generator = torch.Generator().manual_seed(seed)
     return Subject(config=config, weights=unstack(initial_weights(config, [generator]), 0), name="random")
+
+
+def shown_to(config: SubjectConfig = SHAPE, n: int = 32, seed: int = 0) -> Shown:
+    generator = torch.Generator().manual_seed(seed)
+    n_pos = min(8, config.n_ctx)
+    tokens = torch.randint(1, config.d_vocab, (n, n_pos), generator=generator)
+    return Shown(tokens=tokens, position=torch.tensor([n_pos - 1, n_pos // 2] * (n // 2)))
 
 
 def column(graph, name: str, track="both"):
@@ -132,9 +145,9 @@ def test_explained_variance_of_planted_groups_is_one_and_of_random_ones_about_ze
     group = torch.randint(8, (600,), generator=generator)
     means = torch.randn(8, 5, generator=generator)
     noise = torch.randn(600, 5, generator=generator)
-    assert float(_explained(means[group], group)) == pytest.approx(1.0)
-    assert abs(float(_explained(noise, group))) < 0.02
-    assert float(_explained(means[group] + 0 * noise, torch.full_like(group, -1))) == 0.0
+    assert float(explained(means[group], group)) == pytest.approx(1.0)
+    assert abs(float(explained(noise, group))) < 0.02
+    assert float(explained(means[group] + 0 * noise, torch.full_like(group, -1))) == 0.0
 
 
 def test_the_size_of_what_is_written_at_first_and_on_repetition_by_hand():
@@ -168,14 +181,14 @@ def test_features_are_finite_for_any_shape_and_for_dead_components(changes):
         "blocks.0.attn.W_V": torch.zeros_like(subject.weights["blocks.0.attn.W_V"])
     }
     for one in (subject, subject.with_weights(dead)):
-        graph = graph_of(one, "both")
+        graph = graph_of(one, "both", shown=shown_to(config))
         assert graph.nodes.shape == (len(components(config)), len(feature_names("both")))
         assert graph.nodes.isfinite().all()
         assert graph.nodes.abs().max() < 100
 
 
 def test_columns_of_other_kinds_are_zero_and_every_listed_feature_is_computed():
-    graph = graph_of(random_subject(), "both")
+    graph = graph_of(random_subject(), "both", shown=shown_to())
     kinds = [node.kind for node in components(SHAPE)]
     for i, feature in enumerate(FEATURES):
         values = graph.nodes[:, i]
@@ -198,10 +211,13 @@ def test_a_post_norm_subject_is_described_by_its_weights_and_says_so():
 def test_the_activation_track_sees_no_composition_and_computes_none(monkeypatch):
     whole = graph_of(random_subject(), "weights").edges
     monkeypatch.setattr(composition, "_relations", lambda *_: pytest.fail("composition was computed"))
-    graph = graph_of(random_subject(), "activations")
+    graph = graph_of(random_subject(), "activations", shown=shown_to())
     known = torch.tensor([name in ("exists", "depth_step") for name in CHANNELS])
-    assert (graph.edges[..., ~known] == 0).all()
+    written = torch.tensor([name in ("stream_share", "asked_stream_share") for name in CHANNELS])
+    assert (graph.edges[..., ~known & ~written] == 0).all()
     assert torch.equal(graph.edges[..., known], whole[..., known])
+    assert (whole[..., written] == 0).all()
+    assert (graph.edges[..., written] != 0).any(0).any(0).all()
     assert (whole[..., ~known] != 0).any()
     assert (graph.edges[..., 0] == 1).any()
 
@@ -253,3 +269,91 @@ def test_evidence_of_a_planted_copying_head_names_the_token_that_it_copies():
     assert found[1, head, 0, EVIDENCE.index("answer_in_prompt")] == 0, "token 0 stands after the position"
     blind = evidence(view(subject), tokens, torch.tensor([4, 3]), "activations")
     assert (blind[..., :6] == 0).all()
+
+
+def test_without_prompts_their_columns_are_zero_and_the_graph_says_so():
+    for track in ("weights", "activations", "both"):
+        told, untold = graph_of(random_subject(), track, shown=shown_to()), graph_of(random_subject(), track)
+        asks = torch.tensor([feature.asks for feature in features_of(track)] + [True, False])
+        assert (untold.nodes[:, asks] == 0).all()
+        assert (told.nodes[:, asks] != 0).any()
+        assert torch.equal(told.nodes[:, ~asks], untold.nodes[:, ~asks])
+        assert (column(told, "prompts_seen", track) == 1).all()
+        channels = torch.tensor([name.startswith("asked_") for name in CHANNELS])
+        assert (untold.edges[..., channels] == 0).all()
+        assert torch.equal(told.edges[..., ~channels], untold.edges[..., ~channels])
+
+
+def test_a_head_that_looks_back_at_the_answer_position_alone_shows_where_it_is_asked():
+    """One offset of a single query row: averages over random prompts hardly see it."""
+    subject = planted_induction()
+    weights = {name: value.clone() for name, value in subject.weights.items()}
+    n_token, width = 8, subject.config.d_model
+    place = slice(3 * n_token, width)
+    queries = torch.zeros(10, 10)
+    queries[9, 9] = 20.0
+    weights["blocks.0.attn.W_Q"][0].zero_()[place] = queries
+    one = subject.with_weights(weights)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(n_token, (64, 10), generator=generator)
+    there = Shown(tokens=tokens, position=torch.full((64,), 9))
+    elsewhere = Shown(tokens=tokens, position=torch.full((64,), 7))
+    head = [node.name for node in components(subject.config)].index("L0H0")
+    for name in ("head.asked_softmax_offset_1", "head.asked_writes_by_token_at_1"):
+        asked = float(column(graph_of(one, "both", shown=there), name)[head])
+        not_asked = float(column(graph_of(one, "both", shown=elsewhere), name)[head])
+        assert asked > 0.9, name
+        assert not_asked < 0.5, name
+
+
+def test_shares_say_whose_writing_is_read_and_add_up():
+    subject = planted_induction()
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(8, (64, 10), generator=generator)
+    graph = graph_of(subject, "both", shown=Shown(tokens=tokens, position=torch.full((64,), 9)))
+    names = [node.name for node in components(subject.config)]
+    previous, other, induction = (names.index(name) for name in ("L0H0", "L0H1", "L1H1"))
+    for prefix in ("", "asked_"):
+        share = graph.edges[:, induction, CHANNELS.index(f"{prefix}k_share")].exp()
+        there = graph.edges[:, induction, CHANNELS.index("exists")] > 0
+        assert float(share[there].sum()) == pytest.approx(1.0, abs=0.01)
+        assert float(share[previous]) > 0.95
+        assert float(share[other]) < 0.01
+    direct = graph.edges[names.index("token_embedding"), induction, CHANNELS.index("q_share")].exp()
+    assert float(direct) > 0.95
+
+
+def test_prompts_of_a_large_vocabulary_are_read_whole_though_only_a_sample_describes_it():
+    config = SubjectConfig.from_dict(SHAPE.to_dict() | {"d_vocab": 3000, "d_mlp": 0})
+    subject = random_subject(config)
+    shown = Shown(tokens=torch.tensor([[2999, 7, 1500]] * 8), position=torch.full((8,), 2))
+    v = view(subject, shown=shown)
+    assert v.shown is not None
+    assert len(v.tokens) == 64
+    whole = subject.weights["embed.W_E"][shown.tokens]
+    cut = v.subject.weights["embed.W_E"][v.shown.tokens]
+    whole, cut = (x.double() - x.double().mean(-1, keepdim=True) for x in (whole, cut))
+    ratio = torch.linalg.vector_norm(cut - cut[:1, :1]) / torch.linalg.vector_norm(whole - whole[:1, :1])
+    assert float(ratio) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "position", "line"),
+    [
+        ([[0] * 13], [3], "random: prompts: expected 1 to 12 tokens, got 13. Shorten them."),
+        (
+            [[0, 20]],
+            [1],
+            "random: prompts: tokens: expected 0 to 19, got 20. Tokenise the prompts for this subject.",
+        ),
+        (
+            [[0, 1]],
+            [2],
+            "random: prompts: position: expected 0 to 1, got 2. Tokenise the prompts for this subject.",
+        ),
+    ],
+)
+def test_prompts_that_do_not_fit_are_one_line(tokens, position, line):
+    with pytest.raises(InputError) as error:
+        view(random_subject(), shown=Shown(tokens=torch.tensor(tokens), position=torch.tensor(position)))
+    assert str(error.value) == line

@@ -25,7 +25,7 @@ from metamodel.losses.function import (
     pad_truth,
     positive_weights,
 )
-from metamodel.networks.reader import TRUST, ClosedForms
+from metamodel.networks.member import TRUST, ClosedForms
 from metamodel.subjects import Subject, SubjectConfig, components, initial_weights, unstack
 from metamodel.training.fit import RESUME, fit
 from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE, LabelDefinition
@@ -95,7 +95,7 @@ def examples() -> list[tuple[Seen, Truth]]:
 @pytest.fixture(scope="module")
 def fitted(examples, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    reader, slices = fit(TINY, examples[:18], examples[18:], labels=LABELS, folder=folder)
+    reader, slices, _ = fit(TINY, examples[:18], examples[18:], labels=LABELS, folder=folder)
     return reader, slices, folder
 
 
@@ -133,8 +133,9 @@ def test_subjects_of_two_vocabularies_train_together(fitted, examples):
     reader = copy.deepcopy(fitted[0]).train()
     (small, _), (other, truth) = examples[:2]
     large = dataclasses.replace(other, evidence=other.evidence.repeat(1, 1, 2, 1))
-    for answers in reader(pad_seen([small, large], ("easy", "hard"))):
-        answer_loss(answers.answer_logits, truth.probe_answer.expand(2, -1)).backward()
+    right = truth.probe_answer.expand(2, -1)
+    members = reader(pad_seen([small, large], ("easy", "hard")))
+    torch.stack([answer_loss(answers.answer_logits, right) for answers in members]).sum().backward()
     gradients = [p.grad for p in reader.parameters() if p.grad is not None]
     assert any(bool(g.any()) for g in gradients)
     assert all(bool(g.isfinite().all()) for g in gradients)
@@ -248,9 +249,10 @@ def test_a_member_adds_its_closed_forms_to_what_it_answers(fitted, examples):
     member.closed_forms = ClosedForms((3, -1))
     features = torch.randn(*batch.nodes.shape, generator=torch.Generator().manual_seed(0))
     relations = torch.zeros(*batch.edges.shape)
-    before = member(features, relations, batch)
+    encoded = fitted[0].encoder(batch)
+    before = member(features, relations, encoded, batch, features)
     member.closed_forms.trust.data += 1.0
-    after = member(features, relations, batch)
+    after = member(features, relations, encoded, batch, features)
     for name in ("function_logits", "function_score"):
         change = getattr(after, name) - getattr(before, name)
         assert bool((change[..., 0].abs() > 1e-4).all())

@@ -23,6 +23,7 @@ def test_the_main_job_leaves_a_whole_checkpoint_and_says_where_everything_lies(j
         assert line in said.stdout
     files = {path.name for path in checkpoint.iterdir()}
     assert {"model.safetensors", "config.json", "metrics.json", "splits.json", "README.md"} <= files
+    assert {"controls.json", "results.svg", "curves.png"} <= files
     assert not any(path.suffix in (".pt", ".pkl", ".ckpt") for path in checkpoint.iterdir())
 
 
@@ -32,7 +33,8 @@ def test_every_metric_stands_beside_every_baseline_with_an_interval(checkpoint):
     for split in metrics["splits"].values():
         for name in (
             "average_precision", "within_subject_average_precision", "kendall_tau",
-            "calibration_error", "behavior_accuracy",
+            "calibration_error", "abstention_area", "circuit_average_precision", "shared_average_precision",
+            "algorithm_top1", "behavior_accuracy",
         ):  # fmt: skip
             assert set(split[name]) >= METHODS
             for cell in split[name].values():
@@ -43,7 +45,7 @@ def test_every_metric_stands_beside_every_baseline_with_an_interval(checkpoint):
 
 def test_the_card_states_figures_of_the_metrics(checkpoint):
     metrics = json.loads((checkpoint / "metrics.json").read_text())
-    value = metrics["splits"]["seed"]["average_precision"]["meta-model"]["value"]
+    value = metrics["splits"]["seed"]["circuit_average_precision"]["meta-model"]["value"]
     assert f"{value:.2f}" in (checkpoint / "README.md").read_text()
 
 
@@ -65,9 +67,11 @@ def test_evaluate_reproduces_the_metrics_of_the_checkpoint(job, checkpoint, run)
     again = json.loads(said.stdout)
     metrics = json.loads((checkpoint / "metrics.json").read_text())
     for split in SPLITS:
-        ours = again["splits"][split]["average_precision"]["meta-model"]
-        theirs = metrics["splits"][split]["average_precision"]["meta-model"]
-        assert ours == pytest.approx(theirs, abs=1e-6, nan_ok=True)
+        for metric in ("circuit_average_precision", "calibration_error", "abstention_area"):
+            ours = again["splits"][split][metric]["meta-model"]
+            theirs = metrics["splits"][split][metric]["meta-model"]
+            assert ours == pytest.approx(theirs, abs=1e-6, nan_ok=True)
+    assert again["controls"] == json.loads((checkpoint / "controls.json").read_text())
 
 
 def test_a_subject_of_the_zoo_is_read_as_a_table_and_as_json(job, checkpoint, run):
