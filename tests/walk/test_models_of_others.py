@@ -50,9 +50,6 @@ def test_a_text_model_is_trained_by_transformers_and_opens_there(text_model):
     assert said["bits_by_pairs"] < said["bits_by_frequency"] < said["bits_per_character"]
 
 
-@pytest.mark.xfail(
-    reason="a zoo subject with a bias of the logits has no GPT-2 form to be exported to", strict=False
-)
 def test_models_that_others_trained_are_read_and_measured(job, checkpoint, text_model):
     trained = metamodel.load(checkpoint).splits.train[0]
     own = f"{job[0] / 'data/tiny'}#{trained}"
