@@ -21,7 +21,7 @@ from metamodel.config.function import FunctionConfig, SplitsConfig
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.features.composition import CHANNELS
 from metamodel.features.examples import Example, Seen
-from metamodel.features.registry import features_of
+from metamodel.features.registry import PROMPTS_COLUMN, features_of
 from metamodel.training.checkpoint import FunctionCheckpoint
 
 METRICS = ("average_precision", "within_subject_average_precision", "circuit_average_precision")
@@ -37,7 +37,7 @@ def without_prompts(seen: Seen) -> Seen:
     nodes, edges = seen.graph.nodes.clone(), seen.graph.edges.clone()
     asks = [i for i, feature in enumerate(features_of("both")) if feature.asks]
     nodes[:, asks] = 0.0
-    nodes[:, -2] = 0.0
+    nodes[:, PROMPTS_COLUMN] = 0.0
     edges[..., [i for i, name in enumerate(CHANNELS) if name.startswith("asked_")]] = 0.0
     return replace(seen, graph=replace(seen.graph, nodes=nodes, edges=edges))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from metamodel.config.errors import InputError, require, require_one_of
 from metamodel.config.words import Track
 from metamodel.features.batch import pad_seen
-from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen
+from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen, unasked
 from metamodel.features.graph import graph_of_view
 from metamodel.features.view import Shown, view
 from metamodel.subjects.config import Component, components
@@ -213,19 +213,7 @@ class FunctionReader:
         )
         v = view(subject, shown=prompts)
         graph = graph_of_view(v, self.track)
-        nothing = torch.zeros(1, 1, dtype=torch.long)
-        seen = Seen(
-            id=subject.name,
-            config=config,
-            graph=graph,
-            family="",
-            variant="",
-            slice_names=(),
-            probe_tokens=nothing,
-            probe_position=nothing[0],
-            probe_slice=nothing[0],
-            evidence=graph.nodes.new_zeros(1, len(graph.kinds), 1, reader.sizes.n_evidence),
-        )
+        seen = unasked(graph, config, id=subject.name, n_evidence=reader.sizes.n_evidence)
         batch = pad_seen([seen], self.checkpoint.slice_names).to(device)
         said = reader.answers(batch)
         applies = reader.asked[batch.kinds[0]]
@@ -254,9 +242,8 @@ class FunctionReader:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Reading is thousands of small factorisations, at each of which threads wait for each other. On two idle
-    cores two threads read a GPT-2 small in about half the time; on two that are shared with other work they
-    took four to six times the processor time, and minutes in place of seconds."""
+    """Reading is thousands of small factorisations: more threads gain less than they are, and where cores are
+    shared with other work they wait for each other at every one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

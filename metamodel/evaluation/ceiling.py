@@ -5,23 +5,20 @@ which prompts the stored labels were measured on, so what these measurements do 
 reach. It is an estimate: with few measurements it lies low, and a reader of many subjects may exceed it.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
-from metamodel.circuits.graph import component_edges
 from metamodel.features.examples import Prediction, Seen
-from metamodel.subjects.config import SubjectConfig
+from metamodel.training.examples import pairs_of_nodes
+from metamodel.triples.remeasured import Measurements, measurements
 from metamodel.triples.schema import MASKED, POSITIVE
 from metamodel.triples.store import Zoo
-from metamodel.triples.tables import table_names
 
-TABLE = "remeasured"
 TIE = 1e-3
 """Weight of a score's rank among those of its label: it tells components apart that were positive equally
 often, and is less than one measurement counts."""
@@ -35,21 +32,17 @@ def noise_ceiling(zoo: Zoo, seen: Sequence[Seen]) -> Ceiling | None:
 
     Raises: InputError if the table is damaged or was made for another zoo.
     """
-    if TABLE not in table_names(zoo.folder):
-        return None
-    return ceiling_of(zoo.table(TABLE).to_list(), seen, n_labels=len(zoo.labels))
+    again = measurements(zoo)
+    return ceiling_of(again, seen, n_labels=len(zoo.labels)) if again else None
 
 
-def ceiling_of(rows: Sequence[Mapping[str, Any]], seen: Sequence[Seen], *, n_labels: int) -> Ceiling:
+def ceiling_of(measured: Measurements, seen: Sequence[Seen], *, n_labels: int) -> Ceiling:
     """The ceiling from rows of the table.
 
     Args:
-        rows: of all triples: scores are ranked among all of them.
+        measured: all triples: scores are ranked among all of them.
         seen: those that are asked for; each has a row.
     """
-    measured: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        measured[row["id"]].append(row)
     raw = {id: _mean(_stacked(own, "raw", n_labels)) for id, own in measured.items()}
     rank = dict(
         zip(raw, _ranks(torch.cat(list(raw.values()))).split([len(r) for r in raw.values()]), strict=True)
@@ -59,12 +52,13 @@ def ceiling_of(rows: Sequence[Mapping[str, Any]], seen: Sequence[Seen], *, n_lab
 
 def _prediction(seen: Seen, own: Sequence[Mapping[str, Any]], raw: Tensor, rank: Tensor) -> Prediction:
     state = _stacked(own, "state", raw.shape[1])
+    members = [pairs_of_nodes(torch.tensor(row["member"]), seen.config) for row in own]
     positive = (state == POSITIVE).double().masked_fill(state == MASKED, torch.nan)
     return Prediction(
         function_probability=(1 - TIE) * _mean(positive).nan_to_num(0.0) + TIE * rank,
         function_score=raw.nan_to_num(0.0),
         node_member=torch.tensor([row["node_member"] for row in own]).double().mean(0),
-        edge_member=_pairs(torch.tensor([row["member"] for row in own]), seen.config).double().mean(0),
+        edge_member=torch.stack(members).double().mean(0),
         slice_accuracy=torch.full((len(seen.slice_names),), torch.nan),
         probe_answer=torch.full((len(seen.probe_slice),), -1),
     )
@@ -90,15 +84,3 @@ def _ranks(raw: Float[Tensor, "row label"]) -> Float[Tensor, "row label"]:
         own = raw[known[:, i], i]
         ranks[known[:, i], i] = torch.as_tensor(rankdata(own.numpy()) / max(len(own), 1))
     return ranks
-
-
-def _pairs(
-    member: Bool[Tensor, "measurement edge"], config: SubjectConfig
-) -> Bool[Tensor, "measurement node node"]:
-    """Whether any channel of a pair of nodes is a member."""
-    graph = component_edges(config)
-    n = len(graph.nodes)
-    found = torch.zeros(len(member), n, n, dtype=torch.int64)
-    source, reader = torch.tensor(graph.source_node), torch.tensor(graph.destination_node)
-    at = (torch.arange(len(member))[:, None], source[None], reader[None])
-    return found.index_put(at, member.long(), accumulate=True) > 0

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from metamodel.features.examples import Seen
 from metamodel.features.matrices import Matrices
+from metamodel.features.registry import ACTIVATIONS_COLUMN, PROMPTS_COLUMN
 
 UNKNOWN_SLICE = 0
 """Index of every slice name that the vocabulary lacks."""
@@ -71,12 +72,12 @@ class SeenBatch:
     @property
     def activations_seen(self) -> Bool[Tensor, " subject"]:
         """Whether each subject was run."""
-        return self.nodes[:, 0, -1] > 0.5
+        return self.nodes[:, 0, ACTIVATIONS_COLUMN] > 0.5
 
     @property
     def prompts_seen(self) -> Bool[Tensor, " subject"]:
         """Whether prompts of the behavior were shown."""
-        return self.nodes[:, 0, -2] > 0.5
+        return self.nodes[:, 0, PROMPTS_COLUMN] > 0.5
 
     def to(self, device: torch.device | str) -> "SeenBatch":
         there = [field.name for field in fields(self) if getattr(self, field.name) is not None]

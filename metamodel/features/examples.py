@@ -5,6 +5,7 @@ A network's `forward` takes what is in `Seen`; labels travel in `Truth`, so they
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -70,6 +71,27 @@ class Seen:
     """What each component would say of each answer on each probe, from what the track allows."""
     baseline_inputs: BaselineInputs | None = None
     """For baselines only; None where no baseline is asked."""
+
+
+def unasked(graph: ComponentGraph, config: SubjectConfig, *, id: str, n_evidence: int) -> Seen:
+    """A graph of which nothing is asked but what its components do: no slices, no probes.
+
+    Args:
+        n_evidence: channels of evidence that a reader expects.
+    """
+    nothing = torch.zeros(1, 1, dtype=torch.long)
+    return Seen(
+        id=id,
+        config=config,
+        graph=graph,
+        family="",
+        variant="",
+        slice_names=(),
+        probe_tokens=nothing,
+        probe_position=nothing[0],
+        probe_slice=nothing[0],
+        evidence=graph.nodes.new_zeros(1, len(graph.kinds), 1, n_evidence),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -39,17 +39,16 @@ def graph_of_view(v: View, track: Track, *, seed: int = 0) -> ComponentGraph:
     runs = track != "weights" and config.norm_position == "pre"
     columns: dict[str, Tensor] = {}
     if track != "activations":
-        columns |= _placed(v, "head", head_features(v)) | _placed(v, "mlp", mlp_features(v))
+        columns |= _both(v, head_features(v), mlp_features(v))
         for kind, found in embedding_features(v).items():
             columns |= _placed(v, kind, found)
     asks = v.shown is not None and config.norm_position == "pre"
     if asks and track != "activations":
         columns |= _placed(v, "head", asked_of_weights(v))
-    for measure in ([lambda v: activation_features(v, seed=seed)] if runs else []) + (
-        [asked_of_activations] if runs and asks else []
-    ):
-        heads, mlps = measure(v)
-        columns |= _placed(v, "head", heads) | _placed(v, "mlp", mlps)
+    if runs:
+        columns |= _both(v, *activation_features(v, seed=seed))
+    if runs and asks:
+        columns |= _both(v, *asked_of_activations(v))
     unknown = columns.keys() - {feature.name for feature in FEATURES}
     assert not unknown, f"features that the registry does not list: {sorted(unknown)}"
     columns[ACTIVATIONS_SEEN] = v.E.new_full((len(nodes),), float(runs))
@@ -73,6 +72,10 @@ def graph_of_view(v: View, track: Track, *, seed: int = 0) -> ComponentGraph:
         depth=torch.tensor([depth_fraction(node, config) for node in nodes], device=device),
         matrices=matrices_of(v) if track != "activations" else None,
     )
+
+
+def _both(v: View, heads: dict[str, Tensor], mlps: dict[str, Tensor]) -> dict[str, Tensor]:
+    return _placed(v, "head", heads) | _placed(v, "mlp", mlps)
 
 
 def _placed(v: View, kind: str, found: dict[str, Tensor]) -> dict[str, Float[Tensor, " node"]]:

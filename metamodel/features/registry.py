@@ -174,6 +174,8 @@ ACTIVATIONS_SEEN = "activations_seen"
 """Column that says whether the subject was run: 0 for one that can only be read from its weights."""
 PROMPTS_SEEN = "prompts_seen"
 """Column that says whether prompts of the behavior were shown."""
+PROMPTS_COLUMN, ACTIVATIONS_COLUMN = -2, -1
+"""Where the two stand, in graphs of every track."""
 
 
 def features_of(track: Track) -> tuple[Feature, ...]:

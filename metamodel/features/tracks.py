@@ -8,7 +8,7 @@ from metamodel.config.words import Track
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import FROM_WEIGHTS
 from metamodel.features.examples import ComponentGraph, Seen
-from metamodel.features.registry import feature_names
+from metamodel.features.registry import ACTIVATIONS_COLUMN, feature_names
 
 _ALONE = ("exists", "depth_step", "stream_share", "asked_stream_share")
 """Channels of the track `activations`."""
@@ -32,7 +32,7 @@ def graph_on(graph: ComponentGraph, track: Track) -> ComponentGraph:
     ran = [name.endswith("_share") for name in CHANNELS]
     kept = [name in _ALONE if track == "activations" else not ran[i] for i, name in enumerate(CHANNELS)]
     if track == "weights":
-        nodes[:, -1] = 0.0
+        nodes[:, ACTIVATIONS_COLUMN] = 0.0
     return replace(
         graph,
         nodes=nodes,

@@ -55,7 +55,7 @@ class ExemplarReadout(nn.Module):
 def _mean(
     exemplars: Float[Tensor, "label exemplar width"], weight: Float[Tensor, "label exemplar"]
 ) -> Float[Tensor, "label width"]:
-    total = torch.einsum("lew,le->lw", exemplars.nan_to_num(), weight)
+    total = torch.einsum("lew,le->lw", exemplars, weight)
     return total / weight.sum(1, keepdim=True).clamp_min(1.0)
 
 

@@ -4,7 +4,6 @@ A label at its threshold is a coin that was tossed once. The zoo's table `remeas
 their mean, with the stored one, is what a reader learns from. Tests are scored against the stored labels.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,11 +11,9 @@ from typing import Any
 import torch
 
 from metamodel.features.examples import Agreement, Example
+from metamodel.triples.remeasured import measurements
 from metamodel.triples.schema import MASKED, NEGATIVE, POSITIVE
 from metamodel.triples.store import Zoo
-from metamodel.triples.tables import table_names
-
-TABLE = "remeasured"
 
 
 def with_agreement(zoo: Zoo, examples: Sequence[Example]) -> list[Example]:
@@ -24,13 +21,8 @@ def with_agreement(zoo: Zoo, examples: Sequence[Example]) -> list[Example]:
 
     Raises: InputError if the table is damaged or was made for another zoo.
     """
-    if TABLE not in table_names(zoo.folder):
-        return list(examples)
-    wanted, rows = {seen.id for seen, _ in examples}, defaultdict(list)
-    for row in zoo.table(TABLE).to_list():
-        if row["id"] in wanted:
-            rows[row["id"]].append(row)
-    return [_agreed(example, rows[example[0].id]) for example in examples]
+    again = measurements(zoo)
+    return [_agreed(example, again[example[0].id]) for example in examples] if again else list(examples)
 
 
 def _agreed(example: Example, rows: Sequence[Mapping[str, Any]]) -> Example:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from metamodel.circuits.graph import component_edges
@@ -13,6 +14,7 @@ from metamodel.features.graph import graph_of_view
 from metamodel.features.statistics import weight_statistics
 from metamodel.features.token_space import token_space_scores
 from metamodel.features.view import Shown, view
+from metamodel.subjects.config import SubjectConfig
 from metamodel.triples.schema import Triple
 from metamodel.triples.store import Zoo
 
@@ -68,26 +70,27 @@ def seen_of(triple: Triple, track: Track, baseline_labels: Sequence[str] | None 
 
 def truth_of(triple: Triple) -> Truth:
     """Labels of a subject; circuit membership of a pair of nodes is that of any of its channels."""
-    graph = component_edges(triple.subject.config)
-    n = len(graph.nodes)
-
-    def of_pairs(flags: Tensor) -> Tensor:
-        pairs = torch.zeros(n, n, dtype=torch.bool, device=flags.device)
-        source, reader = torch.tensor(graph.source_node), torch.tensor(graph.destination_node)
-        pairs[source[flags.cpu()], reader[flags.cpu()]] = True
-        return pairs
-
+    config, member = triple.subject.config, triple.circuit.member
     behavior = triple.behavior
     return Truth(
         lineage=triple.info.lineage,
         function_score=triple.labels.raw,
         function_state=triple.labels.state,
         node_member=triple.circuit.node_member,
-        edge_member=of_pairs(triple.circuit.member),
-        edge_exists=of_pairs(torch.ones_like(triple.circuit.member)),
+        edge_member=pairs_of_nodes(member, config),
+        edge_exists=pairs_of_nodes(torch.ones_like(member), config),
         slice_accuracy=behavior.slice_accuracy,
         probe_answer=behavior.probe_answer,
         probe_right_answer=behavior.probe_right_answer,
         subject=triple.info.subject,
         algorithm="" if triple.truth is None else triple.info.family,
     )
+
+
+def pairs_of_nodes(flags: Bool[Tensor, " edge"], config: SubjectConfig) -> Bool[Tensor, "node node"]:
+    """Whether any channel of each pair (source, reader) is flagged."""
+    graph = component_edges(config)
+    pairs = torch.zeros(len(graph.nodes), len(graph.nodes), dtype=torch.bool, device=flags.device)
+    source, reader = torch.tensor(graph.source_node), torch.tensor(graph.destination_node)
+    pairs[source[flags.cpu()], reader[flags.cpu()]] = True
+    return pairs

@@ -8,7 +8,7 @@ from metamodel.config.words import Track
 from metamodel.features.batch import pad_seen
 from metamodel.features.composition import CHANNELS
 from metamodel.features.examples import Seen, Truth
-from metamodel.features.registry import features_of
+from metamodel.features.registry import ACTIVATIONS_COLUMN, PROMPTS_COLUMN, features_of
 from metamodel.networks.normaliser import Normaliser
 from metamodel.networks.reader import Reader
 from metamodel.subjects.config import KINDS
@@ -37,9 +37,9 @@ def fit_normaliser(normaliser: Normaliser, seen: Sequence[Seen], track: Track) -
             used[kind, column] = True
         normaliser.of_activations[column] = feature.track == "activations"
         normaliser.of_prompts[column] = feature.asks
-    used[:, -2:] = True
-    normaliser.of_activations[-1] = True
-    normaliser.of_prompts[-2] = True
+    used[:, [PROMPTS_COLUMN, ACTIVATIONS_COLUMN]] = True
+    normaliser.of_activations[ACTIVATIONS_COLUMN] = True
+    normaliser.of_prompts[PROMPTS_COLUMN] = True
     for channel, name in enumerate(CHANNELS):
         normaliser.edge_of_activations[channel] = name.endswith("_share")
         normaliser.edge_of_prompts[channel] = name.startswith("asked_")

@@ -11,6 +11,7 @@ from metamodel.config import InputError
 from metamodel.evaluation.ceiling import TIE, ceiling_of, noise_ceiling
 from metamodel.subjects.config import components
 from metamodel.triples import Zoo, begin, finish
+from metamodel.triples.remeasured import by_triple
 from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE, LabelDefinition
 from metamodel.triples.tables import write_table
 
@@ -53,7 +54,7 @@ def measured(planted_examples):
 
 def test_probabilities_are_shares_of_measurements_that_are_not_masked(measured):
     seen, _, rows = measured
-    said = ceiling_of(rows, [seen], n_labels=N_LABELS)[seen.id]
+    said = ceiling_of(by_triple(rows), [seen], n_labels=N_LABELS)[seen.id]
     share = said.function_probability[:, 0]
     torch.testing.assert_close(share[:3], torch.tensor([2 / 3, 1 / 3, 1.0]).double(), atol=TIE, rtol=0)
     assert not share[3:].any()
@@ -64,17 +65,17 @@ def test_probabilities_are_shares_of_measurements_that_are_not_masked(measured):
 
 def test_equally_frequent_components_are_told_apart_by_their_scores_across_subjects(measured):
     seen, other, rows = measured
-    said = ceiling_of(rows, [seen, other], n_labels=N_LABELS)
+    said = ceiling_of(by_triple(rows), [seen, other], n_labels=N_LABELS)
     one, two = (said[s.id].function_probability[:3, 0] for s in (seen, other))
     assert two[1] > one[2] > two[0] > one[0]  # 0.95 > 0.8 > 0.1, of those always positive; then two of three
     assert ((one <= 1) & (two <= 1)).all()
-    alone = ceiling_of(rows, [seen], n_labels=N_LABELS)[seen.id].function_probability[:3, 0]
+    alone = ceiling_of(by_triple(rows), [seen], n_labels=N_LABELS)[seen.id].function_probability[:3, 0]
     assert torch.equal(alone, one)
 
 
 def test_members_are_shares_and_a_pair_counts_once_in_any_channel(measured):
     seen, _, rows = measured
-    said = ceiling_of(rows, [seen], n_labels=N_LABELS)[seen.id]
+    said = ceiling_of(by_triple(rows), [seen], n_labels=N_LABELS)[seen.id]
     assert said.node_member[:4].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
     graph = component_edges(seen.config)
     expected = torch.zeros_like(said.edge_member)
@@ -83,7 +84,7 @@ def test_members_are_shares_and_a_pair_counts_once_in_any_channel(measured):
         expected[pair] = len([k for k in pairs if pairs[k] == pair]) / 3
     torch.testing.assert_close(said.edge_member, expected)
     both = [rows[0] | {"member": [True] * len(rows[0]["member"])}]
-    assert ceiling_of(both, [seen], n_labels=N_LABELS)[seen.id].edge_member.max() == 1.0
+    assert ceiling_of(by_triple(both), [seen], n_labels=N_LABELS)[seen.id].edge_member.max() == 1.0
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_the_table_is_read_from_the_zoo_and_a_zoo_without_one_has_no_ceiling(zoo
     path = write_table(zoo, "remeasured", rows, features)
     found = noise_ceiling(Zoo.open(zoo), [seen])
     assert found is not None
-    expected = ceiling_of(rows, [seen], n_labels=N_LABELS)[seen.id]
+    expected = ceiling_of(by_triple(rows), [seen], n_labels=N_LABELS)[seen.id]
     torch.testing.assert_close(found[seen.id].function_probability, expected.function_probability)
     torch.testing.assert_close(found[seen.id].edge_member, expected.edge_member)
     path.write_bytes(path.read_bytes()[:-1])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metamodel.features.batch import pad_seen
-from metamodel.features.examples import Seen
+from metamodel.features.examples import Seen, unasked
 from metamodel.features.graph import graph_of
 from metamodel.networks.exchangeable import CircuitEncoder, CrossedEncoder, NeuronEncoder, SquareEncoder
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
@@ -84,19 +84,7 @@ def test_neurons_are_a_set():
 def seen_of(config: SubjectConfig, seed: int = 0) -> Seen:
     weights = unstack(initial_weights(config, [torch.Generator().manual_seed(seed)]), 0)
     graph = graph_of(Subject(config=config, weights=weights, name="one"), "weights")
-    nothing = torch.zeros(1, 1, dtype=torch.long)
-    return Seen(
-        id="one",
-        config=config,
-        graph=graph,
-        family="",
-        variant="",
-        slice_names=(),
-        probe_tokens=nothing,
-        probe_position=nothing[0],
-        probe_slice=nothing[0],
-        evidence=torch.zeros(1, len(graph.kinds), 1, 10),
-    )
+    return unasked(graph, config, id="one", n_evidence=10)
 
 
 def test_a_subject_is_encoded_alike_alone_and_beside_a_larger_one():

@@ -1,9 +1,12 @@
 """A reading by one label, and what a user must know of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from metamodel.config import InputError
+from metamodel.read import shown_of
 from metamodel.reading import Reading
 from metamodel.subjects import SubjectConfig, components
 
@@ -49,3 +52,29 @@ def test_an_unknown_label_is_refused_in_one_line(reading):
             "label: expected one of self, induction, got 'inducton'. Name one of them. "
             "Did you mean 'induction'?"
         )
+
+
+def test_components_are_shared_where_both_readings_have_them_in_the_circuit(reading):
+    n = len(reading.nodes)
+    one = replace(reading, in_circuit=torch.linspace(0, 1, n))
+    other = replace(reading, in_circuit=torch.full((n,), 0.5))
+    torch.testing.assert_close(one.shared_with(other), torch.linspace(0, 0.5, n))
+    smaller = replace(reading, nodes=reading.nodes[:-1], subject="two")
+    with pytest.raises(InputError) as error:
+        one.shared_with(smaller)
+    assert str(error.value) == (
+        f"shared_with: expected a reading of the {n} components of one, got one of {n - 1} components of "
+        "two. Read one subject twice, each time with the prompts of one behavior."
+    )
+
+
+def test_prompts_come_from_the_file_that_is_named(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"clean": [1, 2, 3], "corrupt": [1, 2, 4], "answer": 5, "corrupt_answer": 6}\n')
+    shown = shown_of("path/to/gpt2", str(file))
+    assert shown is not None
+    assert shown.tokens.tolist() == [[1, 2, 3]]
+    assert shown.position.tolist() == [2]
+    assert shown_of("path/to/gpt2", None) is None
+    with pytest.raises(InputError, match="expected a file of JSON lines, got no file"):
+        shown_of("path/to/gpt2", str(tmp_path / "none"))

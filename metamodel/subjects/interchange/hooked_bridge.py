@@ -4,10 +4,9 @@ What hooks claim is checked on the prompts: embeddings, heads and MLPs must add 
 readers must read it. A norm behind attention or a scaled residual fails that, and is refused.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,19 +15,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from metamodel.config.errors import require
 from metamodel.subjects.config import SubjectConfig
+from metamodel.subjects.interchange.additivity import checked_outputs, comparing_inputs
 from metamodel.subjects.interchange.agreement import check_equal
 from metamodel.subjects.interchange.flags import OTHER, flags_on
-from metamodel.subjects.interchange.forks import (
-    Change,
-    changed_input,
-    changed_results,
-    projected,
-    results,
-)
+from metamodel.subjects.interchange.forks import Change, changed_input, changed_results, results
+from metamodel.subjects.interchange.hooks import Hook, changing, constantly, taking
 from metamodel.subjects.interchange.norms import Scales, frozen, norms, scale_of
 from metamodel.subjects.interchange.ungrouped import Ungrouped
-
-Hook = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,9 +82,9 @@ class HookedBridge:
             if site.endswith("hook_mlp_in") and self.shared_norm:
                 hooks += self._through_shared_norm(int(site.split(".")[1]), change)
             elif not self.forks and (virtual := self._virtual(site, change)):
-                hooks += [(name, _changing(each)) for name, each in virtual]
+                hooks += [(name, changing(each)) for name, each in virtual]
             else:
-                hooks.append((self._hook_name(site), _changing(change)))
+                hooks.append((self._hook_name(site), changing(change)))
         return self._run(tokens, hooks, scales)
 
     def _virtual(self, site: str, change: Change) -> list[tuple[str, Change]]:
@@ -122,13 +115,13 @@ class HookedBridge:
         Raises: InputError if hooks change the logits, or what was written does not add up.
         """
         taken: dict[str, Tensor] = {}
-        hooks = [(name, _taking(taken, name)) for name in self._names()]
+        hooks = [(name, taking(taken, name)) for name in self.names()]
         for layer in range(self.config.n_layers):
-            hooks += self._compared(taken, layer)
+            hooks += comparing_inputs(self, taken, layer)
         logits = self._run(tokens, hooks)
         plain = self.bridge(tokens)
         check_equal(f"{self.name}.logits", logits, plain, expected="those without hooks", do=OTHER)
-        outputs = self._checked_outputs(taken)
+        outputs = checked_outputs(self, taken)
         read = {name: taken[self._hook_name(self._read_by(name))] for name in norms(self.bridge)}
         scales = {name: scale_of(norm, read[name]) for name, norm in norms(self.bridge).items()}
         return Recorded(logits=logits, outputs=outputs, scales=scales, streams=self._streams(taken))
@@ -146,7 +139,7 @@ class HookedBridge:
         self.neurons(layer)
         taken: dict[str, Tensor] = {}
         name = f"blocks.{layer}.mlp.hook_post"
-        with self.bridge.hooks(fwd_hooks=[(name, _taking(taken, name))]):
+        with self.bridge.hooks(fwd_hooks=[(name, taking(taken, name))]):
             self.bridge(tokens)
         return taken[name]
 
@@ -194,8 +187,8 @@ class HookedBridge:
             if not self.forks:
                 taken[name] = results(block, by_head[None, None])
                 continue
-            hooks.append((f"blocks.{layer}.attn.hook_z", _changing(_constant(by_head))))
-            hooks.append((name, _taking(taken, name)))
+            hooks.append((f"blocks.{layer}.attn.hook_z", changing(constantly(by_head))))
+            hooks.append((name, taking(taken, name)))
         c, device = self.config, next(self.bridge.parameters()).device
         logits = self._run(torch.zeros(1, 1, dtype=torch.int64, device=device), hooks)
         found = logits.new_zeros(len(self.writes), c.d_model)
@@ -222,11 +215,12 @@ class HookedBridge:
             return norm(change(stream[block]))
 
         return [
-            (f"{block}.hook_resid_pre", _taking(stream, block, detach=False)),
-            (f"{block}.mlp.hook_in", _changing(read)),
+            (f"{block}.hook_resid_pre", taking(stream, block, detach=False)),
+            (f"{block}.mlp.hook_in", changing(read)),
         ]
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Hooks at which a recorded run takes what passes, those that this architecture has."""
         names = ["hook_embed", "hook_pos_embed"]
         for layer in range(self.config.n_layers):
             block = f"blocks.{layer}"
@@ -236,86 +230,3 @@ class HookedBridge:
                 read = "mlp.hook_in" if self.shared_norm else "ln2.hook_in"
                 names += [f"{block}.{read}", f"{block}.hook_mlp_out"]
         return [name for name in names if name in self.bridge.hook_dict]
-
-    def _inputs(self, layer: int) -> list[str]:
-        return [f"blocks.{layer}.hook_{x}_input" for x in "qkv"]
-
-    def _compared(self, taken: dict[str, Tensor], layer: int) -> list[tuple[str, Hook]]:
-        """Checks at once that heads read the stream: their copies of it are too large to be kept.
-
-        Without forks it is what they make of it that is checked, and what they write is noted.
-        """
-        block, n_heads = self.bridge.blocks[layer], self.config.n_heads
-
-        def comparing(name: str, channel: str) -> Hook:
-            def hook(value: Tensor, *, hook: object) -> None:
-                copies = taken[f"blocks.{layer}.hook_resid_pre"].unsqueeze(2).expand(-1, -1, n_heads, -1)
-                wanted = copies if self.forks else projected(block, channel, copies).reshape(value.shape)
-                check_equal(f"{self.name}.{name}", value, wanted)
-                taken[name] = value.new_zeros(())
-
-            return hook
-
-        def noting(value: Tensor, *, hook: object) -> None:
-            by_head = value.detach().reshape(*value.shape[:2], n_heads, -1)
-            taken[f"blocks.{layer}.attn.hook_result"] = results(block, by_head)
-
-        hooks: list[tuple[str, Hook]] = []
-        for name, channel in zip(self._inputs(layer), "qkv", strict=True):
-            place = name if self.forks else f"blocks.{layer}.attn.{channel}.hook_out"
-            hooks.append((place, comparing(name, channel)))
-        return hooks if self.forks else [*hooks, (f"blocks.{layer}.attn.o.hook_in", noting)]
-
-    def _checked_outputs(self, taken: Mapping[str, Tensor]) -> Float[Tensor, "source batch pos d_model"]:
-        embedded = taken["hook_embed"]
-        position = taken.get("hook_pos_embed", torch.zeros_like(embedded)).expand_as(embedded)
-        found, stream = [embedded, position], embedded + position
-
-        def check(name: str, wanted: Tensor) -> Tensor:
-            check_equal(f"{self.name}.{name}", taken[name], wanted)
-            return taken[name]
-
-        for layer in range(self.config.n_layers):
-            block = f"blocks.{layer}"
-            wanted = [name for name in self._names() if name.startswith(f"{block}.")] + self._inputs(layer)
-            missing = [name for name in wanted if name not in taken]
-            require(
-                not missing,
-                f"{self.name}.{block}",
-                expected="an architecture for which TransformerLens has hooks at all inputs and outputs",
-                got=f"none at {', '.join(missing)}",
-                do=OTHER,
-            )
-            stream = check(f"{block}.hook_resid_pre", stream)
-            heads = taken[f"{block}.attn.hook_result"]
-            bias = getattr(self.bridge.blocks[layer].attn.o.original_component, "bias", None)
-            attention = heads.sum(2) if bias is None else heads.sum(2) + bias
-            mid = stream + check(f"{block}.hook_attn_out", attention)
-            found += list(heads.unbind(2))
-            if self.config.has_mlp:
-                if self.shared_norm:
-                    check(f"{block}.mlp.hook_in", self.bridge.blocks[layer].ln1.original_component(stream))
-                else:
-                    check(f"{block}.ln2.hook_in", stream if self.parallel else mid)
-                found.append(taken[f"{block}.hook_mlp_out"])
-                mid = mid + found[-1]
-            stream = check(f"{block}.hook_resid_post", mid)
-        return torch.stack(found)
-
-
-def _constant(value: Tensor) -> Change:
-    return lambda old: value.reshape(old.shape[2:]).expand_as(old)
-
-
-def _changing(change: Change) -> Hook:
-    def hook(value: Tensor, *, hook: object) -> Tensor:
-        return change(value)
-
-    return hook
-
-
-def _taking(taken: dict[str, Tensor], name: str, *, detach: bool = True) -> Hook:
-    def hook(value: Tensor, *, hook: object) -> None:
-        taken[name] = value.detach() if detach else value
-
-    return hook
