@@ -4,8 +4,8 @@ After Kofinas et al. 2024, "Graph neural networks for learning equivariant repre
 networks". An edge is one weight, and carries it signed, as its size and squared; every relation (what reads
 or writes through `W_Q`, `W_in`, ...) has its own functions of it, in both directions, and messages along a
 matrix are products with it. What is said of a component does not depend on the order of coordinates, units,
-neurons or tokens, and heads of a layer have no names. A rotation of the residual stream, or of the inside of a
-head, does change it.
+neurons or tokens, and heads of a layer have no names. A rotation of the residual stream, or of the inside of
+a head, does change it.
 """
 
 import torch

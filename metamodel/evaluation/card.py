@@ -63,15 +63,15 @@ METHODS = {
     "boosted_trees": "gradient-boosted trees on the same features with their neighbourhood",
     "statistics": "seven statistics of each raw weight tensor, with boosted trees",
     "token_space": "closed forms in token and position space, calibrated only",
-    "transformer_nfn": "network on raw weights: learned invariants of each head's QK and OV products and of MLPs, "
-    "in residual coordinates as they are stored (after Tran et al. 2024)",
-    "neuron_graph": "network on raw weights: messages between single neurons along single weights (after Kofinas "
-    "et al. 2024)",
-    "probegen": "network on what components write when learned inputs are run through the subject (after Kahana "
-    "et al. 2024); not beside readers of weights alone",
+    "transformer_nfn": "network on raw weights: learned invariants of each head's QK and OV products and of "
+    "MLPs, in residual coordinates as they are stored (after Tran et al. 2024)",
+    "neuron_graph": "network on raw weights: messages between single neurons along single weights (after "
+    "Kofinas et al. 2024)",
+    "probegen": "network on what components write when learned inputs are run through the subject (after "
+    "Kahana et al. 2024); not beside readers of weights alone",
     "detect_head": "TransformerLens's detect_head on repeated random tokens, calibrated only, for "
-    "`previous_token`, `duplicate_token`, `induction`; it sees attention patterns, from which these labels are "
-    "computed and which no reader may see",
+    "`previous_token`, `duplicate_token`, `induction`; it sees attention patterns, from which these labels "
+    "are computed and which no reader may see",
     "right_answer": "reference, no baseline: the task's exact rule instead of the subject",
     "noise_ceiling": "reference, no baseline: labels of the same subject measured on other prompts and "
     "against other untrained copies",

@@ -158,10 +158,13 @@ def test_training_weights_of_positives_do_not_distort_probabilities(fitted, plan
     reader = quick("transformer_nfn")
     train = planted_examples(24, seed=0, noise=True)
     reader.fit(train, [])
-    known = [(t.function_state[:, 1] != MASKED, t) for _, t in train]
-    said = torch.cat([reader.predict(s).function_probability[k, 1] for (k, _), (s, _) in zip(known, train)])
-    truth = torch.cat([t.function_state[k, 1] == POSITIVE for k, t in known])
-    assert said.mean().item() == pytest.approx(truth.float().mean().item(), abs=0.1)
+    said, truth = [], []
+    for seen, true in train:
+        known = true.function_state[:, 1] != MASKED
+        said.append(reader.predict(seen).function_probability[known, 1])
+        truth.append(true.function_state[known, 1] == POSITIVE)
+    frequency = torch.cat(truth).float().mean().item()
+    assert torch.cat(said).mean().item() == pytest.approx(frequency, abs=0.1)
 
 
 def encoded(encoder, describe, example):
