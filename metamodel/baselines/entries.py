@@ -1,7 +1,7 @@
 """From many entries of matrices and a few sizes to an embedding: what two trained opponents share.
 
-Entries are dropped at random while training, since there are more of them than subjects; sizes, which say most
-across subjects of independent seeds, are not.
+Entries are dropped at random while training, since there are more of them than subjects; sizes, which say
+most across subjects of independent seeds, are not.
 """
 
 import torch
