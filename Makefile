@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test check format zoo release-function-small benchmarks clean
+.PHONY: install train test check format zoo release-function-small release-function benchmarks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,6 +40,13 @@ format: $(INSTALLED)
 # RUN=runs/function-small/<time> chooses a run; by default the newest finished one.
 release-function-small: $(INSTALLED)
 	$(BIN)/python -m metamodel.release function-small $(RUN)
+
+# The released reader, from nothing: zoo, labels measured again, readers, report. Hours on two cores.
+release-function: $(INSTALLED)
+	$(BIN)/python -m data_gen.build --config configs/zoo/medium.yaml
+	$(BIN)/python -m data_gen.remeasured data/medium
+	$(BIN)/python -m metamodel.train --config configs/function/full.yaml
+	$(BIN)/python -m metamodel.release function
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python benchmarks/stacked_training.py

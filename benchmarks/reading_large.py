@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def measured(*words: str, threads: int) -> tuple[dict[str, float], str]:
         return took, out.read()
 
 
-def rounded(took: dict[str, float | None]) -> dict[str, float | None]:
+def rounded(took: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: None if value is None else round(value, 2) for name, value in took.items()}
 
 

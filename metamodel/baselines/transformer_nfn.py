@@ -125,8 +125,8 @@ class TransformerNfn(nn.Module):
 
 
 SETTINGS = (
-    Setting(lr=2e-3, width=48, dropout=0.35, epochs=50),
-    Setting(lr=2e-3, width=48, dropout=0.5, epochs=50),
+    Setting(lr=2e-3, width=48, dropout=0.35, epochs=40),
+    Setting(lr=2e-3, width=48, dropout=0.5, epochs=60),
 )
 
 

@@ -55,6 +55,8 @@ METRICS = {
 }
 """What each metric is."""
 METHODS = {
+    "meta-model/weights": "the same reader trained on the track `weights`: nothing is run",
+    "meta-model/activations": "the same reader trained on the track `activations`: it sees no weights",
     "prior": "frequency of (family, variant) x depth x kind, backing off to depth and kind; told the task, "
     "but for algorithms the shape alone",
     "best_single_feature": "for each label the one feature that ranks training components best",
@@ -70,8 +72,8 @@ METHODS = {
     "probegen": "network on what components write when learned inputs are run through the subject (after "
     "Kahana et al. 2024); not beside readers of weights alone",
     "detect_head": "TransformerLens's detect_head on repeated random tokens, calibrated only, for "
-    "`previous_token`, `duplicate_token`, `induction`; it sees attention patterns, from which these labels "
-    "are computed and which no reader may see",
+    "`previous_token`, `duplicate_token`, `induction`; it sees attention patterns, from which these "
+    "labels are computed and which no reader may see",
     "right_answer": "reference, no baseline: the task's exact rule instead of the subject",
     "noise_ceiling": "reference, no baseline: labels of the same subject measured on other prompts and "
     "against other untrained copies",

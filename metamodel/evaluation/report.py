@@ -31,7 +31,7 @@ OUTSIDE = f"; {MARK} outside averages"
 FEWEST = 4
 """Lineages below which a bootstrap interval is no ground for a verdict."""
 WIDE = frozenset({"meta-model", "statistics"})
-WIDTH = 128
+WIDTH = 190
 """Columns of the printed table where the terminal does not say its own."""
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Interval]]]

@@ -24,9 +24,9 @@ LEAST = 1e-4
 class Written:
     """For each layer's heads, each MLP and each embedding the root of the moment of what is written."""
 
-    anywhere: Mapping[tuple[str, int], Root]
-    """By (kind, layer), over all positions."""
-    asked: Mapping[tuple[str, int], Root]
+    anywhere: Mapping[tuple[str, int], Tensor]
+    """`[source, row, d_model]` by (kind, layer), over all positions."""
+    asked: Mapping[tuple[str, int], Tensor]
     """Over the positions that are asked about."""
 
 

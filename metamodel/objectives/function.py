@@ -11,7 +11,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from metamodel.config.function import FunctionConfig
 from metamodel.config.parser import plain
-from metamodel.losses.exemplars import exemplar_loss
 from metamodel.losses.function import (
     FunctionBatch,
     algorithm_loss,
@@ -23,6 +22,7 @@ from metamodel.networks.member import Member
 from metamodel.networks.normaliser import soft_limited
 from metamodel.networks.reader import Reader
 from metamodel.networks.readouts import Answers
+from metamodel.objectives.exemplars import exemplar_loss
 from metamodel.subjects.config import KINDS
 
 HEAD = KINDS.index("head")

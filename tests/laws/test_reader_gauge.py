@@ -1,5 +1,6 @@
 """Laws of the reader: no gauge, order or company changes a reading, and a real change of a subject does."""
 
+import dataclasses
 import inspect
 
 import pytest
@@ -11,6 +12,7 @@ from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.examples import ComponentGraph, Seen
 from metamodel.features.graph import graph_of
+from metamodel.features.matrices import Matrices
 from metamodel.features.registry import closed_form_columns, feature_names
 from metamodel.features.view import Shown
 from metamodel.networks.reader import Reader, ReaderSizes
@@ -159,6 +161,17 @@ def test_company_and_padding_change_no_reading(reader):
     torch.testing.assert_close(together.answer[0], alone.answer[0], atol=1e-5, rtol=0)
 
 
+def permuted(graph: ComponentGraph, order: torch.Tensor) -> Matrices:
+    """Matrices of nodes in another order, and of pairs in the order that follows from it."""
+    m, exists = graph.matrices, graph.edges[..., 0] > 0
+    assert m is not None
+    row = torch.full(exists.shape, -1)
+    row[exists] = torch.arange(int(exists.sum()))
+    moved = row[order][:, order]
+    by_node = {name: getattr(m, name)[order] for name in ("tokens", "positions", "crossed", "neurons")}
+    return Matrices(**by_node, followed=m.followed[moved[moved >= 0]])
+
+
 def test_permuted_nodes_give_permuted_readings(reader):
     subject = subject_of(SHAPES["layer norm"])
     graph = described(subject, "both")
@@ -168,6 +181,7 @@ def test_permuted_nodes_give_permuted_readings(reader):
         edges=graph.edges[order][:, order],
         kinds=graph.kinds[order],
         depth=graph.depth[order],
+        matrices=permuted(graph, order),
     )
     was, now = (
         answers(reader, seen_of(graph, subject.config)),
@@ -184,16 +198,16 @@ def test_edges_and_activations_reach_the_reading(reader):
     graph = described(subject, "both")
     whole = answers(reader, seen_of(graph, subject.config)).function_probability
     flat = torch.cat([graph.edges[..., :2], torch.zeros_like(graph.edges[..., 2:])], dim=-1)
-    without = ComponentGraph(nodes=graph.nodes, edges=flat, kinds=graph.kinds, depth=graph.depth)
+    without = dataclasses.replace(graph, edges=flat)
     assert (answers(reader, seen_of(without, subject.config)).function_probability - whole).abs().max() > 1e-3
     nodes = graph.nodes.clone()
     nodes[:, -1] = 0
-    unseen = ComponentGraph(nodes=nodes, edges=graph.edges, kinds=graph.kinds, depth=graph.depth)
+    unseen = dataclasses.replace(graph, nodes=nodes)
     silent = answers(reader, seen_of(unseen, subject.config)).function_probability
     assert (silent - whole).abs().max() > 1e-3
     nodes = nodes.clone()
     nodes[:, reader.normaliser.of_activations] *= -5
-    scrambled = ComponentGraph(nodes=nodes, edges=graph.edges, kinds=graph.kinds, depth=graph.depth)
+    scrambled = dataclasses.replace(graph, nodes=nodes)
     same = answers(reader, seen_of(scrambled, subject.config)).function_probability
     torch.testing.assert_close(same, silent, atol=1e-6, rtol=0)
 
@@ -202,4 +216,14 @@ def test_no_label_can_reach_the_forward_of_the_reader():
     taken = inspect.signature(Reader.forward).parameters
     assert {name: p.annotation for name, p in taken.items() if name != "self"} == {"batch": SeenBatch}
     held = set(SeenBatch.__dataclass_fields__)
-    assert held == {"nodes", "edges", "kinds", "depth", "node_mask", "slices", "evidence", "n_tokens"}
+    assert held == {
+        "nodes",
+        "edges",
+        "kinds",
+        "depth",
+        "node_mask",
+        "slices",
+        "evidence",
+        "n_tokens",
+        "matrices",
+    }

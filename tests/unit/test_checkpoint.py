@@ -14,6 +14,7 @@ from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.registry import closed_form_columns, feature_names
 from metamodel.networks.reader import Reader, ReaderSizes
+from metamodel.reading import UNTOLD
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.training.checkpoint import CONFIG, MODEL, SPLITS, FunctionCheckpoint, save
 from metamodel.triples.schema import LabelDefinition
@@ -96,7 +97,7 @@ def test_a_reading_names_components_and_leaves_out_what_does_not_apply(folder):
     assert frame.loc["L0H1", "layer"] == 0
     assert 0 < frame.loc["L0H1", "copying"] < 1
     assert frame["copying"].isna()["MLP0"]
-    assert reading.notes == ()
+    assert reading.notes == (UNTOLD,)
     plain = json.loads(reading.to_json())
     assert plain["components"][2]["component"] == "L0H0"
     assert plain["components"][4]["probabilities"] == {"self": None, "copying": None}
@@ -111,13 +112,15 @@ def test_a_post_norm_encoder_is_read_with_notes(folder):
 
 def test_a_subject_far_from_training_is_flagged_and_a_near_one_is_not(folder):
     reader = metamodel.load(folder)
-    assert reader.read(subject()).notes == ()
+    assert reader.read(subject()).notes == (UNTOLD,)
     assert reader.read(subject(n_layers=2)).notes == (
+        UNTOLD,
         "2 layers of 2 heads; training subjects had at most 1 of 2",
         "outside the training distribution: probabilities are extrapolated",
     )
     reader.checkpoint.reader.farthest.fill_(1e-6)
     assert reader.read(subject()).notes == (
+        UNTOLD,
         "outside the training distribution: probabilities are extrapolated",
     )
 
@@ -134,8 +137,8 @@ def change(folder: Path, key: str, value) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 99, "schema_version: expected 1, got 99"),
-        ("feature_version", 0, "feature_version: expected 1, got 0"),
+        ("schema_version", 99, "schema_version: expected 2, got 99"),
+        ("feature_version", 0, "feature_version: expected 2, got 0"),
         ("kind", "editing", "kind: expected 'function', got 'editing'"),
         ("track", "all", "track: expected one of weights, activations, both, got all"),
         (

@@ -98,7 +98,7 @@ def test_another_schema_and_an_unfinished_zoo_are_found(damaged):
     write_json(damaged / "manifest.json", {**manifest, "finished": False})
     assert found(damaged) == [f"{damaged}: unfinished; run the command that builds it again"]
     write_json(damaged / "manifest.json", {**manifest, "schema_version": 0})
-    with pytest.raises(InputError, match="expected schema version 2, got 0"):
+    with pytest.raises(InputError, match="expected schema version 3, got 0"):
         found(damaged)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from metamodel import evaluate
+from metamodel.baselines import opponents
 from metamodel.config import InputError
 from metamodel.config.command import run_command
 from metamodel.config.evaluate import EvaluateOptions
@@ -111,7 +112,9 @@ def test_the_command_prints_the_form_of_metrics_json_and_the_same_numbers_again(
     found = json.loads(printed[0])
     assert printed[0] == printed[1]
     assert list(found["splits"]) == ["seed"]
-    assert len(found["splits"]["seed"]["average_precision"]) == 8 + len({"shuffled_labels"})
+    assert len(found["splits"]["seed"]["average_precision"]) == len(opponents("weights")) + len(
+        {"meta-model", "shuffled_labels"}
+    )
     assert set(found["controls"]) == {"schema_version", "n_subjects", "trained", "untrained"}
     assert found["controls"]["n_subjects"] == len(load_checkpoint(folder / "checkpoint").splits.seed)
     assert found["zoo"].startswith("home ")

@@ -2,8 +2,8 @@
 
 import torch
 
-from metamodel.losses.exemplars import exemplar_loss
 from metamodel.networks.exemplars import ExemplarReadout, drawn_exemplars, made_up_functions
+from metamodel.objectives.exemplars import exemplar_loss
 
 NAN = float("nan")
 

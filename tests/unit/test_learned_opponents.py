@@ -1,6 +1,7 @@
 """Opponents that learn from raw weights, run the subject or detect heads: each keeps the symmetries of its
 method and only those, finds what is planted, and falls back to the prior."""
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -158,13 +159,12 @@ def test_training_weights_of_positives_do_not_distort_probabilities(fitted, plan
     reader = quick("transformer_nfn")
     train = planted_examples(24, seed=0, noise=True)
     reader.fit(train, [])
-    said, truth = [], []
-    for seen, true in train:
-        known = true.function_state[:, 1] != MASKED
-        said.append(reader.predict(seen).function_probability[known, 1])
-        truth.append(true.function_state[known, 1] == POSITIVE)
-    frequency = torch.cat(truth).float().mean().item()
-    assert torch.cat(said).mean().item() == pytest.approx(frequency, abs=0.1)
+    known = [(t.function_state[:, 1] != MASKED, t) for _, t in train]
+    said = torch.cat(
+        [reader.predict(s).function_probability[k, 1] for (k, _), (s, _) in zip(known, train, strict=True)]
+    )
+    truth = torch.cat([t.function_state[k, 1] == POSITIVE for k, t in known])
+    assert said.mean().item() == pytest.approx(truth.float().mean().item(), abs=0.1)
 
 
 def encoded(encoder, describe, example):
@@ -315,11 +315,11 @@ def test_probegen_does_not_see_the_gauge(make_subject, planted_examples, shape):
     before = encoded(encoder, canonical_weights, with_subject((seen, truth), subject))
     moved = gauge_element(subject, torch.Generator().manual_seed(1))
     after = encoded(encoder, canonical_weights, with_subject((seen, truth), moved.subject))
-    torch.testing.assert_close(after, before[moved.node_order], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(after, before[moved.node_order], atol=2e-4, rtol=2e-4)
     louder = dict(subject.weights)
     louder["blocks.0.attn.W_O"] = subject.weights["blocks.0.attn.W_O"] * 1.5
     other = encoded(encoder, canonical_weights, with_subject((seen, truth), subject.with_weights(louder)))
-    assert (other[2:4] - before[2:4]).abs().max() > 1e-2
+    assert (other[2:4] - before[2:4]).abs().max() > 1e-3
 
 
 def test_probes_are_learnt_with_their_reader(fitted, planted_examples):
@@ -393,7 +393,7 @@ def test_prompts_of_the_detector_say_random_tokens_twice(make_subject):
 
 def test_detect_head_learns_only_the_scale_of_a_score(planted_examples, monkeypatch):
     """Heads whose detector score is high are positive; labels that it does not name keep the prior."""
-    from metamodel.baselines import detect_head as file
+    file = importlib.import_module("metamodel.baselines.detect_head")  # the package exports its function
 
     examples = {seed: planted_examples(12, seed=seed) for seed in (0, 1, 2)}
     planted_score = {

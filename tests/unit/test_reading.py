@@ -22,6 +22,8 @@ def reading() -> Reading:
         scores=torch.tensor([[nan, nan], [nan, nan], [0.5, 0.6], [0.7, 0.8], [nan, nan]]),
         in_circuit=torch.zeros(len(nodes)),
         edge_in_circuit=torch.zeros(len(nodes), len(nodes)),
+        algorithm="rasp-sort",
+        algorithm_probability=0.75,
         notes=("far",),
     )
 

@@ -224,7 +224,7 @@ def test_rare_labels_stay_outside_every_average_of_every_method_but_keep_their_r
     assert not stands_outside(report, "seed", "average_precision/previous_token")
     assert not stands_outside(report, "seed", "average_precision")
     assert not stands_outside(replace(report, counted={}), "seed", "average_precision/induction")
-    console = Console(file=io.StringIO(), width=140, force_terminal=False)
+    console = Console(file=io.StringIO(), width=190, force_terminal=False)
     show(report, console)
     assert "induction †" in console.file.getvalue()
     assert "previous_token †" not in console.file.getvalue()
@@ -298,7 +298,7 @@ def test_the_noise_ceiling_stands_beside_what_is_measured_again_and_is_no_baseli
     share = share_of_ceiling(report, "seed", "average_precision")
     assert share == pytest.approx(seed["average_precision"]["meta-model"].value)
     assert share_of_ceiling(report, "seed", "calibration_error") is None
-    console = Console(file=io.StringIO(), width=140, force_terminal=False)
+    console = Console(file=io.StringIO(), width=190, force_terminal=False)
     show(report, console)
     assert f"meta-model at {share:.0%} of the ceiling" in console.file.getvalue()
 
@@ -373,7 +373,7 @@ def test_the_best_baseline_and_the_verdict_follow_the_metrics_direction(metric, 
 
 
 def test_the_table_shows_every_metric_and_method(report):
-    console = Console(file=io.StringIO(), width=140, force_terminal=False)
+    console = Console(file=io.StringIO(), width=190, force_terminal=False)
     show(report, console)
     text = console.file.getvalue()
     for word in (

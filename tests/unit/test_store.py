@@ -102,7 +102,7 @@ def synthetic_triple(index: int, shape: SubjectConfig = SHAPES[0]) -> Triple:
             **{name: tokens(probe) for name in ("probe_position", "probe_slice")},
             **{name: tokens(probe) for name in ("probe_answer", "probe_right_answer")},
             shown_tokens=tokens(probe + 1, pos),
-            shown_position=tokens(probe + 1),
+            shown_position=tokens(probe + 1) % pos,
         ),
         labels=FunctionLabels(**by_label, state=tokens(node, label)),
         truth=None if shape == SHAPES[0] else synthetic_truth(node, edge, generator),

@@ -67,7 +67,7 @@ def test_the_full_zoo_is_as_deep_wide_and_mixed_as_it_is_meant_to_be():
 @pytest.mark.parametrize("file", of("function"), ids=lambda file: file.stem)
 def test_a_shipped_reader_names_a_shipped_zoo(file):
     config = parsed(file, FunctionConfig)
-    assert config.name == f"function-{file.stem}"
+    assert config.name == {"full": "function"}.get(file.stem, f"function-{file.stem}")
     assert ROOT / config.zoo_config in of("zoo")
     assert config.zoo == f"data/{parsed(ROOT / config.zoo_config, ZooConfig).name}"
 
