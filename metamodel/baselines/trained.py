@@ -44,7 +44,7 @@ FEWEST_STEPS = 120
 CHECKS = 10
 """How often the training is scored on validation: the best of these states is kept."""
 LEAST_POSITIVES = 5
-"""Positives that a label needs in validation to count there: average precision of one or two is a coin toss."""
+"""Positives that a label needs in validation to count: average precision of one or two is a coin toss."""
 WEIGHT_POWER, MOST_WEIGHT = 0.5, 20.0
 """Weight of a label's positives: (negatives / positives) to a power, up to a most."""
 

@@ -28,7 +28,7 @@ METHODS = {
     "neuron_graph": (neuron_inputs, NeuronGraph),
     "probegen": (canonical_weights, ProbeGen),
 }
-QUICK = (Setting(lr=5e-3, width=16, dropout=0.0, epochs=1),)
+QUICK = (Setting(lr=5e-3, width=16, dropout=0.3, epochs=1),)
 
 
 def quick(name: str) -> TrainedPredictor:
