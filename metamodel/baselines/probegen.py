@@ -146,8 +146,8 @@ def _responses(
 
 
 SETTINGS = (
-    Setting(lr=1e-3, width=48, dropout=0.2, epochs=24),
-    Setting(lr=1e-3, width=48, dropout=0.35, epochs=30),
+    Setting(lr=2e-3, width=48, dropout=0.35, epochs=30),
+    Setting(lr=2e-3, width=48, dropout=0.5, epochs=30),
 )
 
 

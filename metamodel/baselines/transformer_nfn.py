@@ -126,7 +126,7 @@ class TransformerNfn(nn.Module):
 
 SETTINGS = (
     Setting(lr=2e-3, width=48, dropout=0.35, epochs=40),
-    Setting(lr=2e-3, width=48, dropout=0.5, epochs=60),
+    Setting(lr=4e-3, width=48, dropout=0.5, epochs=40),
 )
 
 
