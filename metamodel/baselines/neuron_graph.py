@@ -122,8 +122,8 @@ def _pooled(x: Float[Tensor, "*rest item width"]) -> Float[Tensor, "*rest out"]:
 
 
 SETTINGS = (
-    Setting(lr=2e-3, width=32, dropout=0.1, epochs=30),
-    Setting(lr=4e-3, width=32, dropout=0.1, epochs=30),
+    Setting(lr=2e-3, width=32, dropout=0.1, epochs=36),
+    Setting(lr=4e-3, width=32, dropout=0.1, epochs=36),
 )
 
 

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metamodel.baselines.entries import Embedding
 from metamodel.baselines.node_order import by_node
 from metamodel.baselines.trained import Inputs, Setting, TrainedPredictor
 from metamodel.features.examples import Seen
@@ -33,10 +34,9 @@ MAX_TOKENS = 64
 CODE = 32
 START = 4.0
 """Logit of the token with which each probe position starts."""
-N_GRAMS = 3
 SAMPLES = PROBES * LENGTH
-N_RESPONSE = SAMPLES * SAMPLES + 2 * PROBES * LENGTH * LENGTH + N_GRAMS
-TINY = 1e-12
+N_ENTRIES, N_SIZES = SAMPLES * SAMPLES + 2 * PROBES * LENGTH * LENGTH, 3
+TINY = 1e-8
 
 
 def canonical_weights(seen: Seen) -> Inputs | None:
@@ -75,18 +75,8 @@ class ProbeGen(nn.Module):
     def __init__(self, width: int, dropout: float):
         super().__init__()
         self.generator = Generator()
-        self.read = nn.ModuleDict(
-            {
-                name: nn.Sequential(
-                    nn.Dropout(dropout),
-                    nn.Linear(N_RESPONSE, 2 * width),
-                    nn.GELU(),
-                    nn.Dropout(dropout),
-                    nn.Linear(2 * width, width),
-                )
-                for name in ("tokens", "positions", "heads", "mlps", "unembedding")
-            }
-        )
+        names = ("tokens", "positions", "heads", "mlps", "unembedding")
+        self.read = nn.ModuleDict({name: Embedding(N_ENTRIES, N_SIZES, width, dropout) for name in names})
 
     def forward(self, config: SubjectConfig, inputs: Inputs) -> Float[Tensor, "subject node width"]:
         n_pos = min(LENGTH, config.n_ctx)
@@ -135,7 +125,7 @@ def _responses(
     out: Float[Tensor, "subject *unit probe pos width"],
     before: Float[Tensor, "subject probe pos width"],
     answers: Float[Tensor, "subject probe pos width"],
-) -> Float[Tensor, "subject *unit out"]:
+) -> tuple[Float[Tensor, "subject *unit out"], Float[Tensor, "subject *unit 3"]]:
     """Inner products of what is written, relative to its size, and the size; zero where no position."""
     short = LENGTH - out.shape[-2]
     out, before, answers = (nn.functional.pad(x, (0, 0, 0, short)) for x in (out, before, answers))
@@ -152,11 +142,11 @@ def _responses(
         (own @ said.mT).flatten(-3),
     ]
     sizes = [s.log().expand(out.shape[:-3]).unsqueeze(-1) for s in size]
-    return torch.cat([*grams, *sizes], dim=-1)
+    return torch.cat(grams, dim=-1), torch.cat(sizes, dim=-1)
 
 
 SETTINGS = (
-    Setting(lr=2e-3, width=48, dropout=0.2, epochs=30),
+    Setting(lr=2e-3, width=48, dropout=0.35, epochs=30),
     Setting(lr=2e-3, width=48, dropout=0.5, epochs=30),
 )
 

@@ -43,6 +43,8 @@ FEWEST_STEPS = 120
 """Steps that few subjects are trained for all the same."""
 CHECKS = 10
 """How often the training is scored on validation: the best of these states is kept."""
+LEAST_POSITIVES = 5
+"""Positives that a label needs in validation to count: average precision of one or two is a coin toss."""
 WEIGHT_POWER, MOST_WEIGHT = 0.5, 20.0
 """Weight of a label's positives: (negatives / positives) to a power, up to a most."""
 
@@ -251,7 +253,7 @@ def _batches(train: Sequence[Group], rng: np.random.Generator) -> list[Group]:
 
 @torch.no_grad()
 def _validation_score(reader: Reader, tuning: Sequence[Group]) -> float:
-    """Mean average precision over labels that validation shows, and over both circuit questions."""
+    """Mean average precision over labels that validation shows often, and over both circuit questions."""
     asked: dict[object, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for group in tuning:
         said, truth = reader(group), group.truth
@@ -266,6 +268,6 @@ def _validation_score(reader: Reader, tuning: Sequence[Group]) -> float:
         value = torch.cat([v.flatten() for _, v in pairs])
         known = ~truth.isnan()
         y = (truth[known] > 0.5).cpu().numpy()
-        if 0 < y.sum() < len(y):
+        if LEAST_POSITIVES <= y.sum() < len(y):
             found.append(float(average_precision_score(y, value[known].cpu().numpy())))
     return float(np.mean(found)) if found else 0.0

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metamodel.baselines.entries import Embedding
 from metamodel.baselines.node_order import by_node
 from metamodel.baselines.raw_weights import raw_weights
 from metamodel.baselines.trained import Inputs, Setting, TrainedPredictor
@@ -26,7 +27,7 @@ GRID = 128
 """Residual coordinates that are read."""
 RANK = 12
 """Learned directions on each side of a product."""
-TINY = 1e-12
+TINY = 1e-4
 
 
 class Directions(nn.Module):
@@ -42,7 +43,7 @@ class Directions(nn.Module):
 
 
 class Invariants(nn.Module):
-    """Entries of a product `A B` along learned directions, over its norm, with the norm itself."""
+    """Entries of a product `A B` along learned directions, over its norm; and the log of that norm."""
 
     def __init__(self):
         super().__init__()
@@ -50,11 +51,11 @@ class Invariants(nn.Module):
 
     def forward(
         self, a: Float[Tensor, "*rest inner d_model"], b: Float[Tensor, "*rest inner d_model"]
-    ) -> Float[Tensor, "*rest out"]:
+    ) -> tuple[Float[Tensor, "*rest out"], Float[Tensor, "*rest 1"]]:
         """`aᵀ b`, summed over the inner axis, is the product; nothing else of it enters."""
         norm = (a @ a.mT * (b @ b.mT)).sum((-1, -2)).clamp_min(TINY).sqrt()[..., None]
         entries = self.left(a).mT @ self.right(b)
-        return torch.cat([entries.flatten(-2) / norm, norm.log()], dim=-1)
+        return entries.flatten(-2) / norm, norm.log()
 
 
 class Rows(nn.Module):
@@ -64,14 +65,29 @@ class Rows(nn.Module):
         super().__init__()
         self.directions = Directions()
 
-    def forward(self, x: Float[Tensor, "*rest row d_model"]) -> Float[Tensor, "*rest out"]:
+    def forward(
+        self, x: Float[Tensor, "*rest row d_model"]
+    ) -> tuple[Float[Tensor, "*rest out"], Float[Tensor, "*rest 1"]]:
         size = x.square().sum((-1, -2), keepdim=True).div(x.shape[-2]).clamp_min(TINY).sqrt()
         along = self.directions(x / size)
-        moments = [along.mean(-2), along.square().mean(-2), size[..., 0].log()]
-        return torch.cat(moments, dim=-1)
+        return torch.cat([along.mean(-2), along.square().mean(-2)], dim=-1), size[..., 0].log()
 
 
-N_PRODUCT, N_ROWS = RANK * RANK + 1, 2 * RANK + 1
+class Along(nn.Module):
+    """A vector along learned directions, over its norm; and the log of that norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.directions = Directions()
+
+    def forward(
+        self, x: Float[Tensor, "*rest d_model"]
+    ) -> tuple[Float[Tensor, "*rest out"], Float[Tensor, "*rest 1"]]:
+        norm = x.norm(dim=-1, keepdim=True).clamp_min(TINY)
+        return self.directions(x / norm), norm.log()
+
+
+N_PRODUCT, N_ROWS = RANK * RANK, 2 * RANK
 
 
 class TransformerNfn(nn.Module):
@@ -80,13 +96,12 @@ class TransformerNfn(nn.Module):
     def __init__(self, width: int, dropout: float):
         super().__init__()
         self.qk, self.ov, self.mlp = Invariants(), Invariants(), Invariants()
-        self.query_bias, self.constant = Directions(), Directions()
+        self.along = nn.ModuleDict({name: Along() for name in ("salience", "b_out")})
         self.rows = nn.ModuleDict({name: Rows() for name in ("W_E", "W_pos", "W_U", "W_in", "W_out")})
-        self.head = _embedding(2 * N_PRODUCT + RANK, width, dropout)
-        self.neurons = _embedding(N_PRODUCT + 2 * N_ROWS + RANK, width, dropout)
-        self.whole = nn.ModuleDict(
-            {name: _embedding(N_ROWS, width, dropout) for name in ("W_E", "W_pos", "W_U")}
-        )
+        self.head = Embedding(2 * N_PRODUCT + RANK, 3, width, dropout)
+        self.neurons = Embedding(N_PRODUCT + 2 * N_ROWS + RANK, 4, width, dropout)
+        names = ("W_E", "W_pos", "W_U")
+        self.whole = nn.ModuleDict({name: Embedding(N_ROWS, 1, width, dropout) for name in names})
         self.beside = nn.Linear(width, width)
 
     def forward(self, config: SubjectConfig, inputs: Inputs) -> Float[Tensor, "subject node width"]:
@@ -94,14 +109,14 @@ class TransformerNfn(nn.Module):
         qk = self.qk(inputs["W_Q"].mT, keys)
         ov = self.ov(inputs["W_V"].mT, inputs["W_O"])
         # the query bias acts through the keys, so that no basis of the head's inside is left
-        salience = (inputs["b_Q"].unsqueeze(-2) @ keys).squeeze(-2)
-        heads = self.head(torch.cat([qk, ov, self.query_bias(_unit(salience))], dim=-1))
+        salience = self.along["salience"]((inputs["b_Q"].unsqueeze(-2) @ keys).squeeze(-2))
+        heads = self.head(qk, ov, salience)
         heads = heads + self.beside(heads.sum(2, keepdim=True) / config.n_heads**0.5)
         mlps = None
         if config.has_mlp:
             read, write = inputs["W_in"].mT, inputs["W_out"]
-            parts = [self.mlp(read, write), self.rows["W_in"](read), self.rows["W_out"](write)]
-            mlps = self.neurons(torch.cat([*parts, self.constant(_unit(inputs["b_out"]))], dim=-1))
+            rows = (self.rows["W_in"](read), self.rows["W_out"](write))
+            mlps = self.neurons(self.mlp(read, write), *rows, self.along["b_out"](inputs["b_out"]))
         whole = {"W_E": inputs["W_E"], "W_pos": inputs["W_pos"], "W_U": inputs["W_U"].mT}
         read = {name: self.whole[name](self.rows[name](value)) for name, value in whole.items()}
         return by_node(
@@ -109,20 +124,9 @@ class TransformerNfn(nn.Module):
         )
 
 
-def _unit(x: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
-    return x / x.norm(dim=-1, keepdim=True).clamp_min(TINY)
-
-
-def _embedding(n_in: int, width: int, dropout: float) -> nn.Module:
-    inner = nn.Linear(n_in, 2 * width)
-    return nn.Sequential(
-        nn.Dropout(dropout), inner, nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
-    )
-
-
 SETTINGS = (
-    Setting(lr=2e-3, width=48, dropout=0.35, epochs=50),
-    Setting(lr=2e-3, width=48, dropout=0.5, epochs=50),
+    Setting(lr=2e-3, width=48, dropout=0.35, epochs=40),
+    Setting(lr=4e-3, width=48, dropout=0.5, epochs=40),
 )
 
 
