@@ -243,8 +243,9 @@ def mapped_heads(weights):
 
 
 def swapped_entries(weights):
-    """A real change: two rows of one head's keys change places."""
-    weights["blocks.0.attn.W_K"][0, [0, 1]] = weights["blocks.0.attn.W_K"][0, [1, 0]]
+    """A real change: the rows of one head's keys and of its values stand in another order."""
+    for name in ("blocks.0.attn.W_K", "blocks.0.attn.W_V"):
+        weights[name][0] = weights[name][0].roll(1, dims=0)
 
 
 @pytest.fixture
