@@ -31,6 +31,7 @@ def build_shards(
     run: RunJobs = run_jobs,
     workers: int | None,
     progress: bool,
+    card: Callable[[Path], object] = write_card,
 ) -> None:
     """Makes those shards that are not there, the longest first, and finishes the zoo when all are.
 
@@ -42,6 +43,7 @@ def build_shards(
         run: runs jobs, here or elsewhere.
         workers: processes; by default as many as `run` finds cores for.
         progress: shows progress on stderr.
+        card: writes what tells people about the finished zoo.
 
     Raises: InputError if a worker dies again and again. Finished shards are kept.
     """
@@ -79,4 +81,4 @@ def build_shards(
         )
     whole = finish(out)
     if whole is not None and any(record.accepted for record in whole.shards):
-        write_card(out)
+        card(out)

@@ -215,10 +215,16 @@ def valid_shard(folder: Path, index: int) -> ShardRecord | None:
     return record if whole else None
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Raises: InputError if there is none, or one of another schema version."""
+def read_manifest(folder: Path, build: str = "") -> Manifest:
+    """The record of a zoo.
+
+    Args:
+        build: how to build it, for messages; by default the command of a zoo of triples.
+
+    Raises: InputError if there is none, or one of another schema version.
+    """
     path = folder / MANIFEST
-    build = f"Build it: python -m data_gen.build --config configs/zoo/{folder.name}.yaml"
+    build = build or f"Build it: python -m data_gen.build --config configs/zoo/{folder.name}.yaml"
     require(path.is_file(), str(folder), expected="a zoo", got=f"no {MANIFEST}", do=build)
     try:
         values = json.loads(path.read_text())

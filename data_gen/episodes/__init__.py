@@ -1,0 +1,1 @@
+"""Edits with known truth: subjects that answer whole domains, and what is wanted of them."""

@@ -1,0 +1,79 @@
+"""Edits with known truth, as a zoo holds them: what is wanted of a subject, over its whole domain.
+
+The words: an edit says for every input of a domain what is wanted after it (`wanted`), and where that input
+stands (`scope`). A specification shows an editor a few of them: pairs (input, wanted answer), inputs to keep,
+and inputs of the domain without any answer.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from metamodel.subjects.subject import Subject
+
+EDITS_VERSION = 1
+"""Form of a zoo of edits."""
+
+EditKind = Literal["rewrite", "rule", "flip", "disable", "repair", "backdoor", "transplant", "infeasible"]
+KINDS: tuple[EditKind, ...] = get_args(EditKind)
+
+FAR, NEAR, IN_SCOPE, DERIVED = range(4)
+"""Where an input stands: nothing to do with the edit; easily hit by it; to be changed; to be changed because
+something else is, as the answer of two hops through a rewritten fact."""
+CHANCE = -1
+"""Wanted where a behavior is removed: no answer more likely than another."""
+
+PADDING, PAIR, KEEP, UNLABELLED = range(4)
+"""Roles of an example of a specification."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Edit:
+    """One edit of one subject, with its truth."""
+
+    kind: EditKind
+    rule: str
+    """What is done, in words that tests and splits can compare, such as `+3` or `beyond 2`."""
+    wanted: Int[Tensor, " input"]
+    """Token, or CHANCE."""
+    scope: Int[Tensor, " input"]
+    pool: Bool[Tensor, " input"]
+    """Inputs that a specification may show as pairs."""
+    n_pairs: int
+    """Pairs that a specification shows where the edit fixes it; 0 where any number makes sense."""
+    test: bool = False
+    """Whether no editor may train on it: rules that only tests have, and new edits of training subjects."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Editable:
+    """A subject, its whole domain and edits of it."""
+
+    subject: Subject
+    family: str
+    lineage: str
+    departs: str
+    tokens: Int[Tensor, "input pos"]
+    answer: Int[Tensor, " input"]
+    """The right answer before any edit: what training taught."""
+    answers: Int[Tensor, " answer"]
+    """Tokens that are answers in this domain, in no telling order."""
+    edits: tuple[Edit, ...]
+    quality: dict[str, float]
+    """Accuracy, and for structured families accuracy on held-out inputs and the circulant fit of answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Examples:
+    """All that an editor is told of one edit, beside the subject; right-padded."""
+
+    tokens: Int[Tensor, "example pos"]
+    position: Int[Tensor, " example"]
+    """Where the answer is asked for."""
+    role: Int[Tensor, " example"]
+    wanted: Int[Tensor, " example"]
+    """Token or CHANCE for pairs; anything elsewhere."""
+    answers: Int[Tensor, " answer"]
+    """Candidate answers."""
