@@ -46,8 +46,11 @@ def canonical(subject: Subject) -> Subject:
     """
     whole = folded(subject)
     weights, config, notes = dict(whole.weights), whole.config, whole.notes
-    if not config.has_norm and not _whiten(weights, config) and UNSPANNED not in notes:
-        notes = (*notes, UNSPANNED)
+    if not config.has_norm:
+        write, read, spanned = whitening(whole)
+        weights |= residual_map(weights, config, write, read)
+        if not spanned and UNSPANNED not in notes:
+            notes = (*notes, UNSPANNED)
     for layer in range(config.n_layers):
         _balance_heads(weights, f"blocks.{layer}.attn")
         if config.has_mlp and config.act_fn == "relu":
@@ -134,15 +137,19 @@ def residual_map(
     return mapped
 
 
-def _whiten(weights: dict[str, Tensor], config: SubjectConfig) -> bool:
-    """Makes the second moment of the embeddings the identity; False if they do not span the stream."""
+def whitening(subject: Subject) -> tuple[Tensor, Tensor, bool]:
+    """What makes the second moment of a folded subject's embeddings the identity.
+
+    Returns: the maps of writes and of readers `[d_model, d_model]` in float64, each the other's inverse, and
+        whether the embeddings span the stream; directions that they do not span are left alone.
+    """
+    weights, config = subject.weights, subject.config
     tokens, positions = weights["embed.W_E"].double(), weights["pos_embed.W_pos"].double()
     moment = tokens.T @ tokens / config.d_vocab + positions.T @ positions / config.n_ctx
     eigenvalue, basis = torch.linalg.eigh(moment)
     spanned = eigenvalue > _SMALLEST_EIGENVALUE * eigenvalue[-1].clamp(min=torch.finfo(torch.float64).tiny)
     scale = torch.where(spanned, eigenvalue, torch.ones_like(eigenvalue)).sqrt()
-    weights |= residual_map(weights, config, (basis / scale) @ basis.T, (basis * scale) @ basis.T)
-    return bool(spanned.all())
+    return (basis / scale) @ basis.T, (basis * scale) @ basis.T, bool(spanned.all())
 
 
 def _balanced(

@@ -1,0 +1,1 @@
+"""Opponents of the editor, all behind one interface."""

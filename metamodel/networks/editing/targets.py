@@ -1,0 +1,141 @@
+"""What is wanted of every example, from what is wanted of the pairs.
+
+An input in scope may be answered in one of four ways: as the rule says (the old answer, mapped), as the most
+similar pair is, as the most similar input out of scope is (a backdoor: what is said without the trigger), or
+as all pairs are. Which way holds in a specification shows when each pair is told from the other ones.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metamodel.features.observed import Observed
+from metamodel.networks.editing.class_map import ClassMap
+from metamodel.networks.editing.scope import N_STATISTICS, Fitted, Scope, fitted, placed
+from metamodel.triples.edits import PADDING, PAIR
+
+WAYS = ("map", "copy", "borrow", "alike")
+N_EVIDENCE = 3 * len(WAYS) + 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Targets:
+    """What the editor wants of each example."""
+
+    gate: Float[Tensor, "subject example"]
+    """Logit of being in scope."""
+    inside: Float[Tensor, "subject example"]
+    """Probability of it; known of pairs and inputs to keep."""
+    map_logits: Float[Tensor, "subject answer answer2"]
+    wanted: Float[Tensor, "subject example answer"]
+    """A distribution over answers."""
+    sure: Float[Tensor, "subject example"]
+    """How far what is wanted of an input in scope is known at all, 0 to 1."""
+    summary: Float[Tensor, "subject summary"]
+    """What a forecast may look at."""
+
+
+class TargetReader(nn.Module):
+    """Infers scope and answers."""
+
+    def __init__(self, width: int, map_width: int, map_layers: int):
+        super().__init__()
+        self.scope = Scope(width)
+        self.map = ClassMap(map_width, map_layers)
+        self.similar = nn.Sequential(nn.Linear(N_STATISTICS, width), nn.GELU(), nn.Linear(width, 2))
+        self.temperature = nn.Parameter(torch.tensor([2.5, 2.5]))
+        self.way = nn.Sequential(nn.Linear(N_EVIDENCE, width), nn.GELU(), nn.Linear(width, len(WAYS) + 1))
+
+    @property
+    def n_summary(self) -> int:
+        return N_EVIDENCE + N_STATISTICS + 4
+
+    def forward(self, seen: Observed) -> Targets:
+        role, pair = seen.role, (seen.role == PAIR)
+        found: Fitted = fitted(seen.kernels, role)
+        gate, weight = self.scope(found, role)
+        inside = placed(gate, role)
+        seen_map = torch.einsum("sna,snb->sab", _hard(seen.old) * pair[..., None], seen.wanted)
+        map_logits = self.map(seen.answer_gram, seen_map, seen.answer_mask)
+        by_map = torch.einsum("sna,sab->snb", _hard(seen.old), map_logits.softmax(-1))
+        mix = self.similar(found.statistics).softmax(1)
+        near = torch.einsum("skij,skt->stij", seen.kernels, mix) * self.temperature.exp()[:, None, None]
+        itself = torch.eye(near.shape[-1], device=near.device, dtype=torch.bool)
+        copy = _attend(near[:, 0].masked_fill(itself, -torch.inf), pair, seen.wanted)
+        outside = (1 - inside) * (role != PADDING)
+        borrow = _attend(
+            near[:, 1].masked_fill(itself, -torch.inf) + outside.clamp_min(1e-6).log()[:, None],
+            outside > 0,
+            _hard(seen.old),
+        )
+        alike = (seen.wanted.sum(1) / pair.sum(1)[:, None].clamp_min(1))[:, None].expand_as(copy)
+        ways = torch.stack([by_map, copy, borrow, alike], dim=2)
+        evidence = _evidence(ways, seen, pair)
+        logits = self.way(evidence)
+        share, sure = logits[:, :-1].softmax(-1), logits[:, -1].sigmoid()
+        changed = torch.einsum("snwa,sw->sna", ways, share)
+        gated = inside[..., None]
+        wanted = gated * changed + (1 - gated) * _hard(seen.old)
+        wanted = torch.where(pair[..., None], seen.wanted, wanted)
+        statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
+        unsure = 4 * inside * (1 - inside)
+        n = (role != PADDING).sum(1)
+        summary = torch.cat(
+            [
+                evidence,
+                statistic,
+                torch.stack([unsure.sum(1) / n, inside.sum(1) / n, sure, _entropy(map_logits, seen)], dim=1),
+            ],
+            dim=1,
+        )
+        return Targets(
+            gate=gate,
+            inside=inside,
+            map_logits=map_logits,
+            wanted=wanted,
+            sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
+            summary=summary,
+        )
+
+
+def _hard(old: Float[Tensor, "subject example answer"]) -> Float[Tensor, "subject example answer"]:
+    return torch.nn.functional.one_hot(old.argmax(-1), old.shape[-1]).to(old.dtype)
+
+
+def _attend(logits: Tensor, among: Tensor, values: Tensor) -> Tensor:
+    """Mean of `values` over the examples `among`, weighted by a softmax; zero where there are none."""
+    masked = logits.masked_fill(~among[:, None], -torch.inf)
+    weight = (masked - masked.amax(-1, keepdim=True).nan_to_num(neginf=0.0)).exp()
+    return (weight / weight.sum(-1, keepdim=True).clamp_min(1e-9)) @ values
+
+
+def _evidence(ways: Tensor, seen: Observed, pair: Tensor) -> Float[Tensor, "subject evidence"]:
+    """How well each way tells a pair from the others, and how varied the pairs are."""
+    told = (ways * seen.wanted[:, :, None]).sum(-1)  # probability of what is wanted, by example and way
+    n = pair.sum(1)[:, None].clamp_min(1)
+    right = (told * pair[..., None]).sum(1) / n
+    certain = ways.square().sum(-1)
+    sharp = (certain * pair[..., None]).sum(1) / n
+    others = (seen.role != PADDING)[..., None]
+    spread = (certain * others).sum(1) / others.sum(1)
+    mean = seen.wanted.sum(1) / n
+    return torch.cat(
+        [
+            right,
+            sharp,
+            spread,
+            n.float().log(),
+            mean.square().sum(1, keepdim=True),
+            seen.wanted.square().sum((1, 2))[:, None] / n,
+        ],
+        dim=1,
+    )
+
+
+def _entropy(map_logits: Tensor, seen: Observed) -> Float[Tensor, " subject"]:
+    """Mean entropy of the map's rows, in nats."""
+    p = map_logits.softmax(-1)
+    each = -(p * p.clamp_min(1e-9).log()).sum(-1) * seen.answer_mask
+    return each.sum(1) / seen.answer_mask.sum(1)
