@@ -1,9 +1,9 @@
 """Writes what is wanted into the last matrix that writes: ΔW = Σ_j η_j (C + λI)⁻¹ Uᵀ W D_j.
 
 U are what that matrix reads on all examples, C = UᵀWU, and D_j the gradient of the loss with respect to what
-it writes, which for a subject without a final norm is (p - t) W_Uᵀ: coefficients over the subject's own answer
-directions. What lies behind the matrix is only the final norm and the unembedding, so a step costs little, and
-the subject is run once. One step at λ → ∞ is gradient descent; many steps approach weighted ridge.
+it writes, which for a subject without a final norm is (p - t) W_Uᵀ: coefficients over the subject's own
+answer directions. What lies behind the matrix is only the final norm and the unembedding, so a step costs
+little, and the subject is run once. One step at λ → ∞ is gradient descent; many steps approach weighted ridge.
 """
 
 import torch
@@ -19,18 +19,22 @@ FLOOR = 0.01
 """Part of what is wanted that is spread over all tokens: certainty would ask for infinite logits."""
 
 
+START = (-4.0, 1.0, 0.5, 0.0, 0.0)
+"""Logarithms of the ridge, relative to the mean moment, and of the weights of pairs, inputs to keep, and other
+inputs in and out of scope, before training."""
+
+
 class Writer(nn.Module):
     """Learned step sizes, ridge and weights of the examples' roles."""
 
     def __init__(self, n_summary: int, width: int, n_steps: int):
         super().__init__()
         self.n_steps = n_steps
-        self.control = nn.Sequential(
-            nn.Linear(n_summary + 2, width), nn.GELU(), nn.Linear(width, n_steps + 5)
-        )
-        nn.init.zeros_(self.control[-1].weight)
+        last = nn.Linear(width, n_steps + len(START))
+        nn.init.zeros_(last.weight)
         with torch.no_grad():
-            self.control[-1].bias.copy_(torch.tensor([1.0] * n_steps + [-4.0, 1.0, 0.5, 0.0, 0.0]))
+            last.bias.copy_(torch.tensor([1.0] * n_steps + list(START)))
+        self.control = nn.Sequential(nn.Linear(n_summary + 2, width), nn.GELU(), last)
 
     def forward(self, told: Told, seen: Observed, targets: Targets) -> Float[Tensor, "subject unit d_model"]:
         """The change of the matrix, in canonical form."""
