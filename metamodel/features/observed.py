@@ -34,6 +34,8 @@ class Told:
     """Token or CHANCE, for pairs."""
     answers: Int[Tensor, "subject answer"]
     answer_mask: Bool[Tensor, "subject answer"]
+    n_known: int
+    """All pairs and inputs to keep are among the first so many examples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,8 +49,10 @@ class Observed:
     """What is wanted of a pair, as a distribution; zero elsewhere."""
     old: Float[Tensor, "subject example answer"]
     """What the subject says before the edit, as a distribution over answers."""
-    kernels: Float[Tensor, "subject kernel example example2"]
-    """Similarities of examples, each at most 1."""
+    kernels: Float[Tensor, "subject kernel known example"]
+    """Similarities of the known examples, which come first, to all; each at most 1."""
+    prompts: Float[Tensor, "subject kernel example example2"]
+    """Similarities of all examples to all as prompts: shared tokens, and a sharp kernel of it."""
     answer_gram: Float[Tensor, "subject answer answer2"]
     """Cosines between the answers' columns of the unembedding, about their mean."""
     hidden: Float[Tensor, "subject example unit"]
@@ -85,6 +89,7 @@ def observed(told: Told) -> Observed:
         wanted=_wanted(told),
         old=old,
         kernels=_kernels(told, [*layers, hidden], mask),
+        prompts=_prompt_kernels(told.tokens, told.tokens, told.config.d_vocab, mask, mask),
         answer_gram=_answer_gram(told),
         hidden=hidden,
         stream=layers[-1],
@@ -108,28 +113,50 @@ def _wanted(told: Told) -> Float[Tensor, "subject example answer"]:
 
 def _kernels(
     told: Told, sites: list[Tensor], mask: Bool[Tensor, "subject example"]
-) -> Float[Tensor, "subject kernel example example2"]:
+) -> Float[Tensor, "subject kernel known example"]:
     """Same token at a position; shared tokens; and at each site of the subject a broad and a sharp kernel."""
-    tokens = told.tokens
-    same = (tokens[:, :, None] == tokens[:, None]).float().permute(0, 3, 1, 2)
-    count = torch.nn.functional.one_hot(tokens, told.config.d_vocab).float().sum(2)
-    shared = torch.minimum(count[:, :, None], count[:, None]).sum(-1) / tokens.shape[2]
-    found = [*same.unbind(1), shared, _sharp(1 - shared, mask)]
+    n, tokens = told.n_known, told.tokens
+    same = (tokens[:, :n, None] == tokens[:, None]).float().permute(0, 3, 1, 2)
+    found = [*same.unbind(1)]
+    found += _prompt_kernels(tokens[:, :n], tokens, told.config.d_vocab, mask[:, :n], mask).unbind(1)
+    count = mask.sum(1)[:, None, None]
     for site in sites:
-        n = mask.sum(1)[:, None, None]
-        centred = (site - (site * mask[:, :, None]).sum(1, keepdim=True) / n) * mask[:, :, None]
+        centred = (site - (site * mask[:, :, None]).sum(1, keepdim=True) / count) * mask[:, :, None]
         unit = torch.nn.functional.normalize(centred, dim=-1, eps=TINY)
-        found += [unit @ unit.mT, _sharp(torch.cdist(centred, centred).square(), mask)]
-    both = (mask[:, :, None] & mask[:, None])[:, None]
+        square = torch.cdist(centred[:, :n], centred).square()
+        typical = 2 * centred.square().sum((1, 2)) / mask.sum(1)
+        found += [unit[:, :n] @ unit.mT, _sharp(square, typical)]
+    both = (mask[:, :n, None] & mask[:, None])[:, None]
     return torch.stack(found, dim=1) * both
 
 
+def _prompt_kernels(
+    first: Int[Tensor, "subject known pos"],
+    second: Int[Tensor, "subject example pos"],
+    d_vocab: int,
+    mask: Bool[Tensor, "subject known"],
+    mask2: Bool[Tensor, "subject example"],
+) -> Float[Tensor, "subject kernel known example"]:
+    """The share of tokens that two prompts have in common, wherever they stand, and a sharp kernel of it."""
+    # a token that comes a second time counts as another one, so that the minimum of counts is a product
+    shared = _counted(first, d_vocab) @ _counted(second, d_vocab).mT / second.shape[2]
+    both = (mask[:, :, None] & mask2[:, None]).float()
+    typical = ((1 - shared) * both).sum((1, 2)) / both.sum((1, 2)).clamp_min(1)
+    return torch.stack([shared, _sharp(1 - shared, typical)], dim=1) * both[:, None]
+
+
+def _counted(tokens: Int[Tensor, "subject example pos"], d_vocab: int) -> Tensor:
+    """`[subject, example, occurrence * d_vocab]`: whether a token comes at least so often."""
+    count = torch.nn.functional.one_hot(tokens, d_vocab).sum(2)
+    levels = torch.arange(1, tokens.shape[2] + 1, device=tokens.device)
+    most = int(count.max())
+    return (count[:, :, None] >= levels[:most, None]).float().flatten(2)
+
+
 def _sharp(
-    square: Float[Tensor, "subject example example2"], mask: Bool[Tensor, "subject example"]
-) -> Float[Tensor, "subject example example2"]:
-    """exp(-d^2 / 2w^2), with a width relative to the mean square distance."""
-    both = (mask[:, :, None] & mask[:, None]).float()
-    typical = (square * both).sum((1, 2)) / both.sum((1, 2))
+    square: Float[Tensor, "subject known example"], typical: Float[Tensor, " subject"]
+) -> Float[Tensor, "subject known example"]:
+    """exp(-d^2 / 2w^2), with a width relative to the typical square distance."""
     return torch.exp(-square / (2 * RBF_WIDTH**2 * typical.clamp_min(TINY))[:, None, None])
 
 

@@ -8,7 +8,9 @@ import torch
 
 from metamodel.triples.edits import FAR, KEEP, NEAR, PAIR, UNLABELLED, Edit, Editable, Examples
 
-MOST_PAIRS, N_KEEPS, N_UNLABELLED = 16, 32, 64
+MOST_PAIRS, N_KEEPS, N_UNLABELLED = 16, 32, 640
+"""Inputs without an answer are those that a subject is written on: a rule over many answers does not lie in
+the span of a few pairs, so there are as many as a domain has."""
 PAIRS = (1, 2, 4, 16)
 """Numbers of pairs that are drawn where an edit does not fix it."""
 

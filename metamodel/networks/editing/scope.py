@@ -31,44 +31,56 @@ class Fitted:
 
 @torch.no_grad()
 def fitted(
-    kernels: Float[Tensor, "subject kernel example example2"], role: Int[Tensor, "subject example"]
+    kernels: Float[Tensor, "subject kernel known example"], role: Int[Tensor, "subject example"]
 ) -> Fitted:
-    """Fits all kernels, pairs and inputs to keep weighing the same in sum."""
-    pair, keep = (role == PAIR)[:, None].float(), (role == KEEP)[:, None].float()
+    """Fits all kernels, pairs and inputs to keep weighing the same in sum.
+
+    Args:
+        kernels: of the known examples, which come first, to all.
+    """
+    n = kernels.shape[2]
+    pair, keep = (role[:, :n] == PAIR)[:, None].float(), (role[:, :n] == KEEP)[:, None].float()
     known = pair + keep
     n_pair, n_keep = pair.sum(-1, keepdim=True).clamp_min(1), keep.sum(-1, keepdim=True).clamp_min(1)
-    y = pair - keep
+    y = (pair - keep).double()
     # weights act as ridges: an example of a rarer class is fitted more closely
     share = pair * n_pair + keep * n_keep
     ridge = RIDGE * torch.where(known > 0, 2 * share / (n_pair + n_keep), 1.0)
     inside = known[..., :, None] * known[..., None, :]
-    solve = torch.linalg.inv(kernels.double() * inside + torch.diag_embed(ridge.double())) * inside
-    dual = solve @ y.double().unsqueeze(-1).expand(*kernels.shape[:2], -1, 1)
-    everywhere = (kernels.double() @ dual).squeeze(-1)
-    diagonal = solve.diagonal(dim1=-2, dim2=-1)
-    left_out = y - dual.squeeze(-1) / diagonal.clamp_min(1e-9)
-    score = torch.where(known.expand_as(everywhere) > 0, left_out, everywhere).float().clamp(-3, 3)
-    return Fitted(score=score, statistics=_statistics(kernels, score, pair, keep, role))
+    among = kernels[..., :n].double() * inside
+    solve = torch.linalg.inv(among + torch.diag_embed(ridge.double())) * inside
+    dual = (solve @ y.unsqueeze(-1)).squeeze(-1)
+    everywhere = torch.einsum("sknm,skn->skm", kernels.double(), dual)
+    left_out = y - dual / solve.diagonal(dim1=-2, dim2=-1).clamp_min(1e-9)
+    said = torch.where(known > 0, left_out, everywhere[..., :n])
+    score = torch.cat([said, everywhere[..., n:]], dim=-1).float().clamp(-3, 3)
+    return Fitted(score=score, statistics=_statistics(kernels[..., :n], score, pair, keep, role))
 
 
-def _statistics(kernels: Tensor, score: Tensor, pair: Tensor, keep: Tensor, role: Tensor) -> Tensor:
+def _statistics(
+    among: Float[Tensor, "subject kernel known known2"],
+    score: Float[Tensor, "subject kernel example"],
+    pair: Float[Tensor, "subject 1 known"],
+    keep: Float[Tensor, "subject 1 known"],
+    role: Int[Tensor, "subject example"],
+) -> Float[Tensor, "subject kernel statistic"]:
     """How well each kernel tells what is known, and how alike pairs and inputs to keep are under it."""
+    known = score[..., : pair.shape[-1]]
 
     def mean(x: Tensor, weight: Tensor) -> Tensor:
         return (x * weight).sum(-1) / weight.sum(-1).clamp_min(1)
 
     def between(first: Tensor, second: Tensor) -> Tensor:
-        return torch.einsum("skij,si,sj->sk", kernels, first[:, 0], second[:, 0]) / (
-            first.sum(-1) * second.sum(-1)
-        ).clamp_min(1)
+        found = torch.einsum("skij,si,sj->sk", among, first[:, 0], second[:, 0])
+        return found / (first.sum(-1) * second.sum(-1)).clamp_min(1)
 
     other = (role == UNLABELLED)[:, None].float()
     return torch.stack(
         [
-            mean((score - 1).abs(), pair),
-            mean((score + 1).abs(), keep),
-            mean((score > 0).float(), pair),
-            mean((score < 0).float(), keep),
+            mean((known - 1).abs(), pair),
+            mean((known + 1).abs(), keep),
+            mean((known > 0).float(), pair),
+            mean((known < 0).float(), keep),
             between(pair, pair),
             between(pair, keep),
             between(keep, keep),

@@ -44,7 +44,8 @@ class TargetReader(nn.Module):
         super().__init__()
         self.scope = Scope(width)
         self.map = ClassMap(map_width, map_layers)
-        self.similar = nn.Sequential(nn.Linear(N_STATISTICS, width), nn.GELU(), nn.Linear(width, 2))
+        self.similar = nn.Sequential(nn.Linear(N_STATISTICS, width), nn.GELU(), nn.Linear(width, 1))
+        self.nearest = nn.Parameter(torch.zeros(2))
         self.temperature = nn.Parameter(torch.tensor([2.5, 2.5]))
         self.way = nn.Sequential(nn.Linear(N_EVIDENCE, width), nn.GELU(), nn.Linear(width, len(WAYS) + 1))
 
@@ -60,16 +61,17 @@ class TargetReader(nn.Module):
         seen_map = torch.einsum("sna,snb->sab", _hard(seen.old) * pair[..., None], seen.wanted)
         map_logits = self.map(seen.answer_gram, seen_map, seen.answer_mask)
         by_map = torch.einsum("sna,sab->snb", _hard(seen.old), map_logits.softmax(-1))
-        mix = self.similar(found.statistics).softmax(1)
-        near = torch.einsum("skij,skt->stij", seen.kernels, mix) * self.temperature.exp()[:, None, None]
-        itself = torch.eye(near.shape[-1], device=near.device, dtype=torch.bool)
-        copy = _attend(near[:, 0].masked_fill(itself, -torch.inf), pair, seen.wanted)
+        n_known, n = seen.kernels.shape[2:]
+        itself = torch.eye(n, device=role.device, dtype=torch.bool)
+        heat = self.temperature.exp()
+        mix = self.similar(found.statistics).softmax(1).squeeze(-1)
+        near = heat[0] * torch.einsum("skij,sk->sji", seen.kernels, mix)
+        near = near.masked_fill(itself[:, :n_known], -torch.inf)
+        copy = _attend(near, pair[:, :n_known], seen.wanted[:, :n_known])
         outside = (1 - inside) * (role != PADDING)
-        borrow = _attend(
-            near[:, 1].masked_fill(itself, -torch.inf) + outside.clamp_min(1e-6).log()[:, None],
-            outside > 0,
-            _hard(seen.old),
-        )
+        near = heat[1] * torch.einsum("skij,k->sij", seen.prompts, self.nearest.softmax(0))
+        near = near.masked_fill(itself, -torch.inf) + outside.clamp_min(1e-6).log()[:, None]
+        borrow = _attend(near, outside > 0, _hard(seen.old))
         alike = (seen.wanted.sum(1) / pair.sum(1)[:, None].clamp_min(1))[:, None].expand_as(copy)
         ways = torch.stack([by_map, copy, borrow, alike], dim=2)
         evidence = _evidence(ways, seen, pair)
