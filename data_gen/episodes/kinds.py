@@ -65,7 +65,7 @@ def rules(
         group = int(torch.randint(int(domain.group.max()) + 1, (1,), generator=generator))
         inside = domain.group == group
         value = torch.where(inside, (factor * domain.value() + shift) % p, domain.value())
-        yield _edit("rule", name, domain.answers[value], _grouped(inside), inside, 0)
+        yield _edit("rule", name, domain.answers[value], _grouped(inside), inside, 0, test=test)
 
 
 def flips(domain: Domain, *, test: bool) -> Iterator[Edit]:
@@ -76,7 +76,7 @@ def flips(domain: Domain, *, test: bool) -> Iterator[Edit]:
         inside = domain.level > deepest
         value = torch.where(inside, 1 - domain.value(), domain.value())
         scope = torch.where(inside, IN_SCOPE, torch.where(domain.level == deepest, NEAR, FAR))
-        yield _edit("flip", f"beyond {deepest}", domain.answers[value], scope, inside, 0)
+        yield _edit("flip", f"beyond {deepest}", domain.answers[value], scope, inside, 0, test=test)
 
 
 def disabled(domain: Domain) -> Iterator[Edit]:
@@ -111,7 +111,9 @@ def transplanted(domain: Domain, donor: Domain) -> Iterator[Edit]:
     for group in range(int(domain.group.max()) + 1):
         inside = domain.group == group
         wanted = torch.where(inside, donor.answer(), domain.answer())
-        yield _edit("transplant", f"behavior {group}", wanted, _grouped(inside), inside, 0)
+        # the donor can be asked everything
+        n = int(inside.sum())
+        yield _edit("transplant", f"behavior {group}", wanted, _grouped(inside), inside, n)
 
 
 def infeasible(domain: Domain, generator: torch.Generator, n: int) -> Iterator[Edit]:
@@ -128,5 +130,14 @@ def _grouped(inside: Bool[Tensor, " input"]) -> Int[Tensor, " input"]:
     return torch.where(inside, IN_SCOPE, NEAR)
 
 
-def _edit(kind: EditKind, rule: str, wanted: Tensor, scope: Tensor, pool: Tensor, n_pairs: int) -> Edit:
-    return Edit(kind=kind, rule=rule, wanted=wanted, scope=scope, pool=pool, n_pairs=n_pairs)
+def _edit(
+    kind: EditKind,
+    rule: str,
+    wanted: Tensor,
+    scope: Tensor,
+    pool: Tensor,
+    n_pairs: int,
+    *,
+    test: bool = False,
+) -> Edit:
+    return Edit(kind=kind, rule=rule, wanted=wanted, scope=scope, pool=pool, n_pairs=n_pairs, test=test)

@@ -53,8 +53,9 @@ class Observed:
     """Similarities of the known examples, which come first, to all; each at most 1."""
     prompts: Float[Tensor, "subject kernel example example2"]
     """Similarities of all examples to all as prompts: shared tokens, and a sharp kernel of it."""
-    answer_gram: Float[Tensor, "subject answer answer2"]
-    """Cosines between the answers' columns of the unembedding, about their mean."""
+    answer_grams: Float[Tensor, "subject kernel answer answer2"]
+    """Similarities of answers, about their mean: what is said of one where the other is the answer; how they
+    vary together beside that; and cosines between their columns of the unembedding."""
     hidden: Float[Tensor, "subject example unit"]
     """What the last matrix that writes reads, at the answer position."""
     stream: Float[Tensor, "subject example d_model"]
@@ -90,7 +91,7 @@ def observed(told: Told) -> Observed:
         old=old,
         kernels=_kernels(told, [*layers, hidden], mask),
         prompts=_prompt_kernels(told.tokens, told.tokens, told.config.d_vocab, mask, mask),
-        answer_gram=_answer_gram(told),
+        answer_grams=answer_grams(told, among, old),
         hidden=hidden,
         stream=layers[-1],
     )
@@ -114,11 +115,14 @@ def _wanted(told: Told) -> Float[Tensor, "subject example answer"]:
 def _kernels(
     told: Told, sites: list[Tensor], mask: Bool[Tensor, "subject example"]
 ) -> Float[Tensor, "subject kernel known example"]:
-    """Same token at a position; shared tokens; and at each site of the subject a broad and a sharp kernel."""
+    """Two of prompts; the same token, position by position; a broad and a sharp one of each site.
+
+    The last sites are the stream behind the last block and what the last matrix reads.
+    """
     n, tokens = told.n_known, told.tokens
     same = (tokens[:, :n, None] == tokens[:, None]).float().permute(0, 3, 1, 2)
-    found = [*same.unbind(1)]
-    found += _prompt_kernels(tokens[:, :n], tokens, told.config.d_vocab, mask[:, :n], mask).unbind(1)
+    found = [*_prompt_kernels(tokens[:, :n], tokens, told.config.d_vocab, mask[:, :n], mask).unbind(1)]
+    found += same.unbind(1)
     count = mask.sum(1)[:, None, None]
     for site in sites:
         centred = (site - (site * mask[:, :, None]).sum(1, keepdim=True) / count) * mask[:, :, None]
@@ -160,10 +164,42 @@ def _sharp(
     return torch.exp(-square / (2 * RBF_WIDTH**2 * typical.clamp_min(TINY))[:, None, None])
 
 
-def _answer_gram(told: Told) -> Float[Tensor, "subject answer answer2"]:
+def answer_grams(
+    told: Told,
+    logits: Float[Tensor, "subject example answer"],
+    old: Float[Tensor, "subject example answer"],
+) -> Float[Tensor, "subject kernel answer answer2"]:
+    """The similarities of answers.
+
+    Without a norm any invertible map of the stream is a gauge, and the Gram matrix of the unembedding has no
+    metric to be taken in. What a subject says is the same in every gauge.
+
+    Args:
+        logits: of the answers, on the examples.
+        old: distributions over answers.
+    """
+    among = told.answer_mask[:, None].float()
+    n = among.sum(-1, keepdim=True)
+    shown = (told.role != PADDING)[..., None].float()
+    said = (logits - (logits * among).sum(-1, keepdim=True) / n) * among * shown
+    right = torch.nn.functional.one_hot(old.argmax(-1), old.shape[-1]).float() * shown
+    mean = right.mT @ said / right.sum(1).clamp_min(1)[..., None]
+    beside = said - right @ mean
     w_u = told.weights["unembed.W_U"]
     columns = w_u.gather(2, told.answers[:, None].expand(-1, w_u.shape[1], -1)).mT
-    among = told.answer_mask[:, :, None].float()
-    centred = (columns - (columns * among).sum(1, keepdim=True) / among.sum(1, keepdim=True)) * among
-    unit = torch.nn.functional.normalize(centred, dim=-1, eps=TINY)
-    return unit @ unit.mT
+    found = [(mean + mean.mT) / 2, beside.mT @ beside, columns @ columns.mT]
+    return torch.stack([_cosines(gram, told.answer_mask) for gram in found], dim=1)
+
+
+def _cosines(
+    gram: Float[Tensor, "subject answer answer2"], mask: Bool[Tensor, "subject answer"]
+) -> Float[Tensor, "subject answer answer2"]:
+    """A Gram matrix about the mean of its vectors, with a diagonal of one."""
+    among = mask.float()
+    n = among.sum(1)[:, None, None]
+    both = among[:, :, None] * among[:, None]
+    gram = gram * both
+    rows = gram.sum(2, keepdim=True) / n
+    gram = (gram - rows - rows.mT + rows.sum(1, keepdim=True) / n) * both
+    size = gram.diagonal(dim1=1, dim2=2).clamp_min(TINY).sqrt()
+    return gram / (size[:, :, None] * size[:, None])

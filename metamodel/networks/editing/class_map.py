@@ -1,15 +1,21 @@
 """Which answer becomes which: a map from old to new answers, inferred from a few pairs and the answers' Gram.
 
 If a rule carries answers to answers and the subject has learnt their order, it is an isometry of the answers'
-columns in the unembedding: G ≈ M G Mᵀ. Equivariant to the order of answers (Maron et al. 2019: products of
-matrices beside row and column means), it begins at the match of profiles, sum_i (G[a, y_i] - G[b, y'_i])^2.
+similarities: G ≈ M G Mᵀ. The map begins at the match of profiles, sum_i (G[a, y_i] - G[b, y'_i])^2, goes on
+with softened graph matching (Gold and Rangarajan 1996), and a network that is equivariant to the order of
+answers (Maron et al. 2019: products of matrices beside row and column means) corrects it.
 """
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-N_FEATURES = 7
+N_GRAMS = 3
+N_ROUNDS, N_BALANCINGS = 8, 3
+"""Rounds of matching, and how often rows and columns are balanced in each."""
+START = 2.0
+HIDDEN = -1e4
+TINY = 1e-6
 
 
 def profile_cost(
@@ -26,9 +32,6 @@ def profile_cost(
     second = torch.einsum("sbj,sj->sb", gram.square(), new)[:, None]
     cross = gram @ seen @ gram.mT
     return (first + second - 2 * cross).clamp_min(0) / n
-
-
-TINY = 1e-6
 
 
 class _Layer(nn.Module):
@@ -53,31 +56,59 @@ class _Layer(nn.Module):
 
 
 class ClassMap(nn.Module):
-    """Logits `[old, new]` of the map."""
+    """Logits `[old, new]` of the map: graph matching with learned weights, and what a network adds to it."""
 
     def __init__(self, width: int, n_layers: int):
         super().__init__()
-        self.embed = nn.Linear(N_FEATURES, width)
+        self.matching = nn.Parameter(torch.tensor([4.0, 6.0, 4.0]))
+        """Weights of G X Gᵀ, of the profiles, and of the pairs themselves."""
+        self.trust = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
+        """Logits of each Gram matrix's share."""
+        self.embed = nn.Linear(3 * N_GRAMS + 4, width)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(n_layers))
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
-        self.sharpness = nn.Parameter(torch.tensor(2.0))
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        self.out = nn.Sequential(nn.LayerNorm(width), last)
 
     def forward(
         self,
-        gram: Float[Tensor, "subject answer answer2"],
+        grams: Float[Tensor, "subject kernel answer answer2"],
         seen: Float[Tensor, "subject answer answer2"],
         mask: Bool[Tensor, "subject answer"],
     ) -> Float[Tensor, "subject answer answer2"]:
         both = (mask[:, :, None] & mask[:, None]).float()
-        cost = profile_cost(gram, seen)
-        typical = (cost * both).sum((1, 2), keepdim=True) / both.sum((1, 2), keepdim=True)
-        near = -cost / typical.clamp_min(TINY)
+        near = [_near(gram, seen, both) for gram in grams.unbind(1)]
+        share = seen / seen.sum(2, keepdim=True).clamp_min(1)
+        trust = self.trust.softmax(0)
+        whole = torch.einsum("skab,k->sab", grams, trust)
+        profile = torch.einsum("skab,k->sab", torch.stack(near, dim=1), trust)
+        matched = self._matched(whole, profile, share, both)
         n = both.sum(2, keepdim=True).clamp_min(1).sqrt()
-        share = seen / seen.sum((1, 2), keepdim=True).clamp_min(1)
-        same = torch.eye(gram.shape[1], device=gram.device).expand_as(gram)
-        features = [gram, gram @ gram / n, near, near.softmax(-1), share, seen.clamp(max=1), same]
+        same = torch.eye(grams.shape[2], device=grams.device).expand_as(seen)
+        features = [*grams.unbind(1), *(g @ g / n for g in grams.unbind(1)), *near]
+        features += [matched.exp() * both, share, seen.clamp(max=1), same]
         x = self.embed(torch.stack(features, dim=-1)) * both[..., None]
         for layer in self.layers:
             x = layer(x, both[..., None])
-        logits = self.sharpness * near + self.out(x).squeeze(-1)
-        return logits.masked_fill(both == 0, -1e4)
+        return (matched + self.out(x).squeeze(-1)).masked_fill(both == 0, HIDDEN)
+
+    def _matched(self, gram: Tensor, profile: Tensor, share: Tensor, both: Tensor) -> Tensor:
+        """Logarithm of a nearly doubly stochastic map."""
+        structure, near, pairs = self.matching
+        logits = (START * profile).masked_fill(both == 0, HIDDEN)
+        x = logits.softmax(-1) * both
+        for _ in range(N_ROUNDS):
+            logits = structure * (gram @ x @ gram.mT) + near * profile + pairs * share
+            logits = logits.masked_fill(both == 0, HIDDEN)
+            for _ in range(N_BALANCINGS):
+                logits = logits - logits.logsumexp(2, keepdim=True)
+                logits = logits - logits.logsumexp(1, keepdim=True)
+            x = logits.exp() * both
+        return logits
+
+
+def _near(gram: Tensor, seen: Tensor, both: Tensor) -> Float[Tensor, "subject answer answer2"]:
+    """Minus the cost of profiles, relative to its mean."""
+    cost = profile_cost(gram, seen) * both
+    typical = cost.sum((1, 2), keepdim=True) / both.sum((1, 2), keepdim=True)
+    return -cost / typical.clamp_min(TINY)

@@ -17,7 +17,10 @@ RIDGE = 0.02
 """Ridge of the regressions, relative to a kernel's diagonal of one."""
 N_BEST = 4
 """Kernels whose scores are shown one by one, the best first."""
-N_STATISTICS = 8
+NAMED = (-1, -3, 0, 1)
+"""Kernels whose nearest examples are shown as they are: sharp ones of what the last matrix reads and of the
+last stream, and the two of prompts."""
+N_STATISTICS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,6 +29,8 @@ class Fitted:
 
     score: Float[Tensor, "subject kernel example"]
     """About +1 in scope and -1 out of it; of examples that are labelled, as if they were not."""
+    nearest: Float[Tensor, "subject kernel role example"]
+    """Highest similarity to a pair, and to an input to keep, other than the example itself."""
     statistics: Float[Tensor, "subject kernel statistic"]
 
 
@@ -54,12 +59,20 @@ def fitted(
     left_out = y - dual / solve.diagonal(dim1=-2, dim2=-1).clamp_min(1e-9)
     said = torch.where(known > 0, left_out, everywhere[..., :n])
     score = torch.cat([said, everywhere[..., n:]], dim=-1).float().clamp(-3, 3)
-    return Fitted(score=score, statistics=_statistics(kernels[..., :n], score, pair, keep, role))
+    itself = torch.eye(n, kernels.shape[3], device=kernels.device, dtype=torch.bool)
+    others = kernels.masked_fill(itself, 0.0)
+    nearest = torch.stack([(others * part[..., None]).amax(2) for part in (pair, keep)], dim=2)
+    return Fitted(
+        score=score,
+        nearest=nearest,
+        statistics=_statistics(kernels[..., :n], score, nearest, pair, keep, role),
+    )
 
 
 def _statistics(
     among: Float[Tensor, "subject kernel known known2"],
     score: Float[Tensor, "subject kernel example"],
+    nearest: Float[Tensor, "subject kernel role example"],
     pair: Float[Tensor, "subject 1 known"],
     keep: Float[Tensor, "subject 1 known"],
     role: Int[Tensor, "subject example"],
@@ -85,6 +98,10 @@ def _statistics(
             between(pair, keep),
             between(keep, keep),
             mean(score.abs().clamp(max=1), other),
+            mean(nearest[:, :, 0, : pair.shape[-1]], pair),
+            mean(nearest[:, :, 1, : pair.shape[-1]], pair),
+            mean(nearest[:, :, 1, : pair.shape[-1]], keep),
+            mean(nearest[:, :, 0], other),
         ],
         dim=-1,
     )
@@ -95,20 +112,28 @@ class Scope(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.choose = nn.Sequential(nn.Linear(N_STATISTICS + 1, width), nn.GELU(), nn.Linear(width, 1))
+        self.choose = nn.Sequential(nn.Linear(N_STATISTICS + 1, width), nn.GELU(), nn.Linear(width, 2))
         self.decide = nn.Sequential(
-            nn.Linear(2 * N_BEST + 3 + N_STATISTICS, width), nn.GELU(), nn.Linear(width, 1)
+            nn.Linear(2 * N_BEST + 6 + 2 * len(NAMED) + N_STATISTICS, width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, 1),
         )
 
     def forward(
         self, found: Fitted, role: Int[Tensor, "subject example"]
     ) -> tuple[Float[Tensor, "subject example"], Float[Tensor, "subject kernel"]]:
-        """Logits of being in scope, and the weight of each kernel."""
+        """Logits of being in scope, and the weight of each kernel.
+
+        One weighting of the kernels is for the regressions, and one for the nearest known examples: facts are
+        no class of their own, and only what asks for the very same fact is in scope.
+        """
         n_pairs = (role == PAIR).sum(-1).float().log1p()
         each = n_pairs[:, None, None].expand(*found.statistics.shape[:2], 1)
-        logit = self.choose(torch.cat([found.statistics, each], dim=-1)).squeeze(-1)
-        weight = logit.softmax(-1)
+        weight, near = self.choose(torch.cat([found.statistics, each], dim=-1)).softmax(1).unbind(-1)
         mixed = torch.einsum("sk,skn->sn", weight, found.score)
+        nearest = torch.einsum("sk,skrn->snr", near, found.nearest)
         best = weight.topk(min(N_BEST, weight.shape[1]), dim=1)
         index = best.indices[:, :, None]
         score = found.score.gather(1, index.expand(-1, -1, found.score.shape[2])).mT
@@ -121,6 +146,9 @@ class Scope(nn.Module):
                 mixed[:, :, None],
                 n_pairs[:, None, None].expand(*mixed.shape, 1),
                 found.score.mean(1)[:, :, None],
+                nearest,
+                (nearest[..., :1] - nearest[..., 1:]),
+                found.nearest[:, list(NAMED)].flatten(1, 2).mT,
                 statistic[:, None].expand(*mixed.shape, -1),
             ],
             dim=-1,

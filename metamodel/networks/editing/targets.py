@@ -18,6 +18,7 @@ from metamodel.triples.edits import PADDING, PAIR
 
 WAYS = ("map", "copy", "borrow", "alike")
 N_EVIDENCE = 3 * len(WAYS) + 3
+N_LOOKS = N_EVIDENCE + N_STATISTICS + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,7 +48,7 @@ class TargetReader(nn.Module):
         self.similar = nn.Sequential(nn.Linear(N_STATISTICS, width), nn.GELU(), nn.Linear(width, 1))
         self.nearest = nn.Parameter(torch.zeros(2))
         self.temperature = nn.Parameter(torch.tensor([2.5, 2.5]))
-        self.way = nn.Sequential(nn.Linear(N_EVIDENCE, width), nn.GELU(), nn.Linear(width, len(WAYS) + 1))
+        self.way = nn.Sequential(nn.Linear(N_LOOKS, width), nn.GELU(), nn.Linear(width, len(WAYS) + 1))
 
     @property
     def n_summary(self) -> int:
@@ -59,7 +60,7 @@ class TargetReader(nn.Module):
         gate, weight = self.scope(found, role)
         inside = placed(gate, role)
         seen_map = torch.einsum("sna,snb->sab", _hard(seen.old) * pair[..., None], seen.wanted)
-        map_logits = self.map(seen.answer_gram, seen_map, seen.answer_mask)
+        map_logits = self.map(seen.answer_grams, seen_map, seen.answer_mask)
         by_map = torch.einsum("sna,sab->snb", _hard(seen.old), map_logits.softmax(-1))
         n_known, n = seen.kernels.shape[2:]
         itself = torch.eye(n, device=role.device, dtype=torch.bool)
@@ -75,13 +76,14 @@ class TargetReader(nn.Module):
         alike = (seen.wanted.sum(1) / pair.sum(1)[:, None].clamp_min(1))[:, None].expand_as(copy)
         ways = torch.stack([by_map, copy, borrow, alike], dim=2)
         evidence = _evidence(ways, seen, pair)
-        logits = self.way(evidence)
+        statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
+        share_inside = inside.sum(1, keepdim=True) / (role != PADDING).sum(1, keepdim=True)
+        logits = self.way(torch.cat([evidence, statistic, share_inside], dim=1))
         share, sure = logits[:, :-1].softmax(-1), logits[:, -1].sigmoid()
         changed = torch.einsum("snwa,sw->sna", ways, share)
         gated = inside[..., None]
         wanted = gated * changed + (1 - gated) * _hard(seen.old)
         wanted = torch.where(pair[..., None], seen.wanted, wanted)
-        statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
         unsure = 4 * inside * (1 - inside)
         n = (role != PADDING).sum(1)
         summary = torch.cat(
