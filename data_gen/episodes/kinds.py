@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from data_gen.domains.base import ONE_HOP, Domain
-from metamodel.triples.edits import CHANCE, DERIVED, FAR, IN_SCOPE, NEAR, Edit, EditKind
+from metamodel.config.edits import CHANCE, DERIVED, FAR, IN_SCOPE, NEAR, EditKind
+from metamodel.triples.edits import Edit
 
 REWRITTEN = (1, 4, 16)
 """Facts that one edit rewrites."""

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from metamodel.config.edits import CHANCE, PADDING, PAIR
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import forward
-from metamodel.triples.edits import CHANCE, PADDING, PAIR
 
 RBF_WIDTH = 0.35
 """Width of the sharp kernels, as a share of the median distance between examples."""

@@ -6,27 +6,15 @@ and inputs of the domain without any answer.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from metamodel.config.edits import EditKind
 from metamodel.subjects.subject import Subject
 
 EDITS_VERSION = 1
 """Form of a zoo of edits."""
-
-EditKind = Literal["rewrite", "rule", "flip", "disable", "repair", "backdoor", "transplant", "infeasible"]
-KINDS: tuple[EditKind, ...] = get_args(EditKind)
-
-FAR, NEAR, IN_SCOPE, DERIVED = range(4)
-"""Where an input stands: nothing to do with the edit; easily hit by it; to be changed; to be changed because
-something else is, as the answer of two hops through a rewritten fact."""
-CHANCE = -1
-"""Wanted where a behavior is removed: no answer more likely than another."""
-
-PADDING, PAIR, KEEP, UNLABELLED = range(4)
-"""Roles of an example of a specification."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

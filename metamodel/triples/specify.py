@@ -6,7 +6,8 @@ editors can be trained and judged.
 
 import torch
 
-from metamodel.triples.edits import FAR, KEEP, NEAR, PAIR, UNLABELLED, Edit, Editable, Examples
+from metamodel.config.edits import FAR, KEEP, NEAR, PAIR, UNLABELLED
+from metamodel.triples.edits import Edit, Editable, Examples
 
 MOST_PAIRS, N_KEEPS, N_UNLABELLED = 16, 32, 640
 """Inputs without an answer are those that a subject is written on: a rule over many answers does not lie in

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from metamodel.triples.edits import KEEP, PADDING, PAIR, UNLABELLED
+from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 
 RIDGE = 0.02
 """Ridge of the regressions, relative to a kernel's diagonal of one."""

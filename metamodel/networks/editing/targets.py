@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metamodel.config.edits import PADDING, PAIR
 from metamodel.features.observed import Observed
 from metamodel.networks.editing.class_map import ClassMap
 from metamodel.networks.editing.scope import N_STATISTICS, Fitted, Scope, fitted, placed
-from metamodel.triples.edits import PADDING, PAIR
 
 WAYS = ("map", "copy", "borrow", "alike")
 N_EVIDENCE = 3 * len(WAYS) + 3

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metamodel.config.edits import KEEP, PADDING, PAIR
 from metamodel.features.observed import Observed, Told
 from metamodel.networks.editing.targets import Targets
 from metamodel.subjects.forward import unembed
-from metamodel.triples.edits import KEEP, PADDING, PAIR
 
 FLOOR = 0.01
 """Part of what is wanted that is spread over all tokens: certainty would ask for infinite logits."""

@@ -1,0 +1,15 @@
+"""The words of edits: kinds, where inputs stand, roles of examples. Imports no torch."""
+
+from typing import Literal, get_args
+
+EditKind = Literal["rewrite", "rule", "flip", "disable", "repair", "backdoor", "transplant", "infeasible"]
+EDIT_KINDS: tuple[EditKind, ...] = get_args(EditKind)
+
+FAR, NEAR, IN_SCOPE, DERIVED = range(4)
+"""Where an input stands: nothing to do with the edit; easily hit by it; to be changed; to be changed because
+something else is, as the answer of two hops through a rewritten fact."""
+CHANCE = -1
+"""Wanted where a behavior is removed: no answer more likely than another."""
+
+PADDING, PAIR, KEEP, UNLABELLED = range(4)
+"""Roles of an example of a specification."""
