@@ -153,8 +153,7 @@ def _counted(tokens: Int[Tensor, "subject example pos"], d_vocab: int) -> Tensor
     """`[subject, example, occurrence * d_vocab]`: whether a token comes at least so often."""
     count = torch.nn.functional.one_hot(tokens, d_vocab).sum(2)
     levels = torch.arange(1, tokens.shape[2] + 1, device=tokens.device)
-    most = int(count.max())
-    return (count[:, :, None] >= levels[:most, None]).float().flatten(2)
+    return (count[:, :, None] >= levels[:, None]).float().flatten(2)
 
 
 def _sharp(

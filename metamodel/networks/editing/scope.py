@@ -112,9 +112,9 @@ class Scope(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.choose = nn.Sequential(nn.Linear(N_STATISTICS + 1, width), nn.GELU(), nn.Linear(width, 2))
+        self.choose = nn.Sequential(nn.Linear(N_STATISTICS + 2, width), nn.GELU(), nn.Linear(width, 2))
         self.decide = nn.Sequential(
-            nn.Linear(2 * N_BEST + 6 + 2 * len(NAMED) + N_STATISTICS, width),
+            nn.Linear(2 * N_BEST + 7 + 2 * len(NAMED) + N_STATISTICS, width),
             nn.GELU(),
             nn.Linear(width, width),
             nn.GELU(),
@@ -122,15 +122,21 @@ class Scope(nn.Module):
         )
 
     def forward(
-        self, found: Fitted, role: Int[Tensor, "subject example"]
+        self,
+        found: Fitted,
+        role: Int[Tensor, "subject example"],
+        removed: Float[Tensor, " subject"],
     ) -> tuple[Float[Tensor, "subject example"], Float[Tensor, "subject kernel"]]:
         """Logits of being in scope, and the weight of each kernel.
 
         One weighting of the kernels is for the regressions, and one for the nearest known examples: facts are
         no class of their own, and only what asks for the very same fact is in scope.
+
+        Args:
+            removed: share of the pairs of which no answer is wanted: then a whole behavior is meant.
         """
-        n_pairs = (role == PAIR).sum(-1).float().log1p()
-        each = n_pairs[:, None, None].expand(*found.statistics.shape[:2], 1)
+        told = torch.stack([(role == PAIR).sum(-1).float().log1p(), removed], dim=1)
+        each = told[:, None].expand(-1, found.statistics.shape[1], -1)
         weight, near = self.choose(torch.cat([found.statistics, each], dim=-1)).softmax(1).unbind(-1)
         mixed = torch.einsum("sk,skn->sn", weight, found.score)
         nearest = torch.einsum("sk,skrn->snr", near, found.nearest)
@@ -144,7 +150,7 @@ class Scope(nn.Module):
                 score,
                 share,
                 mixed[:, :, None],
-                n_pairs[:, None, None].expand(*mixed.shape, 1),
+                told[:, None].expand(-1, mixed.shape[1], -1),
                 found.score.mean(1)[:, :, None],
                 nearest,
                 (nearest[..., :1] - nearest[..., 1:]),

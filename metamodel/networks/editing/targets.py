@@ -47,7 +47,7 @@ class TargetReader(nn.Module):
         self.map = ClassMap(map_width, map_layers)
         self.similar = nn.Sequential(nn.Linear(N_STATISTICS, width), nn.GELU(), nn.Linear(width, 1))
         self.nearest = nn.Parameter(torch.zeros(2))
-        self.temperature = nn.Parameter(torch.tensor([2.5, 2.5]))
+        self.temperature = nn.Parameter(torch.tensor([3.0, 4.0]))
         self.way = nn.Sequential(nn.Linear(N_LOOKS, width), nn.GELU(), nn.Linear(width, len(WAYS) + 1))
 
     @property
@@ -57,7 +57,8 @@ class TargetReader(nn.Module):
     def forward(self, seen: Observed) -> Targets:
         role, pair = seen.role, (seen.role == PAIR)
         found: Fitted = fitted(seen.kernels, role)
-        gate, weight = self.scope(found, role)
+        sharp = seen.wanted.square().sum(-1).sum(1) / pair.sum(1).clamp_min(1)
+        gate, weight = self.scope(found, role, 1 - sharp)
         inside = placed(gate, role)
         seen_map = torch.einsum("sna,snb->sab", _hard(seen.old) * pair[..., None], seen.wanted)
         map_logits = self.map(seen.answer_grams, seen_map, seen.answer_mask)
