@@ -103,7 +103,7 @@ def _wanted(told: Told) -> Float[Tensor, "subject example answer"]:
     uniform = (among / among.sum(-1, keepdim=True))[:, None]
     one = (told.wanted[:, :, None] == told.answers[:, None]).float() * among[:, None]
     wanted = torch.where((told.wanted == CHANCE)[:, :, None], uniform, one)
-    return wanted * (told.role == PAIR)[:, :, None]
+    return (wanted * (told.role == PAIR)[:, :, None]).to(told.weights["unembed.W_U"].dtype)
 
 
 def _kernels(

@@ -47,8 +47,9 @@ class _Layer(nn.Module):
         n = mask[:, :, :1].sum(1, keepdim=True).clamp_min(1)
         product = torch.einsum("sabw,sbcw->sacw", self.left(normed) * mask, self.right(normed) * mask)
         rows, columns = normed.sum(2, keepdim=True) / n, normed.sum(1, keepdim=True) / n
+        whole = rows.sum(1, keepdim=True) / n
         parts = [normed, normed.transpose(1, 2), product / n.sqrt()]
-        parts += [rows.expand_as(x), columns.expand_as(x), rows.mean(1, keepdim=True).expand_as(x)]
+        parts += [rows.expand_as(x), columns.expand_as(x), whole.expand_as(x)]
         return x + self.mix(torch.cat(parts, dim=-1)) * mask
 
 
@@ -71,7 +72,7 @@ class ClassMap(nn.Module):
         both = (mask[:, :, None] & mask[:, None]).float()
         cost = profile_cost(gram, seen)
         typical = (cost * both).sum((1, 2), keepdim=True) / both.sum((1, 2), keepdim=True)
-        near = -cost / typical.clamp_min(TINY)
+        near = (-cost / typical.clamp_min(TINY)).masked_fill(both == 0, -1e4)
         n = both.sum(2, keepdim=True).clamp_min(1).sqrt()
         share = seen / seen.sum((1, 2), keepdim=True).clamp_min(1)
         same = torch.eye(gram.shape[1], device=gram.device).expand_as(gram)

@@ -48,6 +48,7 @@ class Editor(nn.Module):
         """From how sure the targets are and how well they are reached on the examples."""
         said = unembed(told.weights, told.config, seen.stream + seen.hidden @ change)
         among = said.gather(2, told.answers[:, None].expand(-1, said.shape[1], -1))
+        among = among.masked_fill(~told.answer_mask[:, None], -1e4)
         reached = (among.log_softmax(-1) * targets.wanted).sum(-1).clamp_min(-5)
         parts = [
             (reached * weight).sum(1) / weight.sum(1).clamp_min(1e-6)

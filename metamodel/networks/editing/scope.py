@@ -34,7 +34,7 @@ def fitted(
     kernels: Float[Tensor, "subject kernel example example2"], role: Int[Tensor, "subject example"]
 ) -> Fitted:
     """Fits all kernels, pairs and inputs to keep weighing the same in sum."""
-    pair, keep = (role == PAIR)[:, None].float(), (role == KEEP)[:, None].float()
+    pair, keep = (role == PAIR)[:, None].to(kernels.dtype), (role == KEEP)[:, None].to(kernels.dtype)
     known = pair + keep
     n_pair, n_keep = pair.sum(-1, keepdim=True).clamp_min(1), keep.sum(-1, keepdim=True).clamp_min(1)
     y = pair - keep
@@ -47,7 +47,7 @@ def fitted(
     everywhere = (kernels.double() @ dual).squeeze(-1)
     diagonal = solve.diagonal(dim1=-2, dim2=-1)
     left_out = y - dual.squeeze(-1) / diagonal.clamp_min(1e-9)
-    score = torch.where(known.expand_as(everywhere) > 0, left_out, everywhere).float().clamp(-3, 3)
+    score = torch.where(known.expand_as(everywhere) > 0, left_out, everywhere).to(kernels.dtype).clamp(-3, 3)
     return Fitted(score=score, statistics=_statistics(kernels, score, pair, keep, role))
 
 

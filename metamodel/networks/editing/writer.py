@@ -52,7 +52,7 @@ class Writer(nn.Module):
         eye = torch.eye(u.shape[2], device=u.device)
         solve = torch.linalg.inv(moment + (ridge.exp() * scale)[:, None, None] * eye)
         project = solve @ (u * weight[..., None]).mT  # subject unit example
-        change = torch.zeros(u.shape[0], u.shape[2], seen.stream.shape[2], device=u.device)
+        change = u.new_zeros(u.shape[0], u.shape[2], seen.stream.shape[2])
         wanted = _over_vocabulary(told, seen, targets.wanted)
         for j in range(self.n_steps):
             stream = seen.stream + u @ change
@@ -76,7 +76,7 @@ def _over_vocabulary(told: Told, seen: Observed, wanted: Float[Tensor, "subject 
     size = told.weights["unembed.W_U"].shape[2]
     index = told.answers[:, None].expand_as(wanted)
     masked = wanted * told.answer_mask[:, None]
-    spread = torch.zeros(*wanted.shape[:2], size, device=wanted.device).scatter_add(2, index, masked)
+    spread = wanted.new_zeros(*wanted.shape[:2], size).scatter_add(2, index, masked)
     return (1 - FLOOR) * spread + FLOOR / size
 
 
