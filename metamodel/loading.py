@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metamodel.config.errors import InputError
+from metamodel.config.errors import InputError, require
 
 if TYPE_CHECKING:
     from metamodel.editing import SubjectEditor
@@ -15,9 +15,14 @@ def load(folder: str | Path) -> "FunctionReader | SubjectEditor":
 
     Raises: InputError naming path, key, expected and found, if anything is missing, unknown or misshapen.
     """
-    from metamodel.training import editing_checkpoint
+    from metamodel.training import checkpoint, editing_checkpoint
 
-    if editing_checkpoint.kind_of(Path(folder)) == editing_checkpoint.KIND:
+    kind = editing_checkpoint.kind_of(Path(folder))
+    known = f"{checkpoint.KIND!r} or {editing_checkpoint.KIND!r}"
+    where = f"{Path(folder) / checkpoint.CONFIG}: kind"
+    ok = kind in (checkpoint.KIND, editing_checkpoint.KIND)
+    require(ok, where, expected=known, got=repr(kind), do="Load another checkpoint.")
+    if kind == editing_checkpoint.KIND:
         from metamodel.editing import load
 
         return load(folder)

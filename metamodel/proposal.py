@@ -135,8 +135,8 @@ class Proposal:
 
         Columns: `role`; `input`, its tokens; `wanted`, a token, `chance`, or nothing for inputs without an
         answer; `before` and `after`, the most likely tokens; `p_before` and `p_after`, probabilities of what
-        is wanted, or of the answer before where that is no token; `ok_before` and `ok_after`, whether it is as
-        wanted. A behavior that is removed may leave its answer CHANCE_FACTOR times as likely as chance.
+        is wanted, or of the answer before where that is no token; `ok_before` and `ok_after`, whether it is
+        as wanted. A behavior that is removed may leave its answer CHANCE_FACTOR times as likely as chance.
 
         Raises: InputError for an alpha that is not finite.
         """

@@ -56,12 +56,8 @@ class EditSpec:
     """Tokens that may be answers, beside those wanted and those that the subject gives to these inputs."""
 
     def __post_init__(self):
-        for name in DEMANDS:
-            checked = check.checked_pairs if name in ANSWERED else check.checked_inputs
-            object.__setattr__(self, name, checked(getattr(self, name), name))
-        for name in ("keep", "unlabelled"):
-            object.__setattr__(self, name, check.checked_inputs(getattr(self, name), name))
-        object.__setattr__(self, "answers", check.checked_answers(self.answers, "answers"))
+        for name in KEYS:
+            object.__setattr__(self, name, check.checked_value(name, getattr(self, name)))
         check.check_demand([name for name in DEMANDS if getattr(self, name)])
         check.check_contradictions(self.demand, self._asked, self._wanted, self._inputs("keep"))
 
@@ -73,7 +69,8 @@ class EditSpec:
     @classmethod
     def from_dict(cls, values: object) -> "EditSpec":
         """From what YAML and JSON hold. Raises: InputError for unknown keys and whatever else is wrong."""
-        return cls(**cast(dict[str, Any], dict(check.check_keys(values, "spec"))))
+        given = check.check_keys(values, "spec")
+        return cls(**cast(dict[str, Any], {name: check.checked_value(name, given[name]) for name in given}))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; keys without any are left out."""

@@ -23,17 +23,19 @@ MOST_ANSWERS = 32
 """Candidate answers of one edit: the map between them is inferred from all of their pairs and triples."""
 
 
+def checked_value(name: str, value: object) -> tuple:
+    """One key of a specification. Raises: InputError unless it holds what that key holds."""
+    if name in ANSWERED:
+        return checked_pairs(value, name)
+    return checked_tokens(value, name) if name == "answers" else checked_inputs(value, name)
+
+
 def checked_input(value: object, where: str) -> Tokens:
     """One input. Raises: InputError unless it is a list of whole numbers, at least one."""
-    items = _list(value, where, expected="a list of tokens such as [3, 1, 4]")
-    require(
-        len(items) > 0,
-        where,
-        expected="at least one token",
-        got="an empty list",
-        do="Write the tokens that the subject reads.",
-    )
-    return tuple(checked_token(token, f"{where}[{i}]") for i, token in enumerate(items))
+    tokens = checked_tokens(value, where)
+    do = "Write the tokens that the subject reads."
+    require(len(tokens) > 0, where, expected="at least one token", got="an empty list", do=do)
+    return tokens
 
 
 def checked_token(value: object, where: str) -> int:
@@ -59,8 +61,8 @@ def checked_pairs(value: object, where: str) -> tuple[tuple[Tokens, int], ...]:
     return tuple(_pair(item, f"{where}[{i}]") for i, item in enumerate(items))
 
 
-def checked_answers(value: object, where: str) -> Tokens:
-    """Tokens that may be answers. Raises: InputError."""
+def checked_tokens(value: object, where: str) -> Tokens:
+    """A list of tokens, which may be empty. Raises: InputError."""
     items = _list(value, where, expected="a list of tokens such as [3, 1, 4]")
     return tuple(checked_token(token, f"{where}[{i}]") for i, token in enumerate(items))
 
@@ -142,7 +144,8 @@ def check_donor(demand: str, subject: Subject, donor: Subject | None) -> None:
         require(demand != "transplant", "donor", expected=expected, got="none", do=do)
         return
     do = "Leave the donor out, or ask for `transplant`."
-    require(demand == "transplant", "donor", expected=f"none, to {_WORDS[demand]}", got=donor.name, do=do)
+    expected = f"none, for a specification of `{demand}`"
+    require(demand == "transplant", "donor", expected=expected, got=donor.name, do=do)
     check_editable(donor)
     require(
         donor.config.d_vocab == subject.config.d_vocab,
@@ -151,9 +154,6 @@ def check_donor(demand: str, subject: Subject, donor: Subject | None) -> None:
         got=f"{donor.config.d_vocab} tokens",
         do="Choose a donor of the same vocabulary.",
     )
-
-
-_WORDS = {"pairs": "rewrite pairs", "ablate": "ablate a behavior", "restore": "restore a behavior"}
 
 
 def check_fits(subject: Subject, inputs: Mapping[str, Tokens]) -> None:

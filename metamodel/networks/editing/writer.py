@@ -3,7 +3,8 @@
 U are what that matrix reads on all examples, C = UᵀWU, and D_j the gradient of the loss with respect to what
 it writes, which for a subject without a final norm is (p - t) W_Uᵀ: coefficients over the subject's own
 answer directions. What lies behind the matrix is only the final norm and the unembedding, so a step costs
-little, and the subject is run once. One step at λ → ∞ is gradient descent; many steps approach weighted ridge.
+little, and the subject is run once. One step at λ → ∞ is gradient descent; many steps approach
+weighted ridge.
 """
 
 import torch
@@ -20,8 +21,8 @@ FLOOR = 0.01
 
 
 START = (-4.0, 1.0, 0.5, 0.0, 0.0)
-"""Logarithms of the ridge, relative to the mean moment, and of the weights of pairs, inputs to keep, and other
-inputs in and out of scope, before training."""
+"""Logarithms of the ridge, relative to the mean moment, and of the weights of pairs, inputs to keep, and
+other inputs in and out of scope, before training."""
 
 
 class Writer(nn.Module):
