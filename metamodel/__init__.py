@@ -4,6 +4,10 @@
     reading = metamodel.load("checkpoints/function-small").read(subject)
     reading.to_pandas()
 
+    spec = metamodel.EditSpec(pairs=[([3, 1, 12], 4)], keep=[[5, 1, 12]])
+    proposal = metamodel.load("path/to/editor").propose(subject, spec)
+    edited = proposal.apply()
+
 Names are imported when they are first used, so that `import metamodel` is quick.
 """
 
@@ -12,34 +16,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metamodel.config.errors import InputError
+    from metamodel.editing import SubjectEditor
     from metamodel.features.graph import graph_of
-    from metamodel.reading import FunctionReader, Reading, load
+    from metamodel.loading import load
+    from metamodel.proposal import Proposal
+    from metamodel.reading import FunctionReader, Reading
     from metamodel.subjects.config import SubjectConfig
     from metamodel.subjects.interchange import from_bridge, from_pretrained
     from metamodel.subjects.subject import Subject
+    from metamodel.triples.edit_spec import EditSpec
     from metamodel.triples.store import Zoo
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "EditSpec": "metamodel.triples.edit_spec",
     "FunctionReader": "metamodel.reading",
     "InputError": "metamodel.config.errors",
+    "Proposal": "metamodel.proposal",
     "Reading": "metamodel.reading",
     "Subject": "metamodel.subjects.subject",
     "SubjectConfig": "metamodel.subjects.config",
+    "SubjectEditor": "metamodel.editing",
     "Zoo": "metamodel.triples.store",
     "from_bridge": "metamodel.subjects.interchange",
     "from_pretrained": "metamodel.subjects.interchange",
     "graph_of": "metamodel.features.graph",
-    "load": "metamodel.reading",
+    "load": "metamodel.loading",
 }
 
 __all__ = [
+    "EditSpec",
     "FunctionReader",
     "InputError",
+    "Proposal",
     "Reading",
     "Subject",
     "SubjectConfig",
+    "SubjectEditor",
     "Zoo",
     "from_bridge",
     "from_pretrained",

@@ -74,6 +74,7 @@ What meta-models see, answer and are measured by:
     neuron       neuron of an MLP, where a sample of them is a set
     encoded      number that an encoder gives a node or a pair
     algorithm    program that a subject may run, and none of these
+    example      input of a specification of an edit
     exemplar     labelled component of another subject
     virtual      pair of a source and a reader, with the circuit through both
     through      input of the reader of such a pair

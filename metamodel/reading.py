@@ -19,9 +19,10 @@ from metamodel.features.batch import pad_seen
 from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen, unasked
 from metamodel.features.graph import graph_of_view
 from metamodel.features.view import Shown, view
+from metamodel.loading import local_folder
 from metamodel.subjects.config import Component, components
 from metamodel.subjects.subject import Subject
-from metamodel.training.checkpoint import CONFIG, FunctionCheckpoint, load_checkpoint
+from metamodel.training.checkpoint import FunctionCheckpoint, load_checkpoint
 from metamodel.triples.schema import LabelDefinition
 from metamodel.triples.splits import Splits
 
@@ -149,13 +150,7 @@ class FunctionReader:
 
         Raises: InputError if it is not there, or not a checkpoint of this version.
         """
-        if (
-            Path(name_or_folder).is_dir()
-            or isinstance(name_or_folder, Path)
-            or name_or_folder.count("/") != 1
-        ):
-            return load(name_or_folder)
-        return load(_from_hub(name_or_folder))
+        return load(local_folder(name_or_folder))
 
     def push_to_hub(self, repository: str) -> str:
         """Uploads the folder, metrics and card included, with the user's own login; returns its address.
@@ -275,16 +270,3 @@ def load(folder: str | Path) -> FunctionReader:
     Raises: InputError naming path, key, expected and found, if anything is missing, unknown or misshapen.
     """
     return FunctionReader(load_checkpoint(Path(folder)), folder=Path(folder))
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, "*.json", "*.safetensors"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        got = str(error).split("\n", 1)[0]
-        raise InputError(
-            name, expected="a folder, or a name on the hub", got=got, do="Check name and network."
-        ) from error

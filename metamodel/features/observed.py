@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from metamodel.config.edits import CHANCE, PADDING, PAIR
+from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import forward
 
@@ -50,10 +50,11 @@ class Observed:
     old: Float[Tensor, "subject example answer"]
     """What the subject says before the edit, as a distribution over answers."""
     kernels: Float[Tensor, "subject kernel known example"]
-    """Similarities of the known examples, which come first, to all; each at most 1."""
-    prompts: Float[Tensor, "subject kernel example example2"]
+    """Similarities of the known examples, which come first, to all, each at most 1; zero for those among the
+    first that are not known after all."""
+    prompts: Float[Tensor, "subject 2 example example2"]
     """Similarities of all examples to all as prompts: shared tokens, and a sharp kernel of it."""
-    answer_grams: Float[Tensor, "subject kernel answer answer2"]
+    answer_grams: Float[Tensor, "subject 3 answer answer2"]
     """Similarities of answers, about their mean: what is said of one where the other is the answer; how they
     vary together beside that; and cosines between their columns of the unembedding."""
     hidden: Float[Tensor, "subject example unit"]
@@ -90,7 +91,7 @@ def observed(told: Told) -> Observed:
         wanted=_wanted(told),
         old=old,
         kernels=_kernels(told, [*layers, hidden], mask),
-        prompts=_prompt_kernels(told.tokens, told.tokens, told.config.d_vocab, mask, mask),
+        prompts=_prompt_kernels(told.tokens, told.tokens, told.config.d_vocab, mask, mask, logits.dtype),
         answer_grams=answer_grams(told, among, old),
         hidden=hidden,
         stream=layers[-1],
@@ -109,7 +110,7 @@ def _wanted(told: Told) -> Float[Tensor, "subject example answer"]:
     uniform = (among / among.sum(-1, keepdim=True))[:, None]
     one = (told.wanted[:, :, None] == told.answers[:, None]).float() * among[:, None]
     wanted = torch.where((told.wanted == CHANCE)[:, :, None], uniform, one)
-    return wanted * (told.role == PAIR)[:, :, None]
+    return (wanted * (told.role == PAIR)[:, :, None]).to(told.weights["unembed.W_U"].dtype)
 
 
 def _kernels(
@@ -120,8 +121,10 @@ def _kernels(
     The last sites are the stream behind the last block and what the last matrix reads.
     """
     n, tokens = told.n_known, told.tokens
-    same = (tokens[:, :n, None] == tokens[:, None]).float().permute(0, 3, 1, 2)
-    found = [*_prompt_kernels(tokens[:, :n], tokens, told.config.d_vocab, mask[:, :n], mask).unbind(1)]
+    same = (tokens[:, :n, None] == tokens[:, None]).to(sites[0].dtype).permute(0, 3, 1, 2)
+    dtype, d_vocab = sites[0].dtype, told.config.d_vocab
+    known = (told.role[:, :n] == PAIR) | (told.role[:, :n] == KEEP)
+    found = [*_prompt_kernels(tokens[:, :n], tokens, d_vocab, known, mask, dtype).unbind(1)]
     found += same.unbind(1)
     count = mask.sum(1)[:, None, None]
     for site in sites:
@@ -130,7 +133,7 @@ def _kernels(
         square = torch.cdist(centred[:, :n], centred).square()
         typical = 2 * centred.square().sum((1, 2)) / mask.sum(1)
         found += [unit[:, :n] @ unit.mT, _sharp(square, typical)]
-    both = (mask[:, :n, None] & mask[:, None])[:, None]
+    both = (known[:, :, None] & mask[:, None])[:, None]
     return torch.stack(found, dim=1) * both
 
 
@@ -140,20 +143,21 @@ def _prompt_kernels(
     d_vocab: int,
     mask: Bool[Tensor, "subject known"],
     mask2: Bool[Tensor, "subject example"],
+    dtype: torch.dtype,
 ) -> Float[Tensor, "subject kernel known example"]:
     """The share of tokens that two prompts have in common, wherever they stand, and a sharp kernel of it."""
     # a token that comes a second time counts as another one, so that the minimum of counts is a product
-    shared = _counted(first, d_vocab) @ _counted(second, d_vocab).mT / second.shape[2]
-    both = (mask[:, :, None] & mask2[:, None]).float()
+    shared = _counted(first, d_vocab, dtype) @ _counted(second, d_vocab, dtype).mT / second.shape[2]
+    both = (mask[:, :, None] & mask2[:, None]).to(dtype)
     typical = ((1 - shared) * both).sum((1, 2)) / both.sum((1, 2)).clamp_min(1)
     return torch.stack([shared, _sharp(1 - shared, typical)], dim=1) * both[:, None]
 
 
-def _counted(tokens: Int[Tensor, "subject example pos"], d_vocab: int) -> Tensor:
+def _counted(tokens: Int[Tensor, "subject example pos"], d_vocab: int, dtype: torch.dtype) -> Tensor:
     """`[subject, example, occurrence * d_vocab]`: whether a token comes at least so often."""
     count = torch.nn.functional.one_hot(tokens, d_vocab).sum(2)
     levels = torch.arange(1, tokens.shape[2] + 1, device=tokens.device)
-    return (count[:, :, None] >= levels[:, None]).float().flatten(2)
+    return (count[:, :, None] >= levels[:, None]).to(dtype).flatten(2)
 
 
 def _sharp(
@@ -167,7 +171,7 @@ def answer_grams(
     told: Told,
     logits: Float[Tensor, "subject example answer"],
     old: Float[Tensor, "subject example answer"],
-) -> Float[Tensor, "subject kernel answer answer2"]:
+) -> Float[Tensor, "subject 3 answer answer2"]:
     """The similarities of answers.
 
     Without a norm any invertible map of the stream is a gauge, and the Gram matrix of the unembedding has no
@@ -177,11 +181,11 @@ def answer_grams(
         logits: of the answers, on the examples.
         old: distributions over answers.
     """
-    among = told.answer_mask[:, None].float()
+    among = told.answer_mask[:, None].to(logits.dtype)
     n = among.sum(-1, keepdim=True)
-    shown = (told.role != PADDING)[..., None].float()
+    shown = (told.role != PADDING)[..., None].to(logits.dtype)
     said = (logits - (logits * among).sum(-1, keepdim=True) / n) * among * shown
-    right = torch.nn.functional.one_hot(old.argmax(-1), old.shape[-1]).float() * shown
+    right = torch.nn.functional.one_hot(old.argmax(-1), old.shape[-1]).to(logits.dtype) * shown
     mean = right.mT @ said / right.sum(1).clamp_min(1)[..., None]
     beside = said - right @ mean
     w_u = told.weights["unembed.W_U"]
@@ -194,7 +198,7 @@ def _cosines(
     gram: Float[Tensor, "subject answer answer2"], mask: Bool[Tensor, "subject answer"]
 ) -> Float[Tensor, "subject answer answer2"]:
     """A Gram matrix about the mean of its vectors, with a diagonal of one."""
-    among = mask.float()
+    among = mask.to(gram.dtype)
     n = among.sum(1)[:, None, None]
     both = among[:, :, None] * among[:, None]
     gram = gram * both

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from metamodel.config.errors import InputError, require
+from metamodel.config.errors import InputError, require, suggestion
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.subject import Subject, stack
 from metamodel.triples.edits import EDITS_VERSION, Edit, Editable
@@ -110,6 +110,19 @@ class EditZoo:
         )
         subjects = [one for shard in manifest.shards if shard.files for one in _read(folder, shard)]
         return cls(folder, manifest, tuple(subjects))
+
+    def editable(self, id: str) -> Editable:
+        """One subject with its domain and edits. Raises: InputError if the id is unknown."""
+        found = {one.subject.name: one for one in self.subjects}
+        do = f"See the ids in EditZoo.subjects.{suggestion(id, found)}"
+        where = f"{self.folder}#{id}"
+        require(id in found, where, expected="the id of a subject in this zoo", got=repr(id), do=do)
+        return found[id]
+
+
+def holds_edits(folder: Path | str) -> bool:
+    """Whether a folder is a zoo of edits, as its files say."""
+    return any((Path(folder) / SHARDS).glob(f"*{ENDING}"))
 
 
 def _read(folder: Path, shard: ShardRecord) -> Iterator[Editable]:

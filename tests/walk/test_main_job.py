@@ -96,7 +96,8 @@ def test_the_encoder_of_a_package_is_read_and_flagged(checkpoint, run):
 
 
 @pytest.mark.parametrize(
-    "command", ["metamodel.train", "metamodel.evaluate", "metamodel.read", "data_gen.build"]
+    "command",
+    ["metamodel.train", "metamodel.evaluate", "metamodel.read", "metamodel.edit", "data_gen.build"],
 )
 def test_help_is_quick_because_torch_is_not_imported(command):
     code = "import runpy, sys; sys.argv=['x','--help']\n"

@@ -50,8 +50,9 @@ class _Layer(nn.Module):
         n = mask[:, :, :1].sum(1, keepdim=True).clamp_min(1)
         product = torch.einsum("sabw,sbcw->sacw", self.left(normed) * mask, self.right(normed) * mask)
         rows, columns = normed.sum(2, keepdim=True) / n, normed.sum(1, keepdim=True) / n
+        whole = rows.sum(1, keepdim=True) / n
         parts = [normed, normed.transpose(1, 2), product / n.sqrt()]
-        parts += [rows.expand_as(x), columns.expand_as(x), rows.mean(1, keepdim=True).expand_as(x)]
+        parts += [rows.expand_as(x), columns.expand_as(x), whole.expand_as(x)]
         return x + self.mix(torch.cat(parts, dim=-1)) * mask
 
 
@@ -72,11 +73,11 @@ class ClassMap(nn.Module):
 
     def forward(
         self,
-        grams: Float[Tensor, "subject kernel answer answer2"],
+        grams: Float[Tensor, "subject 3 answer answer2"],
         seen: Float[Tensor, "subject answer answer2"],
         mask: Bool[Tensor, "subject answer"],
     ) -> Float[Tensor, "subject answer answer2"]:
-        both = (mask[:, :, None] & mask[:, None]).float()
+        both = (mask[:, :, None] & mask[:, None]).to(grams.dtype)
         near = [_near(gram, seen, both) for gram in grams.unbind(1)]
         share = seen / seen.sum(2, keepdim=True).clamp_min(1)
         trust = self.trust.softmax(0)
@@ -84,7 +85,7 @@ class ClassMap(nn.Module):
         profile = torch.einsum("skab,k->sab", torch.stack(near, dim=1), trust)
         matched = self._matched(whole, profile, share, both)
         n = both.sum(2, keepdim=True).clamp_min(1).sqrt()
-        same = torch.eye(grams.shape[2], device=grams.device).expand_as(seen)
+        same = torch.eye(grams.shape[2], device=grams.device, dtype=grams.dtype).expand_as(seen)
         features = [*grams.unbind(1), *(g @ g / n for g in grams.unbind(1)), *near]
         features += [matched.exp() * both, share, seen.clamp(max=1), same]
         x = self.embed(torch.stack(features, dim=-1)) * both[..., None]
@@ -101,8 +102,9 @@ class ClassMap(nn.Module):
             logits = structure * (gram @ x @ gram.mT) + near * profile + pairs * share
             logits = logits.masked_fill(both == 0, HIDDEN)
             for _ in range(N_BALANCINGS):
-                logits = logits - logits.logsumexp(2, keepdim=True)
-                logits = logits - logits.logsumexp(1, keepdim=True)
+                for axis in (2, 1):
+                    logits = logits - logits.logsumexp(axis, keepdim=True)
+                    logits = logits.masked_fill(both == 0, HIDDEN)
             x = logits.exp() * both
         return logits
 

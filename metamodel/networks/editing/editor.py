@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, last_writer, observed
 from metamodel.networks.editing.targets import TargetReader, Targets
 from metamodel.networks.editing.writer import Writer
@@ -48,14 +49,15 @@ class Editor(nn.Module):
         """From how sure the targets are and how well they are reached on the examples."""
         said = unembed(told.weights, told.config, seen.stream + seen.hidden @ change)
         among = said.gather(2, told.answers[:, None].expand(-1, said.shape[1], -1))
+        among = among.masked_fill(~told.answer_mask[:, None], -1e4)
         reached = (among.log_softmax(-1) * targets.wanted).sum(-1).clamp_min(-5)
         parts = [
             (reached * weight).sum(1) / weight.sum(1).clamp_min(1e-6)
             for weight in (
-                (seen.role == 1).float(),
-                (seen.role == 2).float(),
-                targets.inside * (seen.role == 3),
-                (1 - targets.inside) * (seen.role == 3),
+                (seen.role == PAIR).to(reached.dtype),
+                (seen.role == KEEP).to(reached.dtype),
+                targets.inside * (seen.role == UNLABELLED),
+                (1 - targets.inside) * (seen.role == UNLABELLED),
             )
         ]
         looks = torch.cat([targets.summary, torch.stack(parts, dim=1)], dim=1)

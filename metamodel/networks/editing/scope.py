@@ -44,7 +44,7 @@ def fitted(
         kernels: of the known examples, which come first, to all.
     """
     n = kernels.shape[2]
-    pair, keep = (role[:, :n] == PAIR)[:, None].float(), (role[:, :n] == KEEP)[:, None].float()
+    pair, keep = ((role[:, :n] == one)[:, None].to(kernels.dtype) for one in (PAIR, KEEP))
     known = pair + keep
     n_pair, n_keep = pair.sum(-1, keepdim=True).clamp_min(1), keep.sum(-1, keepdim=True).clamp_min(1)
     y = (pair - keep).double()
@@ -58,10 +58,11 @@ def fitted(
     everywhere = torch.einsum("sknm,skn->skm", kernels.double(), dual)
     left_out = y - dual / solve.diagonal(dim1=-2, dim2=-1).clamp_min(1e-9)
     said = torch.where(known > 0, left_out, everywhere[..., :n])
-    score = torch.cat([said, everywhere[..., n:]], dim=-1).float().clamp(-3, 3)
+    score = torch.cat([said, everywhere[..., n:]], dim=-1).to(kernels.dtype).clamp(-3, 3)
     itself = torch.eye(n, kernels.shape[3], device=kernels.device, dtype=torch.bool)
-    others = kernels.masked_fill(itself, 0.0)
-    nearest = torch.stack([(others * part[..., None]).amax(2) for part in (pair, keep)], dim=2)
+    others = kernels.masked_fill(itself, -1.0)
+    parts = [others.masked_fill(part[..., None] == 0, -1.0).amax(2) for part in (pair, keep)]
+    nearest = torch.stack(parts, dim=2)
     return Fitted(
         score=score,
         nearest=nearest,
@@ -87,13 +88,13 @@ def _statistics(
         found = torch.einsum("skij,si,sj->sk", among, first[:, 0], second[:, 0])
         return found / (first.sum(-1) * second.sum(-1)).clamp_min(1)
 
-    other = (role == UNLABELLED)[:, None].float()
+    other = (role == UNLABELLED)[:, None].to(score.dtype)
     return torch.stack(
         [
             mean((known - 1).abs(), pair),
             mean((known + 1).abs(), keep),
-            mean((known > 0).float(), pair),
-            mean((known < 0).float(), keep),
+            mean((known > 0).to(known.dtype), pair),
+            mean((known < 0).to(known.dtype), keep),
             between(pair, pair),
             between(pair, keep),
             between(keep, keep),
@@ -135,7 +136,7 @@ class Scope(nn.Module):
         Args:
             removed: share of the pairs of which no answer is wanted: then a whole behavior is meant.
         """
-        told = torch.stack([(role == PAIR).sum(-1).float().log1p(), removed], dim=1)
+        told = torch.stack([(role == PAIR).sum(-1).to(removed.dtype).log1p(), removed], dim=1)
         each = told[:, None].expand(-1, found.statistics.shape[1], -1)
         weight, near = self.choose(torch.cat([found.statistics, each], dim=-1)).softmax(1).unbind(-1)
         mixed = torch.einsum("sk,skn->sn", weight, found.score)
@@ -164,6 +165,6 @@ class Scope(nn.Module):
 
 def placed(gate: Tensor, role: Int[Tensor, "subject example"]) -> Float[Tensor, "subject example"]:
     """Probabilities of being in scope; of pairs and inputs to keep they are known."""
-    known = torch.where(role == PAIR, 1.0, 0.0)
+    known = (role == PAIR).to(gate.dtype)
     inferred: Bool[Tensor, "subject example"] = role == UNLABELLED
     return torch.where(inferred, gate.sigmoid(), known) * (role != PADDING)

@@ -131,7 +131,7 @@ def _evidence(ways: Tensor, seen: Observed, pair: Tensor) -> Float[Tensor, "subj
             right,
             sharp,
             spread,
-            n.float().log(),
+            n.to(right.dtype).log(),
             mean.square().sum(1, keepdim=True),
             seen.wanted.square().sum((1, 2))[:, None] / n,
         ],

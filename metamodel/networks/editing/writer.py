@@ -45,8 +45,8 @@ class Writer(nn.Module):
 
     def forward(self, told: Told, seen: Observed, targets: Targets) -> Float[Tensor, "subject unit d_model"]:
         """The change of the matrix, in canonical form."""
-        counts = [(seen.role == PAIR).sum(1).float().log1p(), (seen.role != PADDING).sum(1).float().log()]
-        summary = torch.cat([targets.summary, torch.stack(counts, dim=1)], dim=1)
+        counts = torch.stack([(seen.role == PAIR).sum(1) + 1, (seen.role != PADDING).sum(1)], dim=1)
+        summary = torch.cat([targets.summary, counts.to(targets.summary.dtype).log()], dim=1)
         ridge, damping, gain, *roles = self.control(summary).exp().unbind(1)
         weight = _weights(seen, targets, *(role[:, None] for role in roles))
         return _written(
@@ -80,9 +80,9 @@ def _written(
     weighted = (u * weight[..., None]).mT
     moment = weighted @ u
     scale = moment.diagonal(dim1=1, dim2=2).mean(1)
-    eye = torch.eye(u.shape[2], device=u.device)
+    eye = torch.eye(u.shape[2], device=u.device, dtype=u.dtype)
     solve = torch.linalg.inv(moment + (pace.ridge * scale)[:, None, None] * eye)
-    change = torch.zeros(u.shape[0], u.shape[2], seen.stream.shape[2], device=u.device)
+    change = u.new_zeros(u.shape[0], u.shape[2], seen.stream.shape[2])
     direction, before = change, None
     for _ in range(pace.n_steps):
         stream = seen.stream + u @ change
@@ -127,7 +127,7 @@ def _over_vocabulary(
     size = told.weights["unembed.W_U"].shape[2]
     index = told.answers[:, None].expand_as(wanted)
     masked = wanted * told.answer_mask[:, None]
-    spread = torch.zeros(*wanted.shape[:2], size, device=wanted.device).scatter_add(2, index, masked)
+    spread = wanted.new_zeros(*wanted.shape[:2], size).scatter_add(2, index, masked)
     return (1 - FLOOR) * spread + FLOOR / size
 
 

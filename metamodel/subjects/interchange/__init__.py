@@ -4,6 +4,7 @@
     hooked                             any pre-norm TransformerBridge, run through hooks  hooked.py
     from_transformers, to_transformers a module of transformers, or a folder of it        gpt2.py, encoder.py
     from_pretrained                    a folder or a hub name                             folder.py
+    save_own                           our own folder, for whatever has no other form     own.py
     resolve, resolve_network           what a command line names: ZOO#ID, folder, hub name
 
 These functions are the doors; what stands behind them is imported when it is used, since transformers and
@@ -70,10 +71,14 @@ def from_transformers(module: nn.Module, *, name: str = "transformers") -> Subje
 
 
 def from_pretrained(name_or_folder: str | Path) -> Subject:
-    """A subject from a folder in transformers' format, or from a hub name. Folders need no network.
+    """A subject from a folder, in transformers' format or our own, or from a hub name; folders work offline.
 
     Raises: InputError, one line, if it is not there, is broken, or has an unsupported architecture.
     """
+    from metamodel.subjects.interchange.own import is_own, load_own
+
+    if is_own(Path(name_or_folder).expanduser()):
+        return load_own(Path(name_or_folder).expanduser())
     from metamodel.subjects.interchange.folder import from_pretrained
 
     return from_pretrained(name_or_folder)
@@ -87,6 +92,13 @@ def to_transformers(subject: Subject, folder: str | Path) -> Path:
     from metamodel.subjects.interchange.gpt2 import save_gpt2
 
     return save_gpt2(subject, Path(folder))
+
+
+def save_own(subject: Subject, folder: str | Path) -> Path:
+    """Writes shape and raw weights as a folder that `from_pretrained` reads back bit by bit."""
+    from metamodel.subjects.interchange.own import save_own
+
+    return save_own(subject, Path(folder))
 
 
 def resolve(text: str, *, read_zoo: ZooReader | None = None) -> Subject:
@@ -142,6 +154,7 @@ __all__ = [
     "hooked",
     "resolve",
     "resolve_network",
+    "save_own",
     "to_bridge",
     "to_transformers",
 ]

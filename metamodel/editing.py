@@ -1,0 +1,116 @@
+"""A trained editor, and what it proposes for one subject. `metamodel.load(path).propose(subject, spec)`."""
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+
+from metamodel.config.edits import KEEP
+from metamodel.config.errors import InputError, require
+from metamodel.loading import local_folder
+from metamodel.networks.editing.told import editing_form, told_batch
+from metamodel.proposal import Proposal
+from metamodel.reading import one_thread
+from metamodel.subjects.mapped_back import mapped_back
+from metamodel.subjects.subject import Subject
+from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint
+from metamodel.triples.edit_spec import EditSpec
+from metamodel.triples.edits import Examples
+from metamodel.triples.spec_checks import check_editable
+from metamodel.triples.splits import Splits
+
+UNBOUNDED = "no inputs to keep were given: nothing tells where the edit is to end"
+
+
+class SubjectEditor:
+    """A checkpoint that edits subjects. Make one with `metamodel.load`."""
+
+    def __init__(self, checkpoint: EditingCheckpoint, *, folder: Path | None = None):
+        self.checkpoint = checkpoint
+        self.folder = folder
+        """Where it was loaded from."""
+        self._network = copy.deepcopy(checkpoint.editor).double().eval()
+        # in float64, as `editing_form` says
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path) -> "SubjectEditor":
+        """From a folder, or a name on the hub.
+
+        Raises: InputError if it is not there, or not a checkpoint of an editor of this version.
+        """
+        return load(local_folder(name_or_folder))
+
+    @property
+    def splits(self) -> Splits:
+        """Which subjects of which zoo it was trained on."""
+        return self.checkpoint.splits
+
+    def propose(self, subject: Subject, spec: EditSpec, *, donor: Subject | None = None) -> Proposal:
+        """A change of weights that does what a specification asks for; the subject stays as it is.
+
+        Args:
+            donor: whose answers are wanted, of a specification that transplants.
+
+        Raises: InputError for a specification that does not fit the subject, and for a subject that cannot
+            be edited or overflows on the inputs.
+        """
+        check_editable(subject)
+        return self.propose_for(subject, spec.examples(subject, donor))
+
+    @torch.no_grad()
+    def propose_for(self, subject: Subject, examples: Examples) -> Proposal:
+        """The same for a specification in the form that an editor is told, as zoos of edits draw it.
+
+        Raises: InputError for a subject that cannot be edited or overflows on the inputs.
+        """
+        check_editable(subject)
+        with one_thread():
+            return self._propose(subject, examples)
+
+    def _propose(self, subject: Subject, examples: Examples) -> Proposal:
+        editor, home = self._network, subject.weights["embed.W_E"].device
+        form = editing_form(subject)
+        place = next(editor.parameters()).device
+        edited = editor(told_batch([form.to(place)], [examples]))
+        changes = {key: value[0].to(home) for key, value in edited.changes.items()}
+        forecast = float(edited.forecast[0].sigmoid())
+        finite = math.isfinite(forecast) and all(bool(v.isfinite().all()) for v in changes.values())
+        require(
+            finite,
+            f"{subject.name}: proposed change",
+            expected="finite factors",
+            got="nan or inf",
+            do="Check that the subject's logits on these inputs are finite in float32.",
+        )
+        notes = form.notes if bool((examples.role == KEEP).any()) else (*form.notes, UNBOUNDED)
+        return Proposal(
+            subject=subject,
+            examples=examples,
+            changes=mapped_back(subject, changes),
+            forecast=forecast,
+            refuse_below=self.checkpoint.refuse_below,
+            notes=notes,
+        )
+
+    def push_to_hub(self, repository: str) -> str:
+        """Uploads the folder, metrics and card included, with the user's own login; returns its address.
+
+        Raises: InputError for an editor that was not loaded from a folder.
+        """
+        from huggingface_hub import HfApi
+
+        if self.folder is None:
+            raise InputError(
+                "push_to_hub", expected="an editor loaded from a folder", got="none", do="Save and load it."
+            )
+        HfApi().create_repo(repository, exist_ok=True)
+        return str(HfApi().upload_folder(repo_id=repository, folder_path=self.folder))
+
+
+def load(folder: str | Path) -> SubjectEditor:
+    """The editor of a checkpoint's folder.
+
+    Raises: InputError naming path, key, expected and found, if anything is missing, unknown or misshapen.
+    """
+    return SubjectEditor(load_editing_checkpoint(Path(folder)), folder=Path(folder))

@@ -1,0 +1,50 @@
+"""From a checkpoint's folder, or its name on the hub, to the meta-model that it holds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metamodel.config.errors import InputError, require
+
+if TYPE_CHECKING:
+    from metamodel.editing import SubjectEditor
+    from metamodel.reading import FunctionReader
+
+
+def load(folder: str | Path) -> "FunctionReader | SubjectEditor":
+    """The reader or the editor of a checkpoint's folder, as its config.json says.
+
+    Raises: InputError naming path, key, expected and found, if anything is missing, unknown or misshapen.
+    """
+    from metamodel.training import checkpoint, editing_checkpoint
+
+    kind = editing_checkpoint.kind_of(Path(folder))
+    known = f"{checkpoint.KIND!r} or {editing_checkpoint.KIND!r}"
+    where = f"{Path(folder) / checkpoint.CONFIG}: kind"
+    ok = kind in (checkpoint.KIND, editing_checkpoint.KIND)
+    require(ok, where, expected=known, got=repr(kind), do="Load another checkpoint.")
+    if kind == editing_checkpoint.KIND:
+        from metamodel.editing import load
+
+        return load(folder)
+    from metamodel import reading
+
+    return reading.load(folder)
+
+
+def local_folder(name_or_folder: str | Path) -> Path:
+    """The folder itself, or the one to which a name on the hub is downloaded.
+
+    Raises: InputError if the name cannot be reached; a folder is not looked into.
+    """
+    if Path(name_or_folder).is_dir() or isinstance(name_or_folder, Path) or name_or_folder.count("/") != 1:
+        return Path(name_or_folder)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name_or_folder, allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        got = str(error).split("\n", 1)[0]
+        raise InputError(
+            name_or_folder, expected="a folder, or a name on the hub", got=got, do="Check name and network."
+        ) from error
