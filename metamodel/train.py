@@ -1,19 +1,23 @@
-"""Trains a function reader and evaluates it beside its baselines: the main job.
+"""Trains a meta-model and evaluates it beside its baselines: the main job, a function reader by default.
 
     python -m metamodel.train [--config configs/function/small.yaml] [--optim.lr 1e-3 ...]
+    python -m metamodel.train --config configs/editing/small.yaml
 
 Builds the zoo if it is missing, trains, scores held-out subjects, and leaves a checkpoint in
 `OUT/NAME/TIME/checkpoint/`. An interrupted run goes on when the same command is given again. Torch is
 imported only after the arguments are understood.
 """
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metamodel.config.command import run_command
+from metamodel.config.editing import EditingConfig
 from metamodel.config.errors import InputError, require
 from metamodel.config.function import FunctionConfig
 from metamodel.config.parser import command_parser, parse_config, plain
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from metamodel.features.examples import Example
     from metamodel.training.checkpoint import FunctionCheckpoint
     from metamodel.training.companions import Companions
+    from metamodel.triples.edit_store import EditZoo
     from metamodel.triples.manifest import Manifest
     from metamodel.triples.splits import Splits
     from metamodel.triples.store import Zoo
@@ -33,9 +38,25 @@ DEFAULT = "configs/function/small.yaml"
 def main(arguments: list[str]) -> None:
     """Trains, evaluates, and prints the table and the paths."""
     parser = command_parser(prog="metamodel.train", description=__doc__ or "")
+    command = shlex.join(["python", "-m", "metamodel.train", *arguments])
+    if trains_an_editor(arguments):
+        editing, _ = parse_config(parser, EditingConfig, arguments)
+        zoo = edit_zoo_of(editing)
+        from metamodel.train_editor import train_editor
+
+        train_editor(editing, zoo, command=command)
+        return
     default = DEFAULT if Path(DEFAULT).is_file() else None
     config, _ = parse_config(parser, FunctionConfig, arguments, default_file=default)
-    train(config, command=shlex.join(["python", "-m", "metamodel.train", *arguments]))
+    train(config, command=command)
+
+
+def trains_an_editor(arguments: Sequence[str]) -> bool:
+    """Whether the configuration's file says `kind: editing`."""
+    named = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    named += [after for word, after in pairwise(arguments) if word == "--config"]
+    files = [Path(name) for name in named if Path(name).is_file()]
+    return any(re.search(r"^kind: *editing *$", file.read_text(), re.MULTILINE) for file in files)
 
 
 def train(config: FunctionConfig, *, command: str) -> Path:
@@ -120,6 +141,33 @@ def zoo_of(config: FunctionConfig) -> "Zoo":
 
         build(_zoo_config(config.zoo_config), folder, progress=config.trainer.progress)
     return Zoo.open(folder)
+
+
+def edit_zoo_of(config: EditingConfig) -> "EditZoo":
+    """The zoo of edits, built first where it is missing or unfinished and a configuration for it is given.
+
+    Raises: InputError if it cannot be opened or built.
+    """
+    from metamodel.triples.edit_store import BUILD, EditZoo
+    from metamodel.triples.manifest import MANIFEST, read_manifest
+
+    folder = Path(config.zoo)
+    there = (folder / MANIFEST).is_file() and read_manifest(folder, build=BUILD).finished
+    if not there:
+        require(
+            bool(config.zoo_config),
+            str(folder),
+            expected="a finished zoo of edits",
+            got="none" if not folder.exists() else "an unfinished one",
+            do="Build it with `python -m data_gen.episodes`, or name its configuration as zoo_config.",
+        )
+        from data_gen.episodes.build import build
+        from data_gen.episodes.config import EditZooConfig
+
+        parser = command_parser(prog="data_gen.episodes", description="")
+        wanted = parse_config(parser, EditZooConfig, ["--config", config.zoo_config])[0]
+        build(wanted, folder, progress=config.trainer.progress)
+    return EditZoo.open(folder)
 
 
 def _zoo_config(file: str) -> "ZooConfig":

@@ -7,7 +7,7 @@ from metamodel.config.errors import require
 from metamodel.config.words import Track
 
 
-def _within(value: int | float, low: int | float, high: int | float, where: str) -> None:
+def check_within(value: int | float, low: int | float, high: int | float, where: str) -> None:
     require(
         low <= value <= high,
         where,
@@ -54,8 +54,8 @@ class TrunkConfig:
         for name in ("width", "n_layers", "n_heads", "edge_width", "members"):
             _positive(getattr(self, name), f"trunk.{name}")
         for name in ("dropout", "input_dropout", "track_dropout", "prompt_dropout"):
-            _within(getattr(self, name), 0.0, 0.9, f"trunk.{name}")
-        _within(self.feature_noise, 0.0, 10.0, "trunk.feature_noise")
+            check_within(getattr(self, name), 0.0, 0.9, f"trunk.{name}")
+        check_within(self.feature_noise, 0.0, 10.0, "trunk.feature_noise")
         require(
             self.width % self.n_heads == 0,
             "trunk.width",
@@ -83,9 +83,9 @@ class OptimConfig:
     def __post_init__(self):
         _positive(self.lr, "optim.lr")
         _positive(self.grad_clip, "optim.grad_clip")
-        _within(self.weight_decay, 0.0, 10.0, "optim.weight_decay")
-        _within(self.warmup, 0.0, 0.9, "optim.warmup")
-        _within(self.ema, 0.0, 0.9999, "optim.ema")
+        check_within(self.weight_decay, 0.0, 10.0, "optim.weight_decay")
+        check_within(self.warmup, 0.0, 0.9, "optim.warmup")
+        check_within(self.ema, 0.0, 0.9999, "optim.ema")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ class TrainingConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "probes"):
             _positive(getattr(self, name), f"training.{name}")
-        _within(self.balance, 0.0, 1.0, "training.balance")
+        check_within(self.balance, 0.0, 1.0, "training.balance")
         for name in (
             "loss_function",
             "loss_score",
@@ -127,7 +127,7 @@ class TrainingConfig:
             "loss_algorithm",
             "loss_exemplars",
         ):
-            _within(getattr(self, name), 0.0, 1e3, f"training.{name}")
+            check_within(getattr(self, name), 0.0, 1e3, f"training.{name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +153,9 @@ class SplitsConfig:
 
     def __post_init__(self):
         for name in ("validation_fraction", "test_fraction"):
-            _within(getattr(self, name), 0.01, 0.9, f"splits.{name}")
+            check_within(getattr(self, name), 0.01, 0.9, f"splits.{name}")
         total = self.validation_fraction + self.test_fraction
-        _within(total, 0.02, 0.95, "splits.validation_fraction + test_fraction")
+        check_within(total, 0.02, 0.95, "splits.validation_fraction + test_fraction")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +192,8 @@ class FunctionConfig:
 
     def __post_init__(self):
         for name in ("seed", "bootstrap_seed"):
-            _within(getattr(self, name), 0, 2**32 - 1, name)
-        _within(self.k_shot_parts, 0, 20, "k_shot_parts")
+            check_within(getattr(self, name), 0, 2**32 - 1, name)
+        check_within(self.k_shot_parts, 0, 20, "k_shot_parts")
         _positive(self.k_shot_epochs, "k_shot_epochs")
         require(
             not self.also

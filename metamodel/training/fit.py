@@ -58,7 +58,7 @@ def fit(
         {label.name: label.statistics for label in labels},
         {label.name: label.determined_by for label in labels},
     )
-    _quiet()
+    quiet()
     lightning.seed_everything(config.seed, verbose=False)
     slice_names = tuple(sorted({name for seen, _ in train for name in seen.slice_names}))
     algorithms = algorithm_names(truth for _, truth in train)
@@ -163,7 +163,7 @@ def _trainer(config: FunctionConfig, folder: Path) -> lightning.Trainer:
     )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silences what Lightning says of hardware, data loaders and its makers' other products."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)

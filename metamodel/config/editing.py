@@ -1,0 +1,111 @@
+"""Configuration of the editor: zoo of edits, network and training. Imports no torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from metamodel.config.function import OptimConfig, SplitsConfig, TrainerConfig, check_within
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditorConfig:
+    """The network."""
+
+    width: int = 48
+    """Width of the hidden layers that choose scope, way and pace."""
+    map_width: int = 16
+    """Width of the network on pairs of answers."""
+    map_layers: int = 3
+    """Its layers."""
+    n_steps: int = 48
+    """Steps of the writer in use; what lies before the last matrix is run once, whatever their number."""
+    training_steps: int = 8
+    """Steps of the writer in training, through which gradients flow."""
+
+    def __post_init__(self):
+        for name in ("width", "map_width", "map_layers", "n_steps", "training_steps"):
+            check_within(getattr(self, name), 1, 1024, f"editor.{name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditTrainingConfig:
+    """How long, on how much at a time, and what counts."""
+
+    steps: int = 1600
+    """Optimiser steps."""
+    batch_size: int = 8
+    """Subjects of one shape a step, each with an edit of its own."""
+    inputs: int = 160
+    """Inputs of the domain on which the edited subject is run in a step."""
+    maps: int = 4
+    """Further rules of each subject of arithmetic from whose pairs a map of answers is inferred in a step."""
+    loss_edit: float = 0.2
+    """Weight of the cross entropy in scope, through the edited subject."""
+    loss_keep: float = 4.0
+    """Weight of the KL divergence on inputs that stay."""
+    loss_scope: float = 1.0
+    """Weight of telling which inputs are in scope."""
+    loss_wanted: float = 0.5
+    """Weight of telling what is wanted of them."""
+    loss_map: float = 1.0
+    """Weight of the map of answers, of rules."""
+    loss_forecast: float = 0.2
+    """Weight of the forecast of success."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "inputs"):
+            check_within(getattr(self, name), 1, 10**6, f"training.{name}")
+        losses = [f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast")]
+        for name in ("maps", *losses):
+            check_within(getattr(self, name), 0, 1e3, f"training.{name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditReportConfig:
+    """How many edits are judged."""
+
+    edits: int = 2
+    """Edits of each kind and number of pairs, of each test subject."""
+    tuning: int = 40
+    """Edits of training subjects on which opponents are tuned."""
+    validation: int = 80
+    """Edits of validation subjects on which alpha is chosen."""
+    opponents: bool = True
+    """Whether opponents are tuned and judged."""
+
+    def __post_init__(self):
+        for name in ("edits", "tuning", "validation"):
+            check_within(getattr(self, name), 1, 10**5, f"report.{name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditingConfig:
+    """Trains and evaluates an editor."""
+
+    kind: Literal["editing"] = "editing"
+    """What is trained: in a file it tells this configuration from that of a reader."""
+    name: str = "editing-small"
+    """Of the run's folder and of its checkpoint."""
+    zoo: str = "data/edits-small"
+    """Folder of the zoo of edits."""
+    zoo_config: str = "configs/edits/small.yaml"
+    """From which the zoo is built where its folder is missing or unfinished; empty for never."""
+    seed: int = 0
+    """Of initial weights, and of the order of edits."""
+    logger: Literal["csv", "wandb"] = "csv"
+    """csv writes into the run's folder; wandb works offline where no key is configured."""
+    out: str = "runs"
+    """Folder of all runs."""
+    bootstrap_seed: int = 0
+    """Draws the resamples of lineages from which intervals are computed."""
+    refuse_below: float = 0.3
+    """Probability of success below which a proposal is refused."""
+    editor: EditorConfig = field(default_factory=EditorConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(weight_decay=0.001, ema=0.0))
+    training: EditTrainingConfig = field(default_factory=EditTrainingConfig)
+    report: EditReportConfig = field(default_factory=EditReportConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    splits: SplitsConfig = field(default_factory=lambda: SplitsConfig(test_fraction=0.25))
+
+    def __post_init__(self):
+        for name in ("seed", "bootstrap_seed"):
+            check_within(getattr(self, name), 0, 2**32 - 1, name)
+        check_within(self.refuse_below, 0, 1, "refuse_below")

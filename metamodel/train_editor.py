@@ -1,0 +1,69 @@
+"""The main job of editing: trains an editor, judges it beside its opponents, and leaves a checkpoint."""
+
+import sys
+from pathlib import Path
+
+from metamodel.config.editing import EditingConfig
+from metamodel.config.parser import plain
+from metamodel.evaluation.editing.evaluate import judge
+from metamodel.evaluation.editing.card import write_editing_card
+from metamodel.evaluation import report as reports
+from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint, save
+from metamodel.training.fit_editing import fit_editor, sizes_of
+from metamodel.training.run_folder import CHECKPOINT, claim_folder
+from metamodel.triples.edit_store import EditZoo
+from metamodel.triples.splits import Splits, make_splits
+
+
+def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
+    """Trains, judges, and prints the table and the paths. Returns the folder of the checkpoint.
+
+    A run that was interrupted after its training goes on with the report.
+
+    Args:
+        command: what the card says to run to do it again.
+    """
+    splits = edit_splits(config, zoo)
+    folder, _held = claim_folder(config, zoo.fingerprint)
+    where = folder / CHECKPOINT
+    if not (where / "model.safetensors").is_file():
+        chosen = set(splits.train)
+        train = [one for one in zoo.subjects if one.subject.name in chosen]
+        editor = fit_editor(config, train, folder)
+        checkpoint = EditingCheckpoint(
+            editor=editor,
+            sizes=sizes_of(config),
+            refuse_below=config.refuse_below,
+            zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
+            splits=splits,
+            training=plain(config),
+        )
+        save(checkpoint, where)
+    report = judge(
+        load_editing_checkpoint(where), zoo, config.report, command=command, seed=config.bootstrap_seed,
+        progress=_said(config),
+    )
+    reports.save(report, where)
+    write_editing_card(where, report, config)
+    reports.show(report, reports.report_console())
+    sys.stdout.write(f"checkpoint  {where}\ncard        {where / 'README.md'}\nzoo         {config.zoo}\n")
+    return where
+
+
+def edit_splits(config: EditingConfig, zoo: EditZoo) -> Splits:
+    """Subjects by split; damaged copies stay with the subject that they are copies of."""
+    rows = [
+        {"id": one.subject.name, "lineage": one.lineage, "departs": one.departs} for one in zoo.subjects
+    ]
+    s = config.splits
+    return make_splits(
+        rows, seed=s.seed, validation_fraction=s.validation_fraction, test_fraction=s.test_fraction
+    )
+
+
+def _said(config: EditingConfig):
+    def say(text: str) -> None:
+        if config.trainer.progress:
+            sys.stderr.write(f"{text}\n")
+
+    return say
