@@ -21,15 +21,14 @@ from metamodel.baselines.editing.fine_tuning import FineTuning, GradientStep
 from metamodel.baselines.editing.inferred import inferred, matched
 from metamodel.baselines.editing.profile_match import ProfileMatch, SelfLabel
 from metamodel.baselines.editing.suffix import suffix
+from metamodel.baselines.editing.transport import Transport
 from metamodel.evaluation.editing.scores import scores
 from metamodel.features.observed import last_writer
-from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import logits_at
-from metamodel.subjects.subject import Subject, initial_weights, unstack
-from metamodel.triples.edits import FAR, IN_SCOPE, KEEP, NEAR, PAIR, Edit, Editable
-from metamodel.triples.specify import specify
+from metamodel.subjects.subject import Subject
+from metamodel.triples.edits import IN_SCOPE, KEEP, PAIR, Editable
 
-P = 5
+Specified = Callable[..., Episode]
 
 
 def judge(episode: Episode, changes) -> float:
@@ -37,59 +36,8 @@ def judge(episode: Episode, changes) -> float:
 
 
 @pytest.fixture(scope="module")
-def taught() -> Editable:
-    """A small subject that has learnt a table of 5 keys behind one word and another table behind another, whatever b."""
-    config = SubjectConfig(
-        n_layers=1, n_heads=2, d_model=16, d_head=8, d_mlp=48, d_vocab=12, n_ctx=4, normalization_type="none"
-    )
-    a, b, word = (x.flatten() for x in torch.meshgrid(*(torch.arange(n) for n in (P, P, 2)), indexing="ij"))
-    tokens = torch.stack([5 + word, a, b, torch.full_like(a, 7)], dim=1)
-    answer = torch.where(word == 0, (2 * a) % P, a)
-    subject = Subject(
-        config=config, weights=unstack(initial_weights(config, [torch.Generator().manual_seed(0)]), 0)
-    )
-    inside = word == 1
-    wanted = torch.where(inside, (answer + 1) % P, answer)
-    scope = torch.where(inside, IN_SCOPE, torch.where(b == 0, NEAR, FAR))
-
-    def editable(subject: Subject, wanted: torch.Tensor) -> Editable:
-        edit = Edit(kind="rule", rule="+1", wanted=wanted, scope=scope, pool=inside, n_pairs=0)
-        return Editable(
-            subject=subject,
-            family="taught",
-            lineage="taught",
-            departs="none",
-            tokens=tokens,
-            answer=answer,
-            answers=torch.arange(P),
-            edits=(edit,),
-            quality={},
-        )
-
-    everything = Edit(
-        kind="rule",
-        rule="all",
-        wanted=answer,
-        scope=torch.full_like(answer, IN_SCOPE),
-        pool=inside,
-        n_pairs=0,
-    )
-    blank = editable(subject, answer)
-    changes = oracle(episode_of(blank, everything, 2), learning_rate=1e-2)
-    learnt = subject.with_weights(
-        {k: v + changes.get(k, torch.zeros(())) for k, v in subject.weights.items()}
-    )
-    return editable(learnt, wanted)
-
-
-def episode_of(editable: Editable, edit: Edit, n_pairs: int, seed: int = 0) -> Episode:
-    examples, inputs = specify(editable, edit, n_pairs, torch.Generator().manual_seed(seed))
-    return Episode(editable=editable, edit=edit, examples=examples, inputs=inputs)
-
-
-@pytest.fixture(scope="module")
-def episode(taught: Editable) -> Episode:
-    return episode_of(taught, taught.edits[0], 4)
+def episode(taught: Editable, specified: Specified) -> Episode:
+    return specified(taught, 4)
 
 
 def double(episode: Episode) -> Subject:
@@ -122,6 +70,8 @@ def test_every_opponent_changes_weights_and_never_the_subject(episode: Episode, 
     opponent = opponents(judge)[index]
     subject = episode.editable.subject
     before = subject.fingerprint()
+    if isinstance(opponent, Transport):
+        opponent.tune([episode])
     changes = opponent.propose(subject, episode.examples)
     again = opponent.propose(subject, episode.examples)
     assert subject.fingerprint() == before
@@ -175,7 +125,7 @@ def test_adam_is_torchs_for_every_setting_at_once(episode: Episode):
                 assert set(found[step][i]) == set(names)
                 for name in names:
                     moved = (leaves[name][0] - subject.weights[name]).detach()
-                    torch.testing.assert_close(found[step][i][name], moved, rtol=1e-6, atol=1e-9)
+                    torch.testing.assert_close(found[step][i][name], moved, rtol=1e-5, atol=1e-6)
 
 
 def test_the_end_of_a_subject_says_what_the_subject_says(episode: Episode):
@@ -260,9 +210,8 @@ def test_what_is_inferred_is_the_rule(episode: Episode):
 
 
 @pytest.mark.parametrize("make", [FineTuning, ProfileMatch, SelfLabel])
-def test_what_is_tuned_reaches_an_easy_edit(taught: Editable, make: Callable):
-    edit = taught.edits[0]
-    easy = episode_of(taught, edit, 16)
+def test_what_is_tuned_reaches_an_easy_edit(taught: Editable, specified: Specified, make: Callable):
+    easy = specified(taught, 16)
     opponent = make(judge)
     before = judge(easy, opponent.propose(taught.subject, easy.examples))
     opponent.tune([easy])

@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.baselines.editing.base import Episode
 from metamodel.subjects.forward import forward
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import CHANCE, DERIVED, IN_SCOPE, KEEP, PAIR, Examples
+
+UNLIKELY = 1.5
+"""A removed answer may be so many times as likely as chance; scores allow somewhat more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,6 +71,17 @@ def told(subject: Subject, examples: Examples, *, keeps: bool = True) -> Aims:
     new = wanted_distribution(examples.wanted[known], examples.answers, subject.config.d_vocab)
     target = torch.where(pair[:, None], new.to(old.dtype), old)
     return Aims(tokens=tokens, position=position, target=target, weight=balanced(pair, target))
+
+
+def right(
+    logits: Float[Tensor, "*rest example d_vocab"],
+    wanted: Int[Tensor, " example"],
+    old: Int[Tensor, " example"],
+    n_answers: int,
+) -> Bool[Tensor, "*rest example"]:
+    """Whether inputs are answered as wanted; CHANCE is wanted of the answer before, `old`."""
+    likely = (logits.softmax(-1) * torch.nn.functional.one_hot(old, logits.shape[-1])).sum(-1)
+    return torch.where(wanted == CHANCE, likely <= UNLIKELY / n_answers, logits.argmax(-1) == wanted)
 
 
 def truth(episode: Episode) -> Aims:
