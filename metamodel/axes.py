@@ -24,7 +24,8 @@ Prompts:
     key          position that is attended to; key of a table of facts
     alphabet     small set of tokens from which probe prompts are drawn
     token        token of the sample that describes a vocabulary
-    answer       token of that sample, as an answer
+    answer       token of that sample, as an answer; candidate answer of an edit
+    answer2      second axis over such candidates
     symbol       token that a task uses as content
     drawn        symbol among those that a prompt draws
     value        what a bracket, a list or a table of a task holds
@@ -60,7 +61,6 @@ Circuits:
     direction    vector of a dictionary
     span         named set of positions of a prompt
     pair         (query span, key span)
-    entry        effect of an edge between a pair of spans
     places       prompts and positions, or prompts where one answer each is asked
     set          set of items that a run ablates
     set_batch    prompt of any set, flattened
@@ -106,6 +106,17 @@ What meta-models see, answer and are measured by:
     bin          interval of probabilities
     coverage     share of items that a reader answers
     measurement  one of several measurements of the same labels
+
+Edits:
+
+    input        input of a domain, which an edit says what is wanted of
+    example      input that a specification shows
+    example2     second axis over examples
+    other        example of another role
+    kernel       similarity of examples
+    unit2        second axis over what a matrix reads
+    entry        effect of an edge between a pair of spans; number among flattened weights
+    setting      way to fine-tune, of those that are tried at once
 
 Any:
 

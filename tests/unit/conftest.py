@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from metamodel.baselines.editing.base import Episode
 from metamodel.circuits.graph import component_edges
 from metamodel.features.examples import BaselineInputs, ComponentGraph, Seen, Truth
 from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction
+from metamodel.subjects.forward import forward
 from metamodel.subjects.subject import Subject, initial_weights, unstack
+from metamodel.triples.edits import FAR, IN_SCOPE, NEAR, Edit, Editable
 from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE
+from metamodel.triples.specify import specify
 
 N_FEATURES, N_CHANNELS, N_LABELS, D_VOCAB = 12, 4, 3, 16
 PLANTED = 3
@@ -106,3 +110,58 @@ def _one(rng, name, noise, family, size, n_features, n_labels) -> tuple[Seen, Tr
 def _subject(config: SubjectConfig, rng) -> Subject:
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     return Subject(config=config, weights=unstack(initial_weights(config, [generator]), 0))
+
+
+@pytest.fixture(scope="session")
+def taught() -> Editable:
+    """A small subject that has learnt one table of 5 keys behind one word and another behind another, and an
+    edit that adds 1 behind the second word. The token after the key means nothing."""
+    config = SubjectConfig(
+        n_layers=1, n_heads=2, d_model=16, d_head=8, d_mlp=48, d_vocab=12, n_ctx=4, normalization_type="none"
+    )
+    key, other, word = (x.flatten() for x in torch.meshgrid(*map(torch.arange, (5, 5, 2)), indexing="ij"))
+    tokens = torch.stack([5 + word, key, other, torch.full_like(key, 7)], dim=1)
+    answer = torch.where(word == 0, (2 * key) % 5, key)
+    inside = word == 1
+    edit = Edit(
+        kind="rule",
+        rule="+1",
+        wanted=torch.where(inside, (answer + 1) % 5, answer),
+        scope=torch.where(inside, IN_SCOPE, torch.where(other == 0, NEAR, FAR)),
+        pool=inside,
+        n_pairs=0,
+    )
+    leaves = {k: v.requires_grad_() for k, v in _drawn(config).items()}
+    optimiser = torch.optim.Adam(leaves.values(), lr=1e-2)
+    for _ in range(120):
+        optimiser.zero_grad()
+        logits = forward({k: v[None] for k, v in leaves.items()}, config, tokens).logits[0, :, -1]
+        torch.nn.functional.cross_entropy(logits, answer).backward()
+        optimiser.step()
+    return Editable(
+        subject=Subject(config=config, weights={k: v.detach() for k, v in leaves.items()}),
+        family="taught",
+        lineage="taught",
+        departs="none",
+        tokens=tokens,
+        answer=answer,
+        answers=torch.arange(5),
+        edits=(edit,),
+        quality={},
+    )
+
+
+def _drawn(config: SubjectConfig) -> dict[str, torch.Tensor]:
+    return unstack(initial_weights(config, [torch.Generator().manual_seed(0)]), 0)
+
+
+@pytest.fixture(scope="session")
+def specified() -> Callable[..., Episode]:
+    """`specified(editable, n_pairs)`: an episode of its first edit."""
+
+    def make(editable: Editable, n_pairs: int) -> Episode:
+        edit = editable.edits[0]
+        examples, inputs = specify(editable, edit, n_pairs, torch.Generator().manual_seed(0))
+        return Episode(editable=editable, edit=edit, examples=examples, inputs=inputs)
+
+    return make
