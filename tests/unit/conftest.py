@@ -12,7 +12,8 @@ from metamodel.features.examples import BaselineInputs, ComponentGraph, Seen, Tr
 from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction
 from metamodel.subjects.forward import forward
 from metamodel.subjects.subject import Subject, initial_weights, unstack
-from metamodel.triples.edits import FAR, IN_SCOPE, NEAR, Edit, Editable
+from metamodel.config.edits import FAR, IN_SCOPE, NEAR
+from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE
 from metamodel.triples.specify import specify
 

@@ -26,7 +26,8 @@ from metamodel.evaluation.editing.scores import scores
 from metamodel.features.observed import last_writer
 from metamodel.subjects.forward import logits_at
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import IN_SCOPE, KEEP, PAIR, Editable
+from metamodel.config.edits import IN_SCOPE, KEEP, PAIR
+from metamodel.triples.edits import Editable
 
 Specified = Callable[..., Episode]
 

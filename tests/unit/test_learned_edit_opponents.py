@@ -20,7 +20,8 @@ from metamodel.evaluation.editing.scores import logits_of, scores
 from metamodel.features.observed import last_writer
 from metamodel.subjects.canonical import canonical, residual_map
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import FAR, IN_SCOPE, Edit, Editable
+from metamodel.config.edits import FAR, IN_SCOPE
+from metamodel.triples.edits import Edit, Editable
 
 Specified = Callable[..., Episode]
 

@@ -17,7 +17,8 @@ from metamodel.subjects.canonical import canonical
 from metamodel.subjects.forward import forward, logits_at
 from metamodel.subjects.mapped_back import mapped_back
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import KEEP, PAIR, Examples
+from metamodel.config.edits import KEEP, PAIR
+from metamodel.triples.edits import Examples
 
 LOSS_SHARE = 1e-3
 """How much of the loss breaks ties between equal shares of right answers."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from metamodel.baselines.editing.base import Episode
 from metamodel.subjects.forward import forward
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import CHANCE, DERIVED, IN_SCOPE, KEEP, PAIR, Examples
+from metamodel.config.edits import CHANCE, DERIVED, IN_SCOPE, KEEP, PAIR
+from metamodel.triples.edits import Examples
 
 UNLIKELY = 1.5
 """A removed answer may be so many times as likely as chance; scores allow somewhat more."""

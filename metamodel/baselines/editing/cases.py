@@ -13,7 +13,8 @@ from metamodel.baselines.editing.suffix import Suffix, suffix
 from metamodel.features.observed import last_writer
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import CHANCE, KEEP, PAIR, Examples
+from metamodel.config.edits import CHANCE, KEEP, PAIR
+from metamodel.triples.edits import Examples
 
 MOST = 36
 """Edits that are solved: a few dozen."""

@@ -25,7 +25,8 @@ from metamodel.baselines.editing.suffix import Suffix, suffix
 from metamodel.baselines.editing.tuning import Judge, best, mean_scores
 from metamodel.features.observed import last_writer
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import KEEP, PAIR, UNLABELLED, Examples
+from metamodel.config.edits import KEEP, PAIR, UNLABELLED
+from metamodel.triples.edits import Examples
 
 NEAR_ENOUGH = 0.05
 """KL divergence from what is wanted, in nats, at which an optimised output is left alone."""

@@ -18,8 +18,11 @@ from metamodel.networks.editing.class_map import profile_cost
 from metamodel.networks.editing.scope import fitted
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import CHANCE, KEEP, PAIR, UNLABELLED, Examples
+from metamodel.config.edits import CHANCE, KEEP, PAIR, UNLABELLED
+from metamodel.triples.edits import Examples
 
+SAID, UNEMBEDDING = 0, 2
+"""Gram matrices of the answers: of what is said of one where the other is right, and of the unembedding."""
 EXPLAINED = 0.8
 """Share of pairs that a one-to-one map of answers must explain to be the rule."""
 LEFT_OUT_ERROR, LEFT_OUT_ACCURACY = slice(0, 2), slice(2, 4)
@@ -36,8 +39,12 @@ class Inferred:
     """A distribution over answers; of examples out of scope what is said already."""
 
 
-def inferred(subject: Subject, examples: Examples) -> Inferred:
-    """From the canonical form, so that no gauge of the subject matters."""
+def inferred(subject: Subject, examples: Examples, gram: int = SAID) -> Inferred:
+    """From the canonical form, so that no gauge of the subject matters.
+
+    Args:
+        gram: index of the answers' Gram matrix that is matched.
+    """
     seen = seen_of(subject, examples)
     role, pair = examples.role, examples.role == PAIR
     inside = pair | ((role == UNLABELLED) & in_scope(seen))
@@ -46,7 +53,7 @@ def inferred(subject: Subject, examples: Examples) -> Inferred:
     if bool((examples.wanted[pair] == CHANCE).all()):
         new = said[pair].mean(0).expand_as(said)
     else:
-        new = _answers(seen, old, said, pair, inside)
+        new = _answers(seen, old, said, pair, inside, gram)
     wanted = torch.where(inside[:, None], new, old)
     return Inferred(inside=inside, wanted=torch.where(pair[:, None], said, wanted))
 
@@ -64,6 +71,7 @@ def seen_of(subject: Subject, examples: Examples) -> Observed:
             wanted=examples.wanted[None],
             answers=examples.answers[None],
             answer_mask=torch.ones_like(examples.answers[None], dtype=torch.bool),
+            n_known=len(examples.role),
         )
     )
 
@@ -90,21 +98,23 @@ def matched(
     return torch.from_numpy(column).long()
 
 
-def _answers(seen: Observed, old: Tensor, said: Tensor, pair: Tensor, inside: Tensor) -> Tensor:
+def _answers(
+    seen: Observed, old: Tensor, said: Tensor, pair: Tensor, inside: Tensor, gram: int
+) -> Tensor:
     """Of every example, as if it were in scope."""
     counts = torch.einsum("na,nb->ab", old[pair], said[pair])
-    to = matched(seen.answer_gram[0], counts)
+    to = matched(seen.answer_grams[0, gram], counts)
     explained = float(said[pair][torch.arange(int(pair.sum())), to[old[pair].argmax(-1)]].mean())
     if explained >= EXPLAINED:
         return torch.nn.functional.one_hot(to[old.argmax(-1)], old.shape[-1]).float()
-    kernels, role = seen.kernels[0], seen.role[0]
+    kernels, role = seen.kernels[0].mT, seen.role[0]
     known = pair | (role == KEEP)
     answer = torch.where(pair[:, None], said, old)
     # copying is judged on all that is known: few pairs resemble each other
     nearest = [_nearest(kernel, known, answer) for kernel in kernels]
     right = torch.tensor([float((x[known] * answer[known]).sum(-1).mean()) for x in nearest])
     copied = _nearest(kernels[int(right.argmax())], pair, said)
-    borrowed = [_nearest(kernel, ~inside, old) for kernel in kernels]
+    borrowed = [_nearest(kernel, ~inside, old) for kernel in seen.prompts[0]]
     lent = torch.tensor([_share(x, said, pair) for x in borrowed])
     way = borrowed[int(lent.argmax())]
     return way if float(lent.max()) > _share(copied, said, pair) else copied

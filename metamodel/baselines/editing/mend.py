@@ -23,7 +23,8 @@ from metamodel.baselines.editing.tuning import Judge, best, mean_scores
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import activation, forward, layer_norm, unembed
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import PAIR, Examples
+from metamodel.config.edits import PAIR
+from metamodel.triples.edits import Examples
 
 RANK, STEPS, BATCH, LEARNING_RATE, FIRST_RATE = 32, 400, 6, 1e-3, 0.1
 SCALES = (0.3, 1.0, 3.0)

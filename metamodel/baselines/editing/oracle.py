@@ -6,7 +6,7 @@ from torch import Tensor
 from metamodel.baselines.editing.adam import trained
 from metamodel.baselines.editing.aims import old_logits, right, truth
 from metamodel.baselines.editing.base import Changes, Episode
-from metamodel.triples.edits import DERIVED, IN_SCOPE
+from metamodel.config.edits import DERIVED, IN_SCOPE
 
 ENOUGH = 0.995
 """Share of inputs answered as wanted, of those that change and of those that stay, at which it stops."""

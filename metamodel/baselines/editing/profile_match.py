@@ -14,7 +14,7 @@ from metamodel.baselines.editing.adam import Setting, trained
 from metamodel.baselines.editing.aims import Aims, balanced
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.closed_form import solved
-from metamodel.baselines.editing.inferred import inferred
+from metamodel.baselines.editing.inferred import SAID, UNEMBEDDING, inferred
 from metamodel.baselines.editing.suffix import Suffix, suffix
 from metamodel.baselines.editing.tuning import Judge, best, mean_scores
 from metamodel.subjects.subject import Subject
@@ -30,9 +30,13 @@ ADAM_RATES = (3e-3, 1e-2)
 SUBSETS = ("all", "mlps", "last_writer")
 
 
-def self_labelled(subject: Subject, examples: Examples) -> tuple[Aims, Suffix]:
-    """All examples with what the inferred rule wants of them; what stays keeps its whole distribution."""
-    found = inferred(subject, examples)
+def self_labelled(subject: Subject, examples: Examples, gram: int) -> tuple[Aims, Suffix]:
+    """All examples with what the inferred rule wants of them; what stays keeps its whole distribution.
+
+    Args:
+        gram: which Gram matrix of the answers is matched.
+    """
+    found = inferred(subject, examples, gram)
     end = suffix(subject, examples.tokens, examples.position)
     old = end.logits().softmax(-1)
     new = torch.zeros_like(old)
@@ -71,25 +75,26 @@ class ProfileMatch(Opponent):
 
     def __init__(self, judge: Judge):
         self._judge = judge
-        self.chosen = (8, 3.0, 1e-2)
-        """Steps, rate and ridge."""
+        self.chosen = (8, 3.0, 1e-2, SAID)
+        """Steps, rate, ridge, and Gram matrix of the answers."""
 
     @property
     def name(self) -> str:
         return "profile_match"
 
     def tune(self, episodes: Sequence[Episode]) -> None:
-        def proposals(episode: Episode) -> Iterable[tuple[tuple[int, float, float], Changes]]:
-            aims, end = self_labelled(episode.editable.subject, episode.examples)
-            for rate, ridge in itertools.product(RATES, RIDGES):
-                found = preconditioned(end, aims, max(STEPS), rate, ridge)
-                yield from (((k, rate, ridge), end.written(found[k])) for k in STEPS)
+        def proposals(episode: Episode) -> Iterable[tuple[tuple[int, float, float, int], Changes]]:
+            for gram in (SAID, UNEMBEDDING):
+                aims, end = self_labelled(episode.editable.subject, episode.examples, gram)
+                for rate, ridge in itertools.product(RATES, RIDGES):
+                    found = preconditioned(end, aims, max(STEPS), rate, ridge)
+                    yield from (((k, rate, ridge, gram), end.written(found[k])) for k in STEPS)
 
         self.chosen = best(mean_scores(episodes, proposals, self._judge), self.chosen)
 
     def propose(self, subject: Subject, examples: Examples) -> Changes:
-        aims, end = self_labelled(subject, examples)
-        steps, rate, ridge = self.chosen
+        steps, rate, ridge, gram = self.chosen
+        aims, end = self_labelled(subject, examples, gram)
         return end.written(preconditioned(end, aims, steps, rate, ridge)[steps])
 
 
@@ -98,7 +103,8 @@ class SelfLabel(Opponent):
 
     def __init__(self, judge: Judge):
         self._judge = judge
-        self.chosen = Setting(steps=50, learning_rate=1e-2, subset="mlps")
+        self.chosen = Setting(steps=50, learning_rate=1e-2, subset="mlps"), SAID
+        """And which Gram matrix of the answers is matched."""
 
     @property
     def name(self) -> str:
@@ -107,17 +113,18 @@ class SelfLabel(Opponent):
     def tune(self, episodes: Sequence[Episode]) -> None:
         pairs = list(itertools.product(ADAM_RATES, SUBSETS))
 
-        def proposals(episode: Episode) -> Iterable[tuple[Setting, Changes]]:
+        def proposals(episode: Episode) -> Iterable[tuple[tuple[Setting, int], Changes]]:
             subject = episode.editable.subject
-            aims, _ = self_labelled(subject, episode.examples)
-            for k, changes in trained(subject, aims, pairs, ADAM_STEPS).items():
-                for (rate, subset), change in zip(pairs, changes, strict=True):
-                    yield Setting(steps=k, learning_rate=rate, subset=subset), change
+            for gram in (SAID, UNEMBEDDING):
+                aims, _ = self_labelled(subject, episode.examples, gram)
+                for k, changes in trained(subject, aims, pairs, ADAM_STEPS).items():
+                    for (rate, subset), change in zip(pairs, changes, strict=True):
+                        yield (Setting(steps=k, learning_rate=rate, subset=subset), gram), change
 
         self.chosen = best(mean_scores(episodes, proposals, self._judge), self.chosen)
 
     def propose(self, subject: Subject, examples: Examples) -> Changes:
-        aims, _ = self_labelled(subject, examples)
-        pick = self.chosen
+        pick, gram = self.chosen
+        aims, _ = self_labelled(subject, examples, gram)
         found = trained(subject, aims, [(pick.learning_rate, pick.subset)], [pick.steps])
         return found[pick.steps][0]

@@ -20,7 +20,8 @@ from metamodel.baselines.editing.cases import Case, Cases
 from metamodel.baselines.editing.suffix import Suffix, suffix
 from metamodel.baselines.editing.tuning import Judge, best, mean_scores
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import KEEP, PAIR, UNLABELLED, Examples
+from metamodel.config.edits import KEEP, PAIR, UNLABELLED
+from metamodel.triples.edits import Examples
 
 SCALES = (0.1, 0.3, 1.0, 2.0)
 MOST = 6

@@ -21,7 +21,8 @@ from metamodel.subjects.canonical import canonical
 from metamodel.subjects.forward import logits_at
 from metamodel.subjects.mapped_back import mapped_back
 from metamodel.subjects.subject import Subject
-from metamodel.triples.edits import CHANCE, KEEP, PAIR, Examples
+from metamodel.config.edits import CHANCE, KEEP, PAIR
+from metamodel.triples.edits import Examples
 
 WIDTH, STEPS, BATCH, LEARNING_RATE = 24, 200, 4, 3e-3
 MOST_INPUTS = 160

@@ -1,0 +1,91 @@
+"""Which edits an editor is judged on: the same for every method, drawn from seeds of their own."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from metamodel.baselines.editing.base import Episode
+from metamodel.config.edits import EditKind
+from metamodel.triples.edits import Edit, Editable
+from metamodel.triples.edit_store import EditZoo
+from metamodel.triples.specify import PAIRS, specify
+from metamodel.triples.splits import Splits
+
+NEVER_TRAINED = "*"
+"""In the name of a rule: a map of answers of a kind that no editor trains on."""
+EDIT, KIND = "edit", "kind"
+"""Splits beside those of subjects: new edits of training subjects, and kinds of edits never trained on."""
+RULE_PAIRS = PAIRS
+
+
+def episode(editable: Editable, edit: Edit, n_pairs: int, number: int) -> Episode:
+    """The specification of one edit that all methods are given."""
+    name = f"{editable.subject.name} {edit.kind} {edit.rule} {n_pairs} {number}"
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+    examples, inputs = specify(editable, edit, n_pairs, torch.Generator().manual_seed(seed))
+    return Episode(editable=editable, edit=edit, examples=examples, inputs=inputs)
+
+
+def test_episodes(zoo: EditZoo, splits: Splits, n_edits: int) -> dict[str, list[Episode]]:
+    """Episodes of each split.
+
+    Args:
+        n_edits: edits of each kind, of each subject; rules are asked with every number of pairs.
+    """
+    by_name = {one.subject.name: one for one in zoo.subjects}
+    found: dict[str, list[Episode]] = {}
+    trained = [by_name[id] for id in splits.train]
+    found[EDIT] = [e for one in trained for e in _of(one, n_edits, new=True)]
+    for split, ids in splits.tests.items():
+        found[split] = [e for id in ids for e in _of(by_name[id], n_edits, new=False)]
+    found[KIND] = [
+        episode(one, edit, n_pairs, 0)
+        for id in splits.seed
+        for one in (by_name[id],)
+        for edit in [e for e in one.edits if NEVER_TRAINED in e.rule][:n_edits]
+        for n_pairs in RULE_PAIRS
+    ]
+    return {split: episodes for split, episodes in found.items() if episodes}
+
+
+def training_episodes(zoo: EditZoo, ids: Sequence[str], n: int) -> list[Episode]:
+    """About `n` episodes of subjects, spread over kinds, of edits that may be trained on."""
+    by_name = {one.subject.name: one for one in zoo.subjects}
+    by_kind: dict[EditKind, list[tuple[Editable, Edit]]] = {}
+    for id in ids:
+        one = by_name[id]
+        for edit in one.edits:
+            if not edit.test and edit.kind != "infeasible":
+                by_kind.setdefault(edit.kind, []).append((one, edit))
+    share = max(1, n // max(1, len(by_kind)))
+    found = []
+    for kind in sorted(by_kind):
+        members = by_kind[kind]
+        step = max(1, len(members) // share)
+        for i, (one, edit) in enumerate(members[::step][:share]):
+            found.append(episode(one, edit, PAIRS[i % len(PAIRS)], 0))
+    return found
+
+
+def _of(one: Editable, n_edits: int, *, new: bool) -> list[Episode]:
+    """Episodes of one subject.
+
+    Args:
+        new: only edits that are held out although their subject is trained on.
+    """
+    found = []
+    for kind in sorted({edit.kind for edit in one.edits}):
+        edits = [e for e in one.edits if e.kind == kind and NEVER_TRAINED not in e.rule]
+        held = [e for e in edits if e.test]
+        # where rules are held out, tests ask for none that training did
+        edits = held if new or held else edits
+        if kind == "rewrite":
+            edits = [e for m in sorted({e.n_pairs for e in edits}) for e in edits if e.n_pairs == m][::-1]
+            chosen = {e.n_pairs: e for e in edits}
+            found += [episode(one, edit, edit.n_pairs, 0) for _, edit in sorted(chosen.items())]
+            continue
+        for i, edit in enumerate(edits[:n_edits]):
+            asked = RULE_PAIRS if kind == "rule" else (edit.n_pairs or PAIRS[1 + i % 3],)
+            found += [episode(one, edit, n_pairs, i) for n_pairs in asked]
+    return found
