@@ -107,7 +107,7 @@ def add_shares(
 
     Args:
         prefix: `asked_` for prompts that are shown, empty for probes.
-        read_by: `factors(v)`; None where the readers' weights may not be looked at: shares of the stream alone.
+        read_by: `factors(v)`; None where no weights may be looked at: shares of the stream alone.
     """
     nodes = components(v.config)
     blocks = _blocks(nodes)
