@@ -31,7 +31,7 @@ def finish(kind: Literal["csv", "wandb"]) -> None:
     if kind == "wandb":
         import wandb
 
-        wandb.finish(quiet=True)
+        wandb.finish()
 
 
 def keep(curves: Path) -> None:

@@ -279,6 +279,15 @@ def test_exemplars_of_which_nothing_can_be_learned_are_refused_in_one_line(reade
         )
 
 
+def test_readers_of_one_job_have_wandb_runs_of_their_own(examples, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = dataclasses.replace(TINY, logger="wandb", training=TrainingConfig(epochs=1, batch_size=12))
+    for name in ("main", "weights"):
+        fit(config, examples[:12], examples[12:16], labels=LABELS, folder=tmp_path / name)
+    for name in ("main", "weights"):
+        assert len(list((tmp_path / name / "wandb").glob("offline-run-*"))) == 1
+
+
 @pytest.mark.parametrize("tracks", [("both",), ("weights", "weights")])
 def test_tracks_beside_the_main_one_are_others_and_each_once(tracks):
     with pytest.raises(InputError) as error:
