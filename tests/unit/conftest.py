@@ -5,8 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from oracle import evaluated
 
 from metamodel.circuits.graph import component_edges
+from metamodel.evaluation.evaluate import Evaluation
+from metamodel.evaluation.report import Report
 from metamodel.features.examples import BaselineInputs, ComponentGraph, Seen, Truth
 from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction
 from metamodel.subjects.subject import Subject, initial_weights, unstack
@@ -106,3 +109,14 @@ def _one(rng, name, noise, family, size, n_features, n_labels) -> tuple[Seen, Tr
 def _subject(config: SubjectConfig, rng) -> Subject:
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     return Subject(config=config, weights=unstack(initial_weights(config, [generator]), 0))
+
+
+@pytest.fixture(scope="session")
+def evaluation(planted_examples) -> Evaluation:
+    """A reader that answers the truth, beside every opponent."""
+    return evaluated(planted_examples)
+
+
+@pytest.fixture(scope="session")
+def report(evaluation) -> Report:
+    return evaluation.report
