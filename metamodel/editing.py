@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from metamodel.asking import one_thread
 from metamodel.config.edits import KEEP
 from metamodel.config.errors import InputError, require
 from metamodel.loading import local_folder
 from metamodel.networks.editing.told import editing_form, told_batch
 from metamodel.proposal import Proposal
-from metamodel.reading import one_thread
 from metamodel.subjects.mapped_back import mapped_back
 from metamodel.subjects.subject import Subject
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint

@@ -42,9 +42,10 @@ def main(arguments: list[str]) -> None:
         sys.stdout.write(json.dumps(values, indent=1) + "\n")
     else:
         from metamodel.evaluation.controls import show_controls
+        from metamodel.evaluation.terminal import report_console, show
 
-        console = reports.report_console()
-        reports.show(report, console)
+        console = report_console()
+        show(report, console)
         show_controls(found, console)
 
 

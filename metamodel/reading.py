@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metamodel.asking import asked_about, one_thread
 from metamodel.config.errors import InputError, require, require_one_of
 from metamodel.config.words import Track
-from metamodel.features.batch import pad_seen
-from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen, unasked
-from metamodel.features.graph import graph_of_view
-from metamodel.features.view import Shown, view
+from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen
+from metamodel.features.view import Shown
 from metamodel.loading import local_folder
+from metamodel.naming import Exemplar, Naming, name_function
 from metamodel.subjects.config import Component, components
 from metamodel.subjects.subject import Subject
 from metamodel.training.checkpoint import FunctionCheckpoint, load_checkpoint
+from metamodel.training.companions import K_SHOT, load_k_shot
 from metamodel.triples.schema import LabelDefinition
 from metamodel.triples.splits import Splits
-
-OUTSIDE = "outside the training distribution: probabilities are extrapolated"
-UNTOLD = (
-    "no prompts of a behavior were shown: what heads do at its answer position, and its circuit, is guessed"
-)
-FAR = 1.15
-"""A subject counts as outside when it is this many times as far as the farthest training subject."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -196,28 +190,52 @@ class FunctionReader:
         with one_thread():
             return self._read(subject, prompts)
 
+    def name_function(
+        self,
+        subject: Subject,
+        *,
+        exemplars: Sequence[Exemplar | tuple[Subject, str, bool]],
+        function: str | None = None,
+        prompts: Shown | None = None,
+    ) -> Naming:
+        """How much every component of a subject has a function that exemplars show.
+
+        The readers of the checkpoint's folder `k_shot/` answer, each trained without a part of the labels. A
+        function that is no label none of them saw, and the answer is the mean of all their logits; with
+        `function`, it is that of the one reader that was trained without this label.
+
+        Args:
+            exemplars: (subject, name of a component, whether it has the function) of any subjects; at least
+                one of each, in any order.
+            function: the label that the exemplars show, if they show one.
+            prompts: of the behavior in which the subject is asked about, without answers. Exemplars may have
+                theirs: `metamodel.naming.Exemplar`.
+
+        Raises: InputError for a checkpoint without such readers, or what `metamodel.naming` refuses.
+        """
+        if not self._k_shot:
+            raise InputError(
+                f"{self.folder or 'reader'}: {K_SHOT}",
+                expected="readers that were trained without a part of the labels",
+                got="none",
+                do="Load checkpoints/function, or train with --k_shot_parts 3.",
+            )
+        return name_function(self._k_shot, subject, exemplars, function=function, prompts=prompts)
+
+    @cached_property
+    def _k_shot(self) -> tuple[FunctionCheckpoint, ...]:
+        return () if self.folder is None else load_k_shot(self.folder)
+
     def _read(self, subject: Subject, prompts: Shown | None) -> Reading:
-        reader, config = self.checkpoint.reader.eval(), subject.config
-        device = next(reader.parameters()).device
-        require(
-            self.track != "activations" or config.norm_position == "pre",
-            subject.name,
-            expected="a subject that can be run, for a reader of activations",
-            got="a post-norm one",
-            do="Load a checkpoint of the track 'weights' or 'both'.",
-        )
-        v = view(subject, shown=prompts)
-        graph = graph_of_view(v, self.track)
-        seen = unasked(graph, config, id=subject.name, n_evidence=reader.sizes.n_evidence)
-        batch = pad_seen([seen], self.checkpoint.slice_names).to(device)
+        reader, asked = self.checkpoint.reader.eval(), asked_about(subject, self.track, prompts)
+        batch = asked.batch(self.checkpoint)
         said = reader.answers(batch)
         applies = reader.asked[batch.kinds[0]]
         nan = torch.full_like(said.function_score[0], math.nan)
-        far = bool(reader.distance(batch)[0] > FAR * reader.farthest)
         edges = said.edge_member[0] * (batch.edges[0, ..., 0] > 0)
         return Reading(
             subject=subject.name,
-            nodes=components(config),
+            nodes=components(subject.config),
             labels=tuple(label.name for label in self.labels),
             probabilities=torch.where(applies, said.function_probability[0], nan).cpu(),
             scores=torch.where(applies, said.function_score[0], nan).cpu(),
@@ -225,43 +243,8 @@ class FunctionReader:
             edge_in_circuit=edges.cpu(),
             algorithm=(*self.checkpoint.algorithms, NONE_OF_THESE)[int(said.algorithm[0].argmax())],
             algorithm_probability=float(said.algorithm[0].max()),
-            notes=_notes(
-                v.subject,
-                far=far,
-                largest=tuple(reader.largest.tolist()),
-                unseen=self.track == "both" and config.norm_position == "post",
-                untold=prompts is None,
-            ),
+            notes=asked.notes_of(self.checkpoint, batch),
         )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Reading is thousands of small factorisations: more threads gain less than they are, and where cores are
-    shared with other work they wait for each other at every one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _notes(
-    subject: Subject, *, far: bool, largest: tuple[int, int], unseen: bool, untold: bool
-) -> tuple[str, ...]:
-    config, notes = subject.config, [*subject.notes]
-    if untold:
-        notes.append(UNTOLD)
-    if unseen:
-        notes.append("a post-norm subject cannot be run: read from its weights alone")
-    larger = config.n_layers > largest[0] or config.n_heads > largest[1]
-    if larger:
-        shape = f"{config.n_layers} layers of {config.n_heads} heads"
-        notes.append(f"{shape}; training subjects had at most {largest[0]} of {largest[1]}")
-    if far or larger or config.norm_position == "post":
-        notes.append(OUTSIDE)
-    return tuple(dict.fromkeys(notes))
 
 
 def load(folder: str | Path) -> FunctionReader:

@@ -233,6 +233,7 @@ def _report(
     from metamodel.evaluation.curves import CURVES, draw_curves
     from metamodel.evaluation.evaluate import evaluate
     from metamodel.evaluation.figure import FIGURE, draw
+    from metamodel.evaluation.terminal import report_console, show
 
     say = _said(config.trainer.progress)
     tests = {name: of for name, of in examples.items() if name not in ("train", "validation")}
@@ -273,8 +274,8 @@ def _report(
     )
     pictures = Pictures(results=FIGURE, curves=CURVES if drawn else None)
     write_card(where, evaluation.report, facts, pictures=pictures, controls=found)
-    console = reports.report_console()
-    reports.show(evaluation.report, console)
+    console = report_console()
+    show(evaluation.report, console)
     show_controls(found, console)
     _print_paths(
         [("checkpoint", where), ("card", where / "README.md"), ("curves", where.parent), ("zoo", config.zoo)]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from metamodel.config.editing import EditingConfig
 from metamodel.config.parser import plain
-from metamodel.evaluation.editing.evaluate import judge
-from metamodel.evaluation.editing.card import write_editing_card
 from metamodel.evaluation import report as reports
+from metamodel.evaluation.editing.card import write_editing_card
+from metamodel.evaluation.editing.evaluate import judge
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint, save
 from metamodel.training.fit_editing import fit_editor, sizes_of
 from metamodel.training.run_folder import CHECKPOINT, claim_folder
@@ -40,7 +40,11 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
         )
         save(checkpoint, where)
     report = judge(
-        load_editing_checkpoint(where), zoo, config.report, command=command, seed=config.bootstrap_seed,
+        load_editing_checkpoint(where),
+        zoo,
+        config.report,
+        command=command,
+        seed=config.bootstrap_seed,
         progress=_said(config),
     )
     reports.save(report, where)
@@ -52,9 +56,7 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
 
 def edit_splits(config: EditingConfig, zoo: EditZoo) -> Splits:
     """Subjects by split; damaged copies stay with the subject that they are copies of."""
-    rows = [
-        {"id": one.subject.name, "lineage": one.lineage, "departs": one.departs} for one in zoo.subjects
-    ]
+    rows = [{"id": one.subject.name, "lineage": one.lineage, "departs": one.departs} for one in zoo.subjects]
     s = config.splits
     return make_splits(
         rows, seed=s.seed, validation_fraction=s.validation_fraction, test_fraction=s.test_fraction

@@ -5,6 +5,7 @@ from typing import Literal
 
 from metamodel.config.function import OptimConfig, SplitsConfig, TrainerConfig, check_within
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditorConfig:
     """The network."""

@@ -64,8 +64,7 @@ def k_shot(
     lineages = sorted({truth.lineage for _, truth in test})
     for reader in readers:
         names = [label.name for label in reader.labels]
-        functions = reader.training["training"]["held_out_functions"]
-        held_out = [names.index(name) for name in functions if name in counted]
+        held_out = [names.index(name) for name in reader.held_out_functions if name in counted]
         if not held_out:
             continue
         lend, asked = (_components(reader, examples, held_out) for examples in (train, test))

@@ -11,10 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-
 from metamodel.baselines.base import META_MODEL, is_ours
 from metamodel.config.errors import InputError, require
 from metamodel.evaluation.bootstrap import Interval
@@ -26,13 +22,9 @@ REFERENCES = frozenset({RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS})
 """Methods that know what no reader knows, or are asked something else: shown, never counted as baselines."""
 LOWER_IS_BETTER = frozenset({"calibration_error", "abstention_area", "slice_accuracy_error"})
 MARK = "†"
-OUTSIDE = f"; {MARK} outside averages"
 """Beside labels that a split's averages do not count."""
 FEWEST = 4
 """Lineages below which a bootstrap interval is no ground for a verdict."""
-WIDE = frozenset({"meta-model", "statistics"})
-WIDTH = 190
-"""Columns of the printed table where the terminal does not say its own."""
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Interval]]]
 """split -> metric -> method -> interval."""
@@ -138,73 +130,8 @@ def load(folder: Path) -> Report:
     )
 
 
-def show(report: Report, console: Console) -> None:
-    """Prints a table a split: every metric beside every method, and the gap to the best baseline."""
-    for split, metrics in report.scores.items():
-        methods = [name for name in next(iter(metrics.values())) if name not in REFERENCES]
-        lineages = next(iter(metrics.values()))[META_MODEL].n_lineages
-        title = (
-            f"split {split}: {lineages} lineages, 95 % intervals; * best baseline; n/a: no positives{OUTSIDE}"
-        )
-        table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0), collapse_padding=True)
-        table.add_column("metric", no_wrap=True)
-        for method in methods:
-            header = method.replace("token_space", "token\nspace").replace("_", " ")
-            table.add_column(header, justify="right", min_width=10 if method in WIDE else 8)
-        table.add_column("gap to *", justify="right", min_width=12)
-        for metric, by_method in metrics.items():
-            gap = gap_to_best(report, split, metric)
-            best = gap.baseline if gap else None
-            cells = [_cell(by_method[m], best=m == best) if m in by_method else "" for m in methods]
-            mark = f" {MARK}" if stands_outside(report, split, metric) else ""
-            table.add_row(short_name(metric) + mark, *cells, _gap_cell(gap))
-        console.print(table)
-        for metric in (metric for metric in metrics if "/" not in metric):
-            if words := _reference_words(report, split, metric):
-                console.print(f"{metric}: {words}")
-
-
-def _reference_words(report: Report, split: str, metric: str) -> str:
-    by_method, share = report.scores[split][metric], share_of_ceiling(report, split, metric)
-    known = [name for name in by_method if name in REFERENCES and by_method[name].applies]
-    words = [f"{name.replace('_', ' ')} {interval_line(by_method[name])}" for name in known]
-    return "; ".join([*words, *([] if share is None else [f"meta-model at {share:.0%} of the ceiling"])])
-
-
-def short_name(metric: str) -> str:
-    """Metrics of one label are indented below the macro average; a long name takes two lines."""
-    if "/" in metric:
-        return f"  {metric.split('/', 1)[1]}"
-    return metric.replace("_average_precision", "_\n  average_precision")
-
-
-def report_console(*, stderr: bool = False) -> Console:
-    """A console that is wide enough where the output is no terminal."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal and console.width >= WIDTH else Console(stderr=stderr, width=WIDTH)
-
-
-def _cell(score: Interval, *, best: bool) -> str:
-    if not score.applies:
-        return "n/a"
-    return f"{score.value:.3f}{'*' if best else ''}\n{_bare(score.low)}–{_bare(score.high)}"
-
-
-def _bare(value: float) -> str:
-    """At most three characters for 0 to 1, so that eight methods fit side by side."""
-    return f"{value:.2f}".replace("0.", ".", 1).replace("1.00", "1.0")
-
-
 def interval_line(score: Interval) -> str:
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" if score.applies else "n/a"
-
-
-def _gap_cell(gap: Gap | None) -> str:
-    if gap is None:
-        return "n/a"
-    colour = {"win": "green", "lose": "red", "even": "yellow"}[gap.verdict]
-    d = gap.difference
-    return f"[{colour}]{d.value:+.3f} {gap.verdict}[/]\n{_bare(d.low)} to {_bare(d.high)}"
 
 
 def plain_interval(score: Interval) -> dict[str, float | int | None]:

@@ -15,7 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metamodel.features.activations import Columns, explained, participation, relative
+from metamodel.features.streams import sites
 from metamodel.features.view import Shown, View, normalised
+from metamodel.subjects.forward import Run
 
 OFFSETS = (0, 1, 2, 3, 4)
 FAR = 5
@@ -58,15 +60,21 @@ def _mean_field(v: View, mean: Float[Tensor, "pos d_model"], at: int) -> Columns
 
 
 @torch.no_grad()
-def asked_of_activations(v: View) -> tuple[Columns, Columns]:
-    """Features `[layer, head]` of heads, and `[layer]` of MLPs, from a run on the prompts."""
+def run_on_shown(v: View) -> Run:
+    """The one run on the prompts that are shown, with all that features of nodes and of edges need of it."""
     shown, config = v.shown, v.config
     assert shown is not None
-    sites = ["hook_resid_pre", "attn.hook_z", "attn.hook_pattern"]
-    sites += ["hook_resid_mid", "hook_mlp_out"] if config.has_mlp else []
-    run = v.subject.run(
-        shown.tokens, taps=[f"blocks.{layer}.{site}" for layer in range(config.n_layers) for site in sites]
-    )
+    own = ["hook_resid_pre", "attn.hook_z", "attn.hook_pattern"]
+    own += ["hook_resid_mid", "hook_mlp_out"] if config.has_mlp else []
+    names = [f"blocks.{layer}.{site}" for layer in range(config.n_layers) for site in own]
+    return v.subject.run(shown.tokens, taps=[*dict.fromkeys([*names, *sites(config)])])
+
+
+@torch.no_grad()
+def asked_of_activations(v: View, run: Run) -> tuple[Columns, Columns]:
+    """Features `[layer, head]` of heads, and `[layer]` of MLPs, from `run_on_shown(v)`."""
+    shown, config = v.shown, v.config
+    assert shown is not None
     taps = {name: value[0] for name, value in run.taps.items()}
     each = torch.arange(len(shown.position), device=shown.position.device)
     groups = _groups(shown, run.logits[0][each, shown.position].argmax(-1))

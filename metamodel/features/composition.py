@@ -61,16 +61,33 @@ def structure(v: View) -> Float[Tensor, "node node channel"]:
     return found
 
 
-def edges(v: View) -> Float[Tensor, "node node channel"]:
-    """Structure, and how strongly every reader reads what every source before it writes."""
+Factors = list[dict[str, Tensor]]
+"""For each block of readers what they read, by channel: `[reader, d_model, column]`."""
+
+
+def factors(v: View) -> Factors:
+    """Of all blocks, in their order: what `edges` and `add_shares` both need."""
+    nodes = components(v.config)
+    return [
+        _reader(v, nodes[block[0]]) if nodes[block[0]].kind in ("head", "mlp", "unembedding") else {}
+        for block in _blocks(nodes)
+    ]
+
+
+def edges(v: View, read_by: Factors) -> Float[Tensor, "node node channel"]:
+    """Structure, and how strongly every reader reads what every source before it writes.
+
+    Args:
+        read_by: `factors(v)`.
+    """
     nodes, found = components(v.config), structure(v)
     blocks = _blocks(nodes)
     writers = [(rows, *_writer(v, nodes[rows[0]])) for rows in blocks[:-1]]
-    for columns in blocks:
+    for columns, own in zip(blocks, read_by, strict=True):
         before = [writer for writer in writers if found[writer[0][0], columns[0], _AT["exists"]] > 0]
         if before:
             node = nodes[columns[0]]
-            reads = {name: _unit(read) for name, read in _reader(v, node).items()}
+            reads = {name: _unit(read) for name, read in own.items()}
             for rows, factor, followed in before:
                 block = _relations(v, factor, followed, node, reads)
                 for name, value in block.items():
@@ -84,23 +101,22 @@ def add_shares(
     ran: Written,
     *,
     prefix: str,
-    weights: bool,
+    read_by: Factors | None,
 ) -> None:
     """Fills the channels of shares, in place: whose writing each reader reads, on the prompts of one run.
 
     Args:
         prefix: `asked_` for prompts that are shown, empty for probes.
-        weights: whether the readers' weights may be looked at; else only how much of the stream a source is.
+        read_by: `factors(v)`; None where no weights may be looked at: shares of the stream alone.
     """
     nodes = components(v.config)
     blocks = _blocks(nodes)
-    for columns in blocks:
-        node = nodes[columns[0]]
+    for columns, own in zip(blocks, read_by or [{}] * len(blocks), strict=True):
         before = [rows for rows in blocks[:-1] if found[rows[0], columns[0], _AT["exists"]] > 0]
         if not before:
             continue
         reads: dict[str, Tensor | None] = {"stream": None}
-        for name, read in (reads | (_reader(v, node) if weights else {})).items():
+        for name, read in (reads | own).items():
             roots = ran.anywhere if name in ("k", "v") else ran.asked
             parts = []
             for rows in before:

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from metamodel.config.words import Track
 from metamodel.features.activations import activation_features, probes
-from metamodel.features.asked import asked_of_activations, asked_of_weights
-from metamodel.features.composition import add_shares, edges, structure
+from metamodel.features.asked import asked_of_activations, asked_of_weights, run_on_shown
+from metamodel.features.composition import add_shares, edges, factors, structure
 from metamodel.features.examples import ComponentGraph
 from metamodel.features.matrices import matrices_of
 from metamodel.features.registry import ACTIVATIONS_SEEN, FEATURES, PROMPTS_SEEN, feature_names
-from metamodel.features.streams import written
+from metamodel.features.streams import sites, written
 from metamodel.features.view import Shown, View, view
 from metamodel.features.weights import embedding_features, head_features, mlp_features
 from metamodel.subjects.config import KINDS, components, depth_fraction
@@ -47,21 +47,24 @@ def graph_of_view(v: View, track: Track, *, seed: int = 0) -> ComponentGraph:
         columns |= _placed(v, "head", asked_of_weights(v))
     if runs:
         columns |= _both(v, *activation_features(v, seed=seed))
-    if runs and asks:
-        columns |= _both(v, *asked_of_activations(v))
+    prompted = run_on_shown(v) if runs and asks else None
+    if prompted is not None:
+        columns |= _both(v, *asked_of_activations(v, prompted))
     unknown = columns.keys() - {feature.name for feature in FEATURES}
     assert not unknown, f"features that the registry does not list: {sorted(unknown)}"
     columns[ACTIVATIONS_SEEN] = v.E.new_full((len(nodes),), float(runs))
     columns[PROMPTS_SEEN] = v.E.new_full((len(nodes),), float(asks))
     blank = v.E.new_zeros(len(nodes))
     matrix = torch.stack([columns.get(name, blank) for name in feature_names(track)], dim=1)
-    relations = edges(v) if track != "activations" else structure(v)
+    read_by = factors(v) if track != "activations" else None
+    relations = structure(v) if read_by is None else edges(v, read_by)
     if runs:
-        ran = written(v, probes(v, seed=seed).flatten(0, 1), None)
-        add_shares(v, relations, ran, prefix="", weights=track == "both")
-        if v.shown is not None:
-            ran = written(v, v.shown.tokens, v.shown.position)
-            add_shares(v, relations, ran, prefix="asked_", weights=track == "both")
+        tokens = probes(v, seed=seed).flatten(0, 1)
+        ran = written(v, v.subject.run(tokens, taps=sites(config)), tokens, None)
+        add_shares(v, relations, ran, prefix="", read_by=read_by)
+        if v.shown is not None and prompted is not None:
+            ran = written(v, prompted, v.shown.tokens, v.shown.position)
+            add_shares(v, relations, ran, prefix="asked_", read_by=read_by)
     assert bool(torch.isfinite(matrix).all()), "a feature is not finite"
     assert bool(torch.isfinite(relations).all()), "an edge feature is not finite"
     device = v.E.device

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metamodel.features.view import View
+from metamodel.subjects.config import SubjectConfig
+from metamodel.subjects.forward import Run
 
 Root = Float[Tensor, "source row d_model"]
 LEAST = 1e-4
@@ -30,20 +32,31 @@ class Written:
     """Over the positions that are asked about."""
 
 
-@torch.no_grad()
-def written(v: View, tokens: Int[Tensor, "batch pos"], position: Int[Tensor, " batch"] | None) -> Written:
-    """Runs the subject, and takes the centred moment of what every source writes.
-
-    Args:
-        position: that is asked about in each prompt; None for every position.
-    """
-    config = v.config
+def sites(config: SubjectConfig) -> list[str]:
+    """What `written` needs of a run."""
     names = ["hook_embed", "hook_pos_embed"]
     for layer in range(config.n_layers):
         names += [f"blocks.{layer}.attn.hook_z"] + (
             [f"blocks.{layer}.hook_mlp_out"] if config.has_mlp else []
         )
-    taps = {name: value[0] for name, value in v.subject.run(tokens, taps=names).taps.items()}
+    return names
+
+
+@torch.no_grad()
+def written(
+    v: View,
+    run: Run,
+    tokens: Int[Tensor, "batch pos"],
+    position: Int[Tensor, " batch"] | None,
+) -> Written:
+    """The centred moment of what every source writes.
+
+    Args:
+        run: of the subject on `tokens`, with taps at `sites`.
+        position: that is asked about in each prompt; None for every position.
+    """
+    config = v.config
+    taps = {name: run.taps[name][0] for name in sites(config)}
     each = torch.arange(len(tokens), device=tokens.device)
 
     def roots(at_asked: bool) -> dict[tuple[str, int], Root]:

@@ -57,6 +57,11 @@ class FunctionCheckpoint:
         """Of each label, whether the track leaves it open."""
         return tuple(label.name not in self.determined for label in self.labels)
 
+    @property
+    def held_out_functions(self) -> tuple[str, ...]:
+        """Labels that no loss saw."""
+        return tuple(self.training["training"]["held_out_functions"])
+
     def predict(self, seen: Seen) -> Prediction:
         """All answers about one subject."""
         reader = self.reader.eval()

@@ -56,8 +56,16 @@ def load_companions(folder: Path) -> Companions:
     tracks: dict[Track, FunctionCheckpoint] = {
         track: load_checkpoint(folder / track) for track in TRACKS if (folder / track / CONFIG).is_file()
     }
+    return Companions(tracks=tracks, k_shot=load_k_shot(folder))
+
+
+def load_k_shot(folder: Path) -> tuple[FunctionCheckpoint, ...]:
+    """Readers of a checkpoint that were each trained without a part of the functions; often none.
+
+    Raises: InputError if one of them is damaged.
+    """
     parts = sorted((folder / K_SHOT).glob("*/"), key=lambda path: path.name)
-    return Companions(tracks=tracks, k_shot=tuple(load_checkpoint(part) for part in parts))
+    return tuple(load_checkpoint(part) for part in parts)
 
 
 def train_companions(

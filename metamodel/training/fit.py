@@ -22,7 +22,7 @@ from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.objectives.function import FunctionObjective
 from metamodel.training.calibration import calibrate
 from metamodel.training.datamodule import FunctionData
-from metamodel.training.logger import make_logger
+from metamodel.training.logger import finish, make_logger
 from metamodel.training.normaliser import fit_normaliser, fit_range
 from metamodel.triples.schema import LabelDefinition
 
@@ -87,6 +87,8 @@ def fit(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    finally:
+        finish(config.logger)
     best = objective.best.cpu()
     calibrate(best, validation, slice_names)
     return best.eval(), slice_names, algorithms

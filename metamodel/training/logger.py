@@ -23,7 +23,15 @@ def make_logger(kind: Literal["csv", "wandb"], folder: Path, name: str) -> Logge
         sys.stderr.write(
             f"wandb: no key configured, logging offline. Later: wandb sync {folder}/wandb/*run-*\n"
         )
-    return WandbLogger(name=name, save_dir=folder, project="metamodel", offline=offline)
+    return WandbLogger(name=f"{name} {folder.name}", save_dir=folder, project="metamodel", offline=offline)
+
+
+def finish(kind: Literal["csv", "wandb"]) -> None:
+    """Ends the run in wandb, or the next reader of the same job would write its curves into it."""
+    if kind == "wandb":
+        import wandb
+
+        wandb.finish()
 
 
 def keep(curves: Path) -> None:

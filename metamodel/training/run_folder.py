@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-from metamodel.config.errors import InputError
 from metamodel.config.editing import EditingConfig
+from metamodel.config.errors import InputError
 from metamodel.config.function import FunctionConfig
 from metamodel.config.parser import plain
 

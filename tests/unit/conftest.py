@@ -5,14 +5,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from oracle import evaluated
 
 from metamodel.baselines.editing.base import Episode
 from metamodel.circuits.graph import component_edges
+from metamodel.config.edits import FAR, IN_SCOPE, NEAR
+from metamodel.evaluation.evaluate import Evaluation
+from metamodel.evaluation.report import Report
 from metamodel.features.examples import BaselineInputs, ComponentGraph, Seen, Truth
 from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction
 from metamodel.subjects.forward import forward
 from metamodel.subjects.subject import Subject, initial_weights, unstack
-from metamodel.config.edits import FAR, IN_SCOPE, NEAR
 from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE
 from metamodel.triples.specify import specify
@@ -166,3 +169,14 @@ def specified() -> Callable[..., Episode]:
         return Episode(editable=editable, edit=edit, examples=examples, inputs=inputs)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def evaluation(planted_examples) -> Evaluation:
+    """A reader that answers the truth, beside every opponent."""
+    return evaluated(planted_examples)
+
+
+@pytest.fixture(scope="session")
+def report(evaluation) -> Report:
+    return evaluation.report

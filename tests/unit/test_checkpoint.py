@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import metamodel
+from metamodel.asking import UNTOLD
 from metamodel.config import InputError
 from metamodel.config.words import TEST_SPLITS
 from metamodel.features.composition import CHANNELS
 from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.registry import closed_form_columns, feature_names
 from metamodel.networks.reader import Reader, ReaderSizes
-from metamodel.reading import UNTOLD
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.training.checkpoint import CONFIG, MODEL, SPLITS, FunctionCheckpoint, save
 from metamodel.triples.schema import LabelDefinition

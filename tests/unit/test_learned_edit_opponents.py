@@ -16,11 +16,11 @@ from metamodel.baselines.editing.mend import FIRST_RATE, Mend
 from metamodel.baselines.editing.suffix import suffix
 from metamodel.baselines.editing.transport import Transport, carried, carried_nearest, procrustes, raw_mean
 from metamodel.baselines.editing.weights_only import WeightsOnly, component_features
+from metamodel.config.edits import FAR, IN_SCOPE
 from metamodel.evaluation.editing.scores import logits_of, scores
 from metamodel.features.observed import last_writer
 from metamodel.subjects.canonical import canonical, residual_map
 from metamodel.subjects.subject import Subject
-from metamodel.config.edits import FAR, IN_SCOPE
 from metamodel.triples.edits import Edit, Editable
 
 Specified = Callable[..., Episode]

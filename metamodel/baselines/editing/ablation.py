@@ -13,11 +13,11 @@ from torch import Tensor
 
 from metamodel.baselines.editing.aims import loss, right, told
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
+from metamodel.config.edits import KEEP, PAIR
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.forward import forward, logits_at
 from metamodel.subjects.mapped_back import mapped_back
 from metamodel.subjects.subject import Subject
-from metamodel.config.edits import KEEP, PAIR
 from metamodel.triples.edits import Examples
 
 LOSS_SHARE = 1e-3

@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.baselines.editing.base import Episode
+from metamodel.config.edits import CHANCE, DERIVED, IN_SCOPE, KEEP, PAIR
 from metamodel.subjects.forward import forward
 from metamodel.subjects.subject import Subject
-from metamodel.config.edits import CHANCE, DERIVED, IN_SCOPE, KEEP, PAIR
 from metamodel.triples.edits import Examples
 
 UNLIKELY = 1.5

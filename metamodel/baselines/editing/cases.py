@@ -10,10 +10,10 @@ from torch import Tensor
 from metamodel.baselines.editing.base import Changes, Episode
 from metamodel.baselines.editing.oracle import oracle
 from metamodel.baselines.editing.suffix import Suffix, suffix
+from metamodel.config.edits import CHANCE, KEEP, PAIR
 from metamodel.features.observed import last_writer
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.subject import Subject
-from metamodel.config.edits import CHANCE, KEEP, PAIR
 from metamodel.triples.edits import Examples
 
 MOST = 36

@@ -23,9 +23,9 @@ from metamodel.baselines.editing.aims import wanted_distribution
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.suffix import Suffix, suffix
 from metamodel.baselines.editing.tuning import Judge, best, mean_scores
+from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import last_writer
 from metamodel.subjects.subject import Subject
-from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.triples.edits import Examples
 
 NEAR_ENOUGH = 0.05

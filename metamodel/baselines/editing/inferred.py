@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from metamodel.config.edits import CHANCE, KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, observed
 from metamodel.networks.editing.class_map import profile_cost
 from metamodel.networks.editing.scope import fitted
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.subject import Subject
-from metamodel.config.edits import CHANCE, KEEP, PAIR, UNLABELLED
 from metamodel.triples.edits import Examples
 
 SAID, UNEMBEDDING = 0, 2
@@ -98,9 +98,7 @@ def matched(
     return torch.from_numpy(column).long()
 
 
-def _answers(
-    seen: Observed, old: Tensor, said: Tensor, pair: Tensor, inside: Tensor, gram: int
-) -> Tensor:
+def _answers(seen: Observed, old: Tensor, said: Tensor, pair: Tensor, inside: Tensor, gram: int) -> Tensor:
     """Of every example, as if it were in scope."""
     counts = torch.einsum("na,nb->ab", old[pair], said[pair])
     to = matched(seen.answer_grams[0, gram], counts)

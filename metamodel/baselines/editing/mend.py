@@ -20,10 +20,10 @@ from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.fine_tuning import GradientStep
 from metamodel.baselines.editing.learning import learn
 from metamodel.baselines.editing.tuning import Judge, best, mean_scores
+from metamodel.config.edits import PAIR
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import activation, forward, layer_norm, unembed
 from metamodel.subjects.subject import Subject
-from metamodel.config.edits import PAIR
 from metamodel.triples.edits import Examples
 
 RANK, STEPS, BATCH, LEARNING_RATE, FIRST_RATE = 32, 400, 6, 1e-3, 0.1

@@ -19,8 +19,8 @@ from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.cases import Case, Cases
 from metamodel.baselines.editing.suffix import Suffix, suffix
 from metamodel.baselines.editing.tuning import Judge, best, mean_scores
-from metamodel.subjects.subject import Subject
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
+from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Examples
 
 SCALES = (0.1, 0.3, 1.0, 2.0)

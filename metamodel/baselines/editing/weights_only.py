@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from metamodel.baselines.editing.aims import Aims, loss, truth, wanted_distribution
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.learning import learn
+from metamodel.config.edits import CHANCE, KEEP, PAIR
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.forward import logits_at
 from metamodel.subjects.mapped_back import mapped_back
 from metamodel.subjects.subject import Subject
-from metamodel.config.edits import CHANCE, KEEP, PAIR
 from metamodel.triples.edits import Examples
 
 WIDTH, STEPS, BATCH, LEARNING_RATE = 24, 200, 4, 3e-3

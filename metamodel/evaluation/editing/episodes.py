@@ -7,8 +7,8 @@ import torch
 
 from metamodel.baselines.editing.base import Episode
 from metamodel.config.edits import EditKind
-from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.edit_store import EditZoo
+from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.specify import PAIRS, specify
 from metamodel.triples.splits import Splits
 

@@ -12,8 +12,8 @@ from metamodel.baselines.base import META_MODEL
 from metamodel.baselines.editing import Changes, Episode, opponents, oracle
 from metamodel.baselines.editing.fine_tuning import STEPS as FINE_TUNING_STEPS
 from metamodel.baselines.editing.fine_tuning import FineTuning, NoOp
-from metamodel.config.edits import PAIR
 from metamodel.config.editing import EditReportConfig
+from metamodel.config.edits import PAIR
 from metamodel.editing import SubjectEditor
 from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
@@ -151,8 +151,10 @@ def _outcome(method: Method, episode: Episode) -> Outcome:
     whole = scores(episode, changes, before=before)
     best = 0.0
     for alpha in ALPHAS[1:] if changes else ():
-        swept = whole if alpha == 1 else scores(
-            episode, {k: alpha * v for k, v in changes.items()}, before=before
+        swept = (
+            whole
+            if alpha == 1
+            else scores(episode, {k: alpha * v for k, v in changes.items()}, before=before)
         )
         kept = [part for part in (swept.locality_near, swept.locality_far) if part == part]
         if all(1 - part <= DRAWDOWN for part in kept):
@@ -197,9 +199,7 @@ def _measures(
     gap = s[META_MODEL] - s[SHUFFLED]
     found["specification_gap"] = {META_MODEL: mean(gap, feasible & (kinds != "repair"))}
     forecast = np.array([o.forecast for o in outcomes[META_MODEL]])
-    found["forecast_auroc"] = {
-        META_MODEL: _auroc(forecast, s[META_MODEL] >= GOOD, lineage, n_lineages)
-    }
+    found["forecast_auroc"] = {META_MODEL: _auroc(forecast, s[META_MODEL] >= GOOD, lineage, n_lineages)}
     return found
 
 
