@@ -1,8 +1,9 @@
 """What an edit did, for people: a short summary, and a report in Markdown with before/after tables."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas
 
@@ -71,8 +72,8 @@ class EditReport:
             ),
         ]
         for role, title in TITLES.items():
-            rows = self.shown[self.shown["role"] == role]
-            if len(rows):
+            rows = self._rows(role)
+            if rows:
                 parts += [f"## {title}", _examples(rows)]
         if proposal.notes:
             parts += ["## Notes", "\n".join(f"- {note}" for note in proposal.notes)]
@@ -83,23 +84,38 @@ class EditReport:
     def _counts(self) -> dict[str, str]:
         """How many answers of each role are as wanted."""
         found = {}
-        for role, rows in self.shown.groupby("role", sort=False):
-            n, changed = len(rows), int((rows["before"] != rows["after"]).sum())
-            before, after = int(rows["ok_before"].sum()), int(rows["ok_after"].sum())
+        for role in TITLES:
+            rows = self._rows(role)
+            n, changed = len(rows), sum(map(_changes, rows))
+            if not rows:
+                continue
             match role:
                 case "pair":
+                    before, after = (sum(bool(row[key]) for row in rows) for key in ("ok_before", "ok_after"))
                     found["pairs as wanted"] = f"{after} of {n}, {before} before"
                 case "keep":
-                    found["kept"] = f"{after} of {n}"
+                    found["kept"] = f"{n - changed} of {n}"
                 case _:
                     found["other inputs answered otherwise"] = f"{changed} of {n}"
         return found
 
+    def _rows(self, role: str) -> list[dict[str, Any]]:
+        """Examples of one role, as they are previewed."""
+        return [
+            {str(k): v for k, v in row.items()}
+            for row in self.shown.to_dict("records")
+            if row["role"] == role
+        ]
 
-def _examples(rows: pandas.DataFrame) -> str:
+
+def _changes(row: Mapping[str, Any]) -> bool:
+    return row["before"] != row["after"]
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> str:
     """Before and after; of many rows those that change come first."""
-    changed = rows["before"] != rows["after"]
-    ordered = pandas.concat([rows[changed], rows[~changed]]) if len(rows) > SHOWN else rows
+    more = len(rows) - SHOWN
+    ordered = sorted(rows, key=_changes, reverse=True) if more > 0 else rows
     cells = [
         (
             f"`{row['input']}`",
@@ -110,11 +126,11 @@ def _examples(rows: pandas.DataFrame) -> str:
             f"{row['p_after']:.3f}",
             "" if row["ok_after"] is pandas.NA else "yes" if row["ok_after"] else "**no**",
         )
-        for row in ordered.head(SHOWN).to_dict("records")
+        for row in ordered[:SHOWN]
     ]
-    table = _table(("input", "wanted", "before", "after", "p before", "p after", "as wanted"), cells)
-    more = len(rows) - SHOWN
-    return table if more <= 0 else f"{table}\n\nand {more} more, of which those that change are shown first."
+    head = ("input", "wanted", "before", "after", "p before", "p after", "as wanted")
+    table = _table(head, cells)
+    return table if more <= 0 else f"{table}\n\nand {more} more; those that change are shown first."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

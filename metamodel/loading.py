@@ -1,17 +1,15 @@
 """From a checkpoint's folder, or its name on the hub, to the meta-model that it holds."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from metamodel.config.errors import InputError, require
 
-if TYPE_CHECKING:
-    from metamodel.editing import SubjectEditor
-    from metamodel.reading import FunctionReader
 
+def load(folder: str | Path) -> Any:
+    """The `FunctionReader` or `SubjectEditor` of a checkpoint's folder, as its config.json says.
 
-def load(folder: str | Path) -> "FunctionReader | SubjectEditor":
-    """The reader or the editor of a checkpoint's folder, as its config.json says.
+    Where type checkers are to know which, there is `from_pretrained` of either class.
 
     Raises: InputError naming path, key, expected and found, if anything is missing, unknown or misshapen.
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metamodel.config.edits import CHANCE, KEEP, PAIR, UNLABELLED
 from metamodel.config.errors import require
+from metamodel.evaluation.editing.scores import CHANCE_FACTOR
 from metamodel.subjects.config import components
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edit_spec import asked_logits
@@ -19,8 +20,6 @@ from metamodel.triples.edits import Examples
 
 RANK_TOLERANCE = 1e-5
 """Relative to the largest singular value: changes are computed in float32."""
-CHANCE_FACTOR = 2.0
-"""A removed behavior may leave its old answer at most so many times as likely as chance."""
 ROLES = {PAIR: "pair", KEEP: "keep", UNLABELLED: "unlabelled"}
 _HEADS = ("W_Q", "W_K", "W_V", "b_Q", "b_K", "b_V", "W_O")
 _WHERE = {

@@ -1,13 +1,17 @@
 """The main job of editing: trains an editor, judges it beside its opponents, and leaves a checkpoint."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from metamodel.config.editing import EditingConfig
+from metamodel.config.editing import EditingConfig, EditReportConfig
 from metamodel.config.parser import plain
+from metamodel.editing import SubjectEditor
 from metamodel.evaluation import report as reports
 from metamodel.evaluation.editing.card import write_editing_card
 from metamodel.evaluation.editing.evaluate import judge
+from metamodel.evaluation.report import Report
+from metamodel.evaluation.terminal import report_console, show
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint, save
 from metamodel.training.fit_editing import fit_editor, sizes_of
 from metamodel.training.run_folder import CHECKPOINT, claim_folder
@@ -26,10 +30,9 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
     splits = edit_splits(config, zoo)
     folder, _held = claim_folder(config, zoo.fingerprint)
     where = folder / CHECKPOINT
-    if not (where / "model.safetensors").is_file():
+    if not (where / "splits.json").is_file():
         chosen = set(splits.train)
-        train = [one for one in zoo.subjects if one.subject.name in chosen]
-        editor = fit_editor(config, train, folder)
+        editor = fit_editor(config, [one for one in zoo.subjects if one.subject.name in chosen], folder)
         checkpoint = EditingCheckpoint(
             editor=editor,
             sizes=sizes_of(config),
@@ -39,19 +42,37 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
             training=plain(config),
         )
         save(checkpoint, where)
-    report = judge(
-        load_editing_checkpoint(where),
+    report = judged(
+        SubjectEditor(load_editing_checkpoint(where)),
         zoo,
         config.report,
         command=command,
         seed=config.bootstrap_seed,
-        progress=_said(config),
+        progress=_said(config.trainer.progress),
     )
     reports.save(report, where)
-    write_editing_card(where, report, config)
-    reports.show(report, reports.report_console())
+    write_editing_card(where, report, name=config.name, config=plain(config))
+    show(report, report_console())
     sys.stdout.write(f"checkpoint  {where}\ncard        {where / 'README.md'}\nzoo         {config.zoo}\n")
     return where
+
+
+def judged(
+    editor: SubjectEditor,
+    zoo: EditZoo,
+    config: EditReportConfig,
+    *,
+    command: str,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Report:
+    """The report of an editor on a zoo of edits."""
+
+    def propose(subject, examples):
+        proposal = editor.propose_for(subject, examples)
+        return proposal.changes, proposal.forecast
+
+    return judge(propose, zoo, editor.splits, config, command=command, seed=seed, progress=progress)
 
 
 def edit_splits(config: EditingConfig, zoo: EditZoo) -> Splits:
@@ -63,9 +84,9 @@ def edit_splits(config: EditingConfig, zoo: EditZoo) -> Splits:
     )
 
 
-def _said(config: EditingConfig):
+def _said(progress: bool) -> Callable[[str], None]:
     def say(text: str) -> None:
-        if config.trainer.progress:
+        if progress:
             sys.stderr.write(f"{text}\n")
 
     return say

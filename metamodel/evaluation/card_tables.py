@@ -46,16 +46,16 @@ def counts(truths: Sequence[Truth]) -> Counts:
     )
 
 
-def summary(report: Report, metric: str) -> str:
-    """One row a split: the meta-model, the prior, and the baseline that is best on that very split."""
-    lines = _head(["split", "lineages", "meta-model", "prior", "best baseline", "gap"])
+def summary(report: Report, metric: str, *, floor: str = "prior") -> str:
+    """One row a split: the meta-model, the least of methods, and the one that is best on that very split."""
+    lines = _head(["split", "lineages", "meta-model", floor, "best baseline", "gap"])
     for split, metrics in report.scores.items():
         scores, gap = metrics[metric], gap_to_best(report, split, metric)
         best = "n/a" if gap is None else f"{gap.baseline}: {interval_words(scores[gap.baseline])}"
         ours = interval_words(scores[META_MODEL], bold=True)
         n = scores[META_MODEL].n_lineages
         lines.append(
-            _row([split, str(n), ours, interval_words(scores["prior"]), best, gap_words(gap, named=False)])
+            _row([split, str(n), ours, interval_words(scores[floor]), best, gap_words(gap, named=False)])
         )
     return "\n".join(lines)
 

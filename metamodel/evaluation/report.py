@@ -18,9 +18,12 @@ from metamodel.evaluation.bootstrap import Interval
 SCHEMA_VERSION = 1
 METRICS, DIFFERENCES = "metrics.json", "differences.json"
 RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS = "right_answer", "noise_ceiling", "shuffled_labels"
-REFERENCES = frozenset({RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS})
+ORACLE, SHUFFLED_SPECIFICATION = "oracle", "shuffled_specification"
+REFERENCES = frozenset({RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS, ORACLE, SHUFFLED_SPECIFICATION})
 """Methods that know what no reader knows, or are asked something else: shown, never counted as baselines."""
-LOWER_IS_BETTER = frozenset({"calibration_error", "abstention_area", "slice_accuracy_error"})
+LOWER_IS_BETTER = frozenset(
+    {"calibration_error", "abstention_area", "slice_accuracy_error", "kl", "milliseconds"}
+)
 MARK = "†"
 """Beside labels that a split's averages do not count."""
 FEWEST = 4

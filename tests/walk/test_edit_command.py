@@ -95,6 +95,7 @@ def test_alpha_json_and_force(place, tmp_path, called, refused_here):
     said = json.loads(called(edit.main, place / "editor", place / "gpt2", *words).out)
     assert said["alpha"] == 0
     assert all(row["before"] == row["after"] for row in said["examples"])
+    assert "pairs as wanted: 0 of 2, 0 before" in (tmp_path / "zero/report.md").read_text()
     zero, before = metamodel.from_pretrained(tmp_path / "zero"), metamodel.from_pretrained(place / "gpt2")
     assert all(torch.equal(zero.weights[key], weight) for key, weight in before.weights.items())
     strict = [place / "strict", place / "gpt2", "--spec", place / "spec.yaml", "--out", tmp_path / "forced"]

@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metamodel.baselines.base import META_MODEL
 from metamodel.baselines.editing import Changes, Episode, opponents, oracle
@@ -14,15 +13,16 @@ from metamodel.baselines.editing.fine_tuning import STEPS as FINE_TUNING_STEPS
 from metamodel.baselines.editing.fine_tuning import FineTuning, NoOp
 from metamodel.config.editing import EditReportConfig
 from metamodel.config.edits import PAIR
-from metamodel.editing import SubjectEditor
 from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
 from metamodel.evaluation.editing.episodes import test_episodes, training_episodes
 from metamodel.evaluation.editing.scores import EditScores, logits_of, scores
 from metamodel.evaluation.metrics import Measure
-from metamodel.evaluation.report import Report
-from metamodel.training.editing_checkpoint import EditingCheckpoint
+from metamodel.evaluation.report import ORACLE, SHUFFLED_SPECIFICATION, Report
+from metamodel.subjects.subject import Subject
 from metamodel.triples.edit_store import EditZoo
+from metamodel.triples.edits import Examples
+from metamodel.triples.splits import Splits
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Factors of a change that the sweep tries."""
@@ -32,8 +32,6 @@ LEAST_GAIN = 0.2
 """Gain is normalised where the oracle gains at least so much."""
 GOOD = 0.9
 """S from which on an edit is a success."""
-ORACLE, SHUFFLED, OTHER = "oracle", "shuffled_specification", "other_activations"
-"""References, no baselines: knows the truth; is told wrong answers; observes another subject."""
 COLUMNS = ("efficacy", "generalisation", "locality_near", "locality_far", "two_hop", "kl", "harmonic_mean")
 
 
@@ -50,11 +48,14 @@ class Outcome:
 
 Method = Callable[[Episode], tuple[Changes, float]]
 """Proposes a change, with a forecast of success or NaN."""
+Propose = Callable[[Subject, Examples], tuple[Changes, float]]
+"""The meta-model: a change of the raw weights, and the probability of success."""
 
 
 def judge(
-    checkpoint: EditingCheckpoint,
+    propose: Propose,
     zoo: EditZoo,
+    splits: Splits,
     config: EditReportConfig,
     *,
     command: str,
@@ -64,16 +65,16 @@ def judge(
     """Chooses alpha on validation subjects, tunes the opponents on training subjects, and judges all.
 
     Args:
+        propose: the editor that is judged.
+        splits: of its checkpoint.
         command: what the report says was run.
         seed: draws the resamples of lineages.
     """
-    editor = SubjectEditor(checkpoint)
-    splits = checkpoint.splits
     validation = training_episodes(zoo, splits.validation, config.validation)
     progress(f"choosing alpha on {len(validation)} edits of validation subjects")
-    alpha = _best_alpha(editor, validation)
+    alpha = _best_alpha(propose, validation)
     progress(f"alpha {alpha:g}")
-    methods: dict[str, Method] = {META_MODEL: lambda e: _ours(editor, e, alpha)}
+    methods: dict[str, Method] = {META_MODEL: lambda e: _ours(propose, e, alpha)}
     tuned: FineTuning | None = None
     if config.opponents:
         tuning = training_episodes(zoo, splits.train, config.tuning)
@@ -88,7 +89,7 @@ def judge(
     else:
         methods["no_op"] = lambda e: (NoOp().propose(e.editable.subject, e.examples), float("nan"))
     methods[ORACLE] = lambda e: (oracle(e), float("nan"))
-    methods[SHUFFLED] = lambda e: _ours(editor, shuffled(e), alpha, truth=e)
+    methods[SHUFFLED_SPECIFICATION] = lambda e: _ours(propose, shuffled(e), alpha)
     found: dict[str, dict[str, dict[str, Measure]]] = {}
     lineages: dict[str, int] = {}
     for split, episodes in test_episodes(zoo, splits, config.edits).items():
@@ -114,31 +115,27 @@ def _s(episode: Episode, changes: Changes) -> float:
     return scores(episode, changes).harmonic_mean
 
 
-def _ours(
-    editor: SubjectEditor, episode: Episode, alpha: float, *, truth: Episode | None = None
-) -> tuple[Changes, float]:
-    proposal = editor.propose_for(episode.editable.subject, episode.examples)
-    return {k: alpha * v for k, v in proposal.changes.items()}, proposal.forecast
+def _ours(propose: Propose, episode: Episode, alpha: float) -> tuple[Changes, float]:
+    changes, forecast = propose(episode.editable.subject, episode.examples)
+    return {k: alpha * v for k, v in changes.items()}, forecast
 
 
-def _best_alpha(editor: SubjectEditor, episodes: Sequence[Episode]) -> float:
-    """The factor with the highest mean S."""
+def _best_alpha(propose: Propose, episodes: Sequence[Episode]) -> float:
+    """The factor with the highest mean S, the one nearest to 1 of equals."""
     total = dict.fromkeys(ALPHAS[1:], 0.0)
     for episode in episodes:
-        changes = editor.propose_for(episode.editable.subject, episode.examples).changes
+        changes, _ = propose(episode.editable.subject, episode.examples)
         for alpha in total:
             total[alpha] += _s(episode, {k: alpha * v for k, v in changes.items()})
     return max(total, key=lambda alpha: (total[alpha], -abs(alpha - 1)))
 
 
 def shuffled(episode: Episode) -> Episode:
-    """The same specification with the wanted answers of the pairs exchanged, or drawn, among the answers."""
+    """The same specification with wanted answers of the pairs that are drawn among all answers."""
     examples = episode.examples
     pair = examples.role == PAIR
     generator = torch.Generator().manual_seed(0)
     drawn = examples.answers[torch.randint(len(examples.answers), pair.shape, generator=generator)]
-    from dataclasses import replace
-
     return replace(episode, examples=replace(examples, wanted=torch.where(pair, drawn, examples.wanted)))
 
 
@@ -196,7 +193,7 @@ def _measures(
         for m in sorted(set(pairs[kinds == "rule"])):
             among = (kinds == "rule") & (pairs == m)
             found.setdefault(f"rule_generalisation/{m}", {})[name] = mean(values["generalisation"], among)
-    gap = s[META_MODEL] - s[SHUFFLED]
+    gap = s[META_MODEL] - s[SHUFFLED_SPECIFICATION]
     found["specification_gap"] = {META_MODEL: mean(gap, feasible & (kinds != "repair"))}
     forecast = np.array([o.forecast for o in outcomes[META_MODEL]])
     found["forecast_auroc"] = {META_MODEL: _auroc(forecast, s[META_MODEL] >= GOOD, lineage, n_lineages)}
@@ -221,7 +218,7 @@ def _constant(value: float) -> Measure:
 
 
 def _equivalent(curve: Mapping[int, float], s: float) -> float:
-    """The fewest steps of tuned fine-tuning whose mean S is at least `s`; above all of them, twice the most."""
+    """The fewest steps of tuned fine-tuning whose mean S is at least `s`; above all, twice the most."""
     return float(next((k for k in sorted(curve) if curve[k] >= s), 2 * max(curve)))
 
 
@@ -244,6 +241,3 @@ def _report(
                 if name != META_MODEL
             }
     return Report(command=command, zoo=zoo, scores=values, differences=differences)
-
-
-Array = Tensor

@@ -1,0 +1,132 @@
+"""The card of an editor: README.md beside its network, written from its report and configuration."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from metamodel.evaluation.card_tables import interval_words, summary
+from metamodel.evaluation.report import META_MODEL, Report
+
+METRICS = {
+    "efficacy": "pairs that are answered as wanted",
+    "generalisation": "inputs in scope that were not shown as pairs",
+    "locality_near": "inputs that the edit easily hits, and that were not shown, answered as before",
+    "locality_far": "the same of all others",
+    "two_hop": "answers that change because a fact on the way to them did",
+    "kl": "KL divergence from the answers before on inputs that stay, in nats; lower is better",
+    "harmonic_mean": "S: of efficacy, generalisation and both localities, as far as they apply",
+    "normalised_gain": "S between no edit (0) and the oracle (1), where the oracle gains at least 0.2",
+    "efficacy_at_drawdown": "efficacy at the largest factor that costs at most 0.5 points of locality",
+    "specification_gap": "S less S with wanted answers drawn at random",
+    "forecast_auroc": "the editor's forecast of S >= 0.9, infeasible edits included",
+    "fine_tuning_steps_equivalent": "steps of tuned fine-tuning for the same mean S; 200 means more than 100",
+    "milliseconds": "of a proposal, one thread; lower is better",
+}
+"""What each metric is. All but `forecast_auroc` leave infeasible edits out."""
+METHODS = {
+    "no_op": "changes nothing",
+    "gradient_step": "one step, best rate and subset of matrices",
+    "fine_tuning": "Adam, best number of steps up to 100, rate and subset; KL on inputs to keep",
+    "fine_tuning_without_keeps": "the same on the pairs alone",
+    "readout": "Adam on the unembedding",
+    "ridge": "ridge regression at the last writing matrix, towards locally optimised outputs",
+    "readout_ridge": "ridge regression at the unembedding",
+    "rome": "ROME and MEMIT's closed form with the covariance of the examples",
+    "null_space": "the same, projected onto the null space of what is to stay (after AlphaEdit)",
+    "ultra_edit": "normalised ridge of inputs and output gradients, without training (after UltraEdit)",
+    "profile_match": "the rule inferred from profiles of the answers' Gram matrix (Hungarian), the better of "
+    "two Gram matrices; scope from the best kernel classifier; preconditioned steps",
+    "self_label": "the same rule labels all inputs, then Adam",
+    "mend": "MEND's editor across subjects of one width, trained on the same edits",
+    "weights_only": "a network that sees no activations",
+    "head_ablation": "the best single head removed",
+    "co_ablation": "heads removed one after the other",
+    "task_vector": "mean change of solved training edits of the same kind",
+    "transported_task_vector": "the same, carried over by Procrustes on the examples",
+    "nearest_case": "the change of the most similar solved edit, carried over",
+    "oracle": "reference, no baseline: Adam on the whole edited function, whose truth it knows",
+    "shuffled_specification": "reference, no baseline: the editor, told answers drawn at random",
+}
+"""What stands beside the editor. All are tuned on the same edits of training subjects."""
+SUMMARISED = ("harmonic_mean", "generalisation", "normalised_gain")
+SPLITS = {
+    "edit": "new edits of training subjects",
+    "seed": "subjects of other seeds; rules that no training edit has",
+    "size": "wider and deeper subjects, and a modulus never trained on",
+    "task": "families of tasks never trained on",
+    "kind": "kinds of rules never trained on (answers multiplied), on subjects of other seeds",
+}
+
+
+def write_editing_card(folder: Path, report: Report, *, name: str, config: dict[str, Any]) -> None:
+    """Writes README.md. Every figure is the report's."""
+    present = {name for by_metric in report.scores.values() for of in by_metric.values() for name in of}
+    lines = [
+        f"# {name}",
+        "",
+        "Proposes changes of weights of networks that it has never seen: `metamodel.load(folder)"
+        ".propose(subject, spec)`, `python -m metamodel.edit`.",
+        "",
+        "```bash",
+        report.command,
+        "```",
+        "",
+        f"Zoo: `{report.zoo}`. Intervals: 95 %, bootstrapped over lineages. *win* or *lose* where the "
+        "interval of the paired gap to the best opponent of that very split leaves out zero.",
+        "",
+        *(f"- **{split}**: {words}" for split, words in SPLITS.items() if split in report.scores),
+        "",
+    ]
+    for metric in SUMMARISED:
+        lines += [f"`{metric}`: {METRICS[metric]}", "", summary(report, metric, floor="no_op"), ""]
+    rules = rules_table(report)
+    if rules:
+        lines += ["Generalisation of rules, by the number of pairs shown:", "", rules, ""]
+    for split, by_metric in report.scores.items():
+        lines += [f"## Split `{split}`", "", split_methods(by_metric), ""]
+    lines += ["## Metrics", "", *(f"- `{key}`: {words}" for key, words in METRICS.items()), ""]
+    lines += ["## Methods", ""]
+    lines += [f"- `{key}`: {words}" for key, words in METHODS.items() if key in present]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "- Edits are written into the last matrix that writes into the residual stream. What cannot be read "
+        "off there cannot be edited: answers of two hops through a rewritten fact stay as they are.",
+        "- A damaged component is not repaired beyond what pairs and similar inputs tell (`repair`).",
+        "- Inputs of one specification have one length, and candidates for answers are at most 32.",
+        "- Trained on subjects of one and two layers with ReLU MLPs that answer one token.",
+        "",
+        "## Configuration",
+        "",
+        "```json",
+        json.dumps(config, indent=1),
+        "```",
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines))
+
+
+def rules_table(report: Report) -> str:
+    """A row for each split and number of pairs: the editor, and the two that infer rules without training."""
+    shown = [META_MODEL, "profile_match", "self_label", "fine_tuning", "oracle"]
+    lines = [f"| split | pairs | {' | '.join(shown)} |", f"|{' --- |' * (len(shown) + 2)}"]
+    for split, by_metric in report.scores.items():
+        for metric, of in by_metric.items():
+            if metric.startswith("rule_generalisation/") and of[META_MODEL].applies:
+                cells = [interval_words(of[name]) if name in of else "" for name in shown]
+                lines.append(f"| {split} | {metric.split('/')[1]} | {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def split_methods(by_metric: Any) -> str:
+    """A row a method, a column for each metric that all methods have."""
+    shown = ("harmonic_mean", "efficacy", "generalisation", "locality_near", "locality_far", "kl")
+    shown = (*shown, "normalised_gain", "efficacy_at_drawdown", "milliseconds")
+    lines = [f"| method | {' | '.join(shown)} |", f"|{' --- |' * (len(shown) + 1)}"]
+    for name in by_metric["harmonic_mean"]:
+        cells = [interval_words(by_metric[metric][name]) for metric in shown]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    single = ("specification_gap", "forecast_auroc", "fine_tuning_steps_equivalent")
+    words = [f"{key} {interval_words(by_metric[key][META_MODEL])}" for key in single if key in by_metric]
+    return "\n".join([*lines, "", "; ".join(words)])
