@@ -63,9 +63,11 @@ class EditTrainingConfig:
 class EditReportConfig:
     """How many edits are judged."""
 
-    edits: int = 2
+    edits: int = 1
     """Edits of each kind and number of pairs, of each test subject."""
-    tuning: int = 40
+    most: int = 60
+    """Edits of a split that are judged, spread evenly over its subjects; more take longer."""
+    tuning: int = 24
     """Edits of training subjects on which opponents are tuned."""
     validation: int = 80
     """Edits of validation subjects on which alpha is chosen."""
@@ -73,7 +75,7 @@ class EditReportConfig:
     """Whether opponents are tuned and judged."""
 
     def __post_init__(self):
-        for name in ("edits", "tuning", "validation"):
+        for name in ("edits", "most", "tuning", "validation"):
             check_within(getattr(self, name), 1, 10**5, f"report.{name}")
 
 

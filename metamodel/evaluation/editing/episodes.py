@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from metamodel.baselines.editing.base import Episode
-from metamodel.config.edits import EditKind
+from metamodel.config.edits import PAIR, EditKind
 from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.specify import PAIRS, specify
@@ -27,11 +27,12 @@ def episode(editable: Editable, edit: Edit, n_pairs: int, number: int) -> Episod
     return Episode(editable=editable, edit=edit, examples=examples, inputs=inputs)
 
 
-def test_episodes(zoo: EditZoo, splits: Splits, n_edits: int) -> dict[str, list[Episode]]:
+def judged_episodes(zoo: EditZoo, splits: Splits, n_edits: int, most: int) -> dict[str, list[Episode]]:
     """Episodes of each split.
 
     Args:
         n_edits: edits of each kind, of each subject; rules are asked with every number of pairs.
+        most: edits of a split that are kept, spread evenly.
     """
     by_name = {one.subject.name: one for one in zoo.subjects}
     found: dict[str, list[Episode]] = {}
@@ -46,7 +47,18 @@ def test_episodes(zoo: EditZoo, splits: Splits, n_edits: int) -> dict[str, list[
         for edit in [e for e in one.edits if NEVER_TRAINED in e.rule][:n_edits]
         for n_pairs in RULE_PAIRS
     ]
-    return {split: episodes for split, episodes in found.items() if episodes}
+    return {split: _spread(episodes, most) for split, episodes in found.items() if episodes}
+
+
+def _spread(episodes: Sequence[Episode], most: int) -> list[Episode]:
+    """At most so many, in an order that mixes subjects and kinds, always the same."""
+
+    def place(e: Episode) -> str:
+        pairs = int((e.examples.role == PAIR).sum())
+        name = f"{e.editable.subject.name} {e.edit.kind} {e.edit.rule} {pairs}"
+        return hashlib.sha256(name.encode()).hexdigest()
+
+    return sorted(episodes, key=place)[:most]
 
 
 def training_episodes(zoo: EditZoo, ids: Sequence[str], n: int) -> list[Episode]:

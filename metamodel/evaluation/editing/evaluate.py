@@ -15,7 +15,7 @@ from metamodel.config.editing import EditReportConfig
 from metamodel.config.edits import PAIR
 from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
-from metamodel.evaluation.editing.episodes import test_episodes, training_episodes
+from metamodel.evaluation.editing.episodes import judged_episodes, training_episodes
 from metamodel.evaluation.editing.scores import EditScores, logits_of, scores
 from metamodel.evaluation.metrics import Measure
 from metamodel.evaluation.report import ORACLE, SHUFFLED_SPECIFICATION, Report
@@ -41,7 +41,7 @@ class Outcome:
 
     scores: EditScores
     at_drawdown: float
-    """Efficacy at the largest factor of the sweep whose drawdown is at most DRAWDOWN."""
+    """Efficacy at the largest factor of the sweep whose drawdown is at most DRAWDOWN; 0 if none is."""
     milliseconds: float
     forecast: float = float("nan")
 
@@ -92,7 +92,7 @@ def judge(
     methods[SHUFFLED_SPECIFICATION] = lambda e: _ours(propose, shuffled(e), alpha)
     found: dict[str, dict[str, dict[str, Measure]]] = {}
     lineages: dict[str, int] = {}
-    for split, episodes in test_episodes(zoo, splits, config.edits).items():
+    for split, episodes in judged_episodes(zoo, splits, config.edits, config.most).items():
         progress(f"judging {split}: {len(episodes)} edits")
         outcomes = {name: [_outcome(method, e) for e in episodes] for name, method in methods.items()}
         index = {lineage: i for i, lineage in enumerate(dict.fromkeys(e.editable.lineage for e in episodes))}
@@ -147,15 +147,13 @@ def _outcome(method: Method, episode: Episode) -> Outcome:
     before = logits_of(subject.config, subject.weights, episode.editable.tokens)
     whole = scores(episode, changes, before=before)
     best = 0.0
-    for alpha in ALPHAS[1:] if changes else ():
-        swept = (
-            whole
-            if alpha == 1
-            else scores(episode, {k: alpha * v for k, v in changes.items()}, before=before)
-        )
-        kept = [part for part in (swept.locality_near, swept.locality_far) if part == part]
+    for alpha in (a for a in reversed(ALPHAS) if 0 < a <= 1 and changes):
+        swept = {k: alpha * v for k, v in changes.items()}
+        reached = whole if alpha == 1 else scores(episode, swept, before=before)
+        kept = [part for part in (reached.locality_near, reached.locality_far) if part == part]
         if all(1 - part <= DRAWDOWN for part in kept):
-            best = max(best, swept.efficacy)
+            best = reached.efficacy
+            break
     return Outcome(scores=whole, at_drawdown=best, milliseconds=took, forecast=forecast)
 
 
