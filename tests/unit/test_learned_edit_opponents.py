@@ -207,3 +207,5 @@ def test_weights_only_learns_gates(episode: Episode):
     aims, tokens = truth(episode), episode.editable.tokens
     changes = opponent.propose(subject, examples)
     assert loss(said(subject, tokens, changes), aims) < 0.9 * loss(said(subject, tokens, {}), aims)
+    for name in ("blocks.0.attn.W_O", "blocks.0.mlp.W_out"):
+        assert float(changes[name].abs().max()) > 1e-4

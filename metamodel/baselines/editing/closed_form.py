@@ -28,7 +28,7 @@ from metamodel.features.observed import last_writer
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Examples
 
-NEAR_ENOUGH = 0.05
+NEAR_ENOUGH = 0.01
 """KL divergence from what is wanted, in nats, at which an optimised output is left alone."""
 MOST_STEPS = 25
 TINY = 1e-8
@@ -174,7 +174,7 @@ class ClosedForm(Opponent):
         solve: Callable[..., Tensor],
         *grid: Sequence[float],
         at: Callable[[Subject, Examples, float], Material] = at_last_writer,
-        shares: Sequence[float] = (0.03, 0.1, 0.3),
+        shares: Sequence[float] = (0.1, 0.3, 1.0),
     ):
         """Args:
         grid: what is tried for each number that `solve` takes after the material.
@@ -210,7 +210,7 @@ class ClosedForm(Opponent):
 
 def closed_forms(judge: Judge) -> list[ClosedForm]:
     """All of them, with what is tried."""
-    ridges, weights = (1e-3, 1e-2, 1e-1), (0.03, 0.3, 3.0)
+    ridges, weights = (1e-3, 1e-2, 1e-1), (3e-3, 3e-2, 0.3)
     return [
         ClosedForm(judge, "ridge", ridge, weights, ridges),
         ClosedForm(judge, "readout_ridge", ridge, weights, ridges, at=at_readout),
