@@ -65,7 +65,7 @@ class EditReportConfig:
 
     edits: int = 1
     """Edits of each kind and number of pairs, of each test subject."""
-    most: int = 60
+    most: int = 48
     """Edits of a split that are judged, spread evenly over its subjects; more take longer."""
     tuning: int = 24
     """Edits of training subjects on which opponents are tuned."""

@@ -90,8 +90,8 @@ def _of(one: Editable, n_edits: int, *, new: bool) -> list[Episode]:
     for kind in sorted({edit.kind for edit in one.edits}):
         edits = [e for e in one.edits if e.kind == kind and NEVER_TRAINED not in e.rule]
         held = [e for e in edits if e.test]
-        # where rules are held out, tests ask for none that training did
-        edits = held if new or held else edits
+        # where rules are held out, tests ask for none that training did; facts share nothing
+        edits = held if new or (held and kind != "rewrite") else edits
         if kind == "rewrite":
             edits = [e for m in sorted({e.n_pairs for e in edits}) for e in edits if e.n_pairs == m][::-1]
             chosen = {e.n_pairs: e for e in edits}
