@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import reading_tables
 
 import metamodel
 from data_gen.config import ZooConfig
@@ -31,6 +32,13 @@ def test_the_released_checkpoint_loads_and_names_the_commands_that_made_it(relea
     assert len(metamodel.load(released).labels) == 21
     card = (released / "README.md").read_text()
     assert "```bash\npython -m metamodel.train" in card
+
+
+def test_the_tables_of_the_page_on_reading_are_those_of_the_released_checkpoint():
+    page = (ROOT / "docs/reading.md").read_text()
+    tables = reading_tables.tables(load(ROOT / "checkpoints/function"))
+    assert len(tables) == 9
+    assert [name for name, table in tables.items() if table not in page] == []
 
 
 def test_the_subjects_of_the_examples_are_in_the_default_zoo():

@@ -129,3 +129,20 @@ def test_the_benchmark_of_mechanisms_refuses_an_unknown_family_in_one_line(job):
     (line,) = ended.stderr.splitlines()
     assert line.startswith("--family: expected one of ")
     assert line.endswith(" Did you mean 'sorting'?")
+
+
+def test_the_studies_of_reading_refuse_a_zoo_without_other_origins_in_one_line(job):
+    ended = benchmark("reading_studies.py", str(job[0] / "data/tiny"), "--study", "origins", "--epochs", "1")
+    assert ended.returncode == 2
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("split origin: expected at least one subject, got none. Use the medium zoo: ")
+
+
+def test_the_study_of_ingredients_ends_in_a_line_of_json(job):
+    ended = benchmark("reading_studies.py", str(job[0] / "data/tiny"), "--epochs", "1")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["study"] == "ablations"
+    assert {"whole", "without prompts", "without relations"} <= set(found["variants"])
+    value = found["variants"]["whole"]["seed"]["circuit_average_precision"]["meta-model"]["value"]
+    assert 0 < value <= 1
