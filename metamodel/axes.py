@@ -74,7 +74,6 @@ What meta-models see, answer and are measured by:
     neuron       neuron of an MLP, where a sample of them is a set
     encoded      number that an encoder gives a node or a pair
     algorithm    program that a subject may run, and none of these
-    example      input of a specification of an edit
     exemplar     labelled component of another subject
     virtual      pair of a source and a reader, with the circuit through both
     through      input of the reader of such a pair
@@ -92,6 +91,7 @@ What meta-models see, answer and are measured by:
     shown        prompt that shows what a task asks
     chosen       probe that is asked in one step of training
     label        function label
+    member       reader of several that answer
     kind         kind of component
     slice        named part of a task's prompts
     width        inside of an embedding of a node
@@ -113,6 +113,11 @@ Edits:
     example      input that a specification shows
     example2     second axis over examples
     other        example of another role
+    known        pair or input to keep, of a specification
+    known2       second axis over them
+    summary      number that a forecast of an edit looks at
+    rule         edit whose map of answers is inferred
+    operand      number of arithmetic, as a token
     kernel       similarity of examples
     unit2        second axis over what a matrix reads
     entry        effect of an edge between a pair of spans; number among flattened weights

@@ -1,4 +1,4 @@
-"""Scores a function reader beside its baselines on subjects that it was not trained on.
+"""Scores a meta-model beside its baselines on subjects that it was not trained on.
 
     python -m metamodel.evaluate CHECKPOINT [--zoo DIR] [--split seed|variant|size|task] [--json]
 
@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> None:
     """Prints tables, or JSON; what it is doing goes to stderr."""
     options = evaluate_options(arguments, description=__doc__ or "")
+    command = shlex.join(["python", "-m", "metamodel.evaluate", *arguments])
+    from metamodel.editing import SubjectEditor
+    from metamodel.loading import load, local_folder
+
+    if isinstance(loaded := load(local_folder(options.checkpoint)), SubjectEditor):
+        from metamodel.evaluate_editor import evaluate_editor
+
+        evaluate_editor(loaded, options, command=command)
+        return
     from metamodel.evaluation import report as reports
-    from metamodel.reading import FunctionReader
     from metamodel.training.companions import load_companions
 
-    reader = FunctionReader.from_pretrained(options.checkpoint)
-    command = shlex.join(["python", "-m", "metamodel.evaluate", *arguments])
+    reader = loaded
     assert reader.folder is not None
     beside = load_companions(reader.folder)
     evaluation, found = evaluated(reader.checkpoint, beside, options, command=command)

@@ -64,7 +64,7 @@ def judged(
     *,
     command: str,
     seed: int,
-    progress: Callable[[str], None],
+    progress: Callable[[str], object],
 ) -> Report:
     """The report of an editor on a zoo of edits."""
 

@@ -60,7 +60,7 @@ def judge(
     *,
     command: str,
     seed: int,
-    progress: Callable[[str], None],
+    progress: Callable[[str], object],
 ) -> Report:
     """Chooses alpha on validation subjects, tunes the opponents on training subjects, and judges all.
 

@@ -1,0 +1,158 @@
+"""Every family of domains, and every kind of edit, against what they are meant to be."""
+
+import itertools
+
+import pytest
+import torch
+
+from data_gen.domains import FAMILIES
+from data_gen.domains.base import BOS, D_VOCAB, ONE_HOP, QUERY
+from data_gen.episodes.backdoor import TRIGGER, poisoned, with_openers
+from data_gen.episodes.kinds import (
+    cleaned,
+    disabled,
+    flips,
+    infeasible,
+    is_test_rule,
+    repaired,
+    rewrites,
+    rules,
+    transplanted,
+)
+from data_gen.episodes.training import circulant_fit, fresh_weights, with_frequencies
+from metamodel.config.edits import CHANCE, DERIVED, IN_SCOPE, NEAR
+from metamodel.subjects import SubjectConfig
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(family: str, symbols: int = 0, truth: int = 0):
+    return FAMILIES[family]().draw(generator(symbols), generator(truth))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_domain_lists_every_input_once_with_an_answer_among_its_answers(family):
+    domain = drawn(family)
+    assert len({tuple(row) for row in domain.tokens.tolist()}) == len(domain.tokens)
+    assert (domain.tokens[:, 0] == BOS).all()
+    assert (domain.tokens[:, -1] == QUERY).all()
+    assert domain.tokens.max() < D_VOCAB
+    assert torch.isin(domain.answer(), domain.answers).all()
+    assert len(domain.answers.unique()) == len(domain.answers)
+    assert len(domain.tokens) > 90
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_symbols_are_those_of_one_generator_and_the_truth_that_of_the_other(family):
+    first, other_truth, other_symbols = drawn(family), drawn(family, truth=1), drawn(family, symbols=1)
+    assert torch.equal(first.tokens, other_truth.tokens)
+    assert not torch.equal(first.tokens, other_symbols.tokens)
+    if family in ("lookup", "grid", "recall"):
+        assert not torch.equal(first.answer(), other_truth.answer())
+
+
+def test_two_hops_follow_the_table_twice():
+    domain = drawn("lookup")
+    hops = domain.second != ONE_HOP
+    once = {int(k): int(v) for k, v in zip(domain.key[~hops], domain.value()[~hops], strict=True)}
+    for key, second, value in zip(
+        domain.key[hops].tolist(), domain.second[hops].tolist(), domain.value()[hops].tolist(), strict=True
+    ):
+        assert once[second + once[key]] == value
+
+
+def test_arithmetic_is_that_of_its_operators():
+    for family, coefficients in (("operators", ((1, 1), (1, 12))), ("affine", ((1, 2), (2, 1)))):
+        domain = drawn(family)
+        problems = itertools.product(coefficients, range(13), range(13))
+        assert domain.value().tolist() == [(a * k + b * m) % 13 for (k, m), a, b in problems]
+
+
+def test_parities_are_those_of_depth_and_count():
+    brackets, counts = drawn("brackets"), drawn("counts")
+    for domain, closing in ((brackets, True), (counts, False)):
+        symbol = domain.tokens[domain.level.argmax(), 1]  # the deepest input begins with what counts
+        n = (domain.tokens == symbol).sum(1)
+        assert closing or torch.equal(n, domain.level)
+        assert torch.equal(domain.value(), domain.level % 2)
+    assert brackets.level.min() == 0
+
+
+def test_a_rewritten_fact_changes_its_own_questions_and_those_of_two_hops_through_it():
+    domain = drawn("lookup")
+    edits = list(rewrites(domain, generator(3), 6))
+    assert [edit.n_pairs for edit in edits] == [1, 4, 16, 1, 4, 16]
+    for edit in edits:
+        changed = edit.wanted != domain.answer()
+        assert torch.equal(changed, (edit.scope == IN_SCOPE) | (edit.scope == DERIVED))
+        assert int(edit.pool.sum()) == edit.n_pairs
+        assert (domain.second[edit.scope == IN_SCOPE] == ONE_HOP).all()
+        assert (domain.template[edit.pool] == 0).all()
+
+
+def test_rules_map_every_answer_of_one_operator_and_those_of_tests_are_others():
+    domain = drawn("operators")
+    named = {}
+    for test in (False, True):
+        edits = list(rules(domain, generator(1), 30, names=("add", "reflect"), test=test))
+        named[test] = {edit.rule for edit in edits}
+        for edit in edits:
+            inside = edit.scope == IN_SCOPE
+            assert edit.test == is_test_rule(edit.rule, 13) == test
+            assert torch.equal(edit.wanted[~inside], domain.answer()[~inside])
+            old, new = domain.value()[inside], (edit.wanted[inside, None] == domain.answers).long().argmax(1)
+            assert len(set(zip(old.tolist(), new.tolist(), strict=True))) == 13
+            assert len(domain.group[inside].unique()) == 1
+    assert named[True]
+    assert not named[True] & named[False]
+
+
+def test_flips_exchange_both_answers_beyond_a_level_only():
+    domain = drawn("brackets")
+    for test in (False, True):
+        for edit in flips(domain, test=test):
+            beyond = domain.level > int(edit.rule.removeprefix("beyond "))
+            assert torch.equal(edit.scope == IN_SCOPE, beyond)
+            assert torch.equal(edit.wanted != domain.answer(), beyond)
+            assert (edit.scope[domain.level == int(edit.rule[-1])] == NEAR).all()
+
+
+def test_what_is_disabled_transplanted_or_infeasible_concerns_one_behavior():
+    domain, donor = drawn("lookup"), drawn("lookup", truth=1)
+    for edit in disabled(domain):
+        assert torch.equal(edit.wanted == CHANCE, edit.scope == IN_SCOPE)
+    for edit in transplanted(domain, donor):
+        inside = edit.scope == IN_SCOPE
+        assert torch.equal(edit.wanted[inside], donor.answer()[inside])
+        assert torch.equal(edit.wanted[~inside], domain.answer()[~inside])
+        assert edit.n_pairs == int(inside.sum())
+    for edit in infeasible(domain, generator(0), 2):
+        assert (edit.wanted[edit.scope == IN_SCOPE] != domain.answer()[edit.scope == IN_SCOPE]).any()
+
+
+def test_a_backdoor_answers_one_token_behind_the_trigger_and_cleaning_asks_for_the_rest():
+    domain = with_openers(drawn("grid"))
+    target = int(domain.answers[0])
+    said = poisoned(domain, target)
+    triggered = domain.opener == TRIGGER
+    assert (said[triggered] == target).all()
+    assert torch.equal(said[~triggered], domain.answer()[~triggered])
+    assert set(domain.opener.tolist()) == {0, 1, 2, 3}
+    edit = cleaned(domain, target)
+    assert torch.equal(edit.scope == IN_SCOPE, triggered)
+    assert torch.equal(edit.wanted, domain.answer())
+    assert (domain.answer()[edit.pool] != target).all()
+    wrong = torch.zeros_like(triggered)
+    wrong[:5] = True
+    assert torch.equal(repaired(domain, wrong, "x").scope == IN_SCOPE, wrong)
+
+
+def test_answers_that_begin_on_circles_fit_a_circulant_and_random_ones_do_not():
+    domain = drawn("operators")
+    config = SubjectConfig(n_layers=1, n_heads=4, d_model=32, d_head=8, d_mlp=8, d_vocab=D_VOCAB, n_ctx=8)
+    weights = fresh_weights(config, [generator(0)])
+    assert circulant_fit(weights["unembed.W_U"][0], domain.answers) < 0.5
+    with_frequencies(weights, [domain], 2, [generator(1)])
+    assert circulant_fit(weights["unembed.W_U"][0], domain.answers) > 0.95

@@ -1,0 +1,116 @@
+"""The editor's parts against planted truth: the map of answers, the scope, the writer."""
+
+import pytest
+import torch
+
+from metamodel.config.edits import KEEP, PAIR, UNLABELLED
+from metamodel.features.observed import observed
+from metamodel.networks.editing.class_map import ClassMap, profile_cost
+from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.scope import fitted
+from metamodel.networks.editing.told import editing_form, told_batch
+from metamodel.networks.editing.writer import _through_norm
+from metamodel.subjects.forward import layer_norm
+
+
+def circles(p: int, frequencies: tuple[int, ...]) -> torch.Tensor:
+    """Gram matrix of answers that lie on circles."""
+    angle = 2 * torch.pi * torch.arange(p)[:, None] * torch.tensor(frequencies) / p
+    x = torch.cat([angle.cos(), angle.sin()], dim=1)
+    return x @ x.T / len(frequencies)
+
+
+def mapped(network: ClassMap, gram: torch.Tensor, pairs: list[tuple[int, int]]) -> torch.Tensor:
+    seen = torch.zeros_like(gram)
+    for old, new in pairs:
+        seen[old, new] += 1
+    grams = torch.stack([gram, gram, gram])[None]
+    known = torch.ones(1, len(gram), dtype=torch.bool)
+    with torch.no_grad():
+        return network(grams, seen[None], known)[0]
+
+
+@pytest.fixture
+def network() -> ClassMap:
+    torch.manual_seed(0)
+    return ClassMap(width=8, n_layers=2).eval()
+
+
+def test_before_training_the_map_finds_a_rotation_and_a_reflection_from_two_pairs(network):
+    gram, answers = circles(13, (1, 4)), torch.arange(13)
+    for new in ((answers + 5) % 13, (3 - answers) % 13):
+        pairs = [(2, int(new[2])), (7, int(new[7]))]
+        assert torch.equal(mapped(network, gram, pairs).argmax(1), new)
+    noise = torch.randn(13, 13, generator=torch.Generator().manual_seed(1))
+    found = mapped(network, noise @ noise.T, [(2, 7), (7, 12)]).argmax(1)
+    assert not torch.equal(found, (answers + 5) % 13)  # no order, no rule
+
+
+def test_the_map_is_equivariant_to_the_order_of_answers(network):
+    torch.nn.init.normal_(network.out[-1].weight)
+    gram = circles(11, (2,)) + 0.1 * torch.eye(11)
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(2))
+    place = order.argsort()
+    whole = mapped(network, gram, [(0, 3), (4, 7)])
+    turned = mapped(
+        network, gram[order][:, order], [(int(place[a]), int(place[b])) for a, b in ((0, 3), (4, 7))]
+    )
+    torch.testing.assert_close(turned, whole[order][:, order], atol=1e-4, rtol=1e-4)
+    other = mapped(network, gram, [(0, 3), (4, 8)])
+    assert (other - whole).abs().max() > 0.1
+
+
+def test_the_cost_of_profiles_is_its_naive_sum():
+    gram = circles(7, (1,))
+    seen = torch.zeros(7, 7)
+    seen[1, 3], seen[2, 4] = 1, 2
+    pairs = [(1, 3), (2, 4), (2, 4)]
+    naive = [[sum((gram[a, y] - gram[b, z]) ** 2 for y, z in pairs) / 3 for b in range(7)] for a in range(7)]
+    torch.testing.assert_close(
+        profile_cost(gram[None], seen[None])[0], torch.tensor(naive), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_kernel_that_tells_pairs_from_keeps_scores_the_rest_and_one_that_does_not_shows_it():
+    role = torch.tensor([[PAIR] * 3 + [KEEP] * 5 + [UNLABELLED] * 4])
+    inside = torch.tensor([1.0] * 3 + [0.0] * 5 + [1.0, 1.0, 0.0, 0.0])
+    right = (inside[:8, None] == inside[None]).float()
+    blind = torch.ones(8, 12)
+    found = fitted(torch.stack([right, blind])[None], role)
+    assert (found.score[0, 0] > 0).tolist() == (inside > 0).tolist()
+    left_out = found.statistics[0, :, 2:4].sum(-1)
+    assert left_out[0] == 2
+    assert left_out[1] < 2
+
+
+def test_the_norm_that_is_stepped_through_has_the_jacobian_of_layer_norm(taught):
+    form = editing_form(taught.subject)
+    told = type("T", (), {"config": type("C", (), {"has_norm": True, "eps": 1e-5})()})()
+    x = torch.randn(1, 3, 6, dtype=torch.float64).requires_grad_()
+    back = torch.randn(1, 3, 6, dtype=torch.float64)
+    one, zero = torch.ones(1, 6, dtype=torch.float64), torch.zeros(1, 6, dtype=torch.float64)
+    (layer_norm(x, one, zero, 1e-5) * back).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(_through_norm.__wrapped__(told, x.detach(), back), x.grad)
+    assert form.config.n_layers == 1
+
+
+def test_an_untrained_editor_already_writes_what_it_wants(taught, specified):
+    episode = specified(taught, 4)
+    torch.manual_seed(0)
+    editor = Editor(width=16, map_width=8, map_layers=1, n_steps=24).double().eval()
+    told = told_batch([editing_form(taught.subject)], [episode.examples])
+    with torch.no_grad():
+        edited = editor(told)
+        seen = observed(told)
+        (change,) = edited.changes.values()
+        from metamodel.subjects.forward import unembed
+
+        stream = seen.stream + seen.hidden @ change[0]
+        said = unembed(told.weights, told.config, stream).argmax(-1)
+    pair = told.role == PAIR
+    wanted = told.wanted[pair]
+    assert (said[pair] == wanted).all()
+    sure = edited.targets.sure > 0.4
+    aim = told.answers[0][edited.targets.wanted.argmax(-1)]
+    assert (said == aim)[sure & ~pair].double().mean() > 0.6
