@@ -32,7 +32,7 @@ def of(kind: str) -> list[Path]:
 
 
 def test_every_configuration_is_of_a_kind_that_is_parsed_here():
-    assert {file.parent.name for file in CONFIGS} == {"zoo", "function"}
+    assert {file.parent.name for file in CONFIGS} == {"zoo", "function", "edits", "editing"}
 
 
 @pytest.mark.parametrize("file", of("zoo"), ids=lambda file: file.stem)

@@ -1,0 +1,128 @@
+"""The main job of editing at its smallest: zoo, training, report, release, evaluation, command."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import metamodel
+from data_gen.episodes.config import EditZooConfig
+from data_gen.episodes.shard import shards_of
+from metamodel.config.editing import EditingConfig
+from metamodel.config.parser import command_parser, parse_config
+from metamodel.evaluation.editing.scores import scores
+from metamodel.evaluation.report import load
+from metamodel.triples.edit_store import EditZoo
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs/editing").glob("*.yaml"))
+
+
+def run(folder: Path, *words: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert (done.returncode == 0) == ok, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def editing_job(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("editing")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    said = run(
+        folder, "metamodel.train", "--config", "configs/editing/tiny.yaml", "--trainer.progress", "false"
+    )
+    assert "checkpoint  runs/editing-tiny/" in said.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(editing_job) -> Path:
+    (found,) = (editing_job / "runs/editing-tiny").glob("*/checkpoint")
+    return found
+
+
+def test_a_shipped_configuration_of_an_editor_is_understood_and_names_a_shipped_zoo():
+    for file in CONFIGS:
+        parser = command_parser(prog="x", description="")
+        config, _ = parse_config(parser, EditingConfig, ["--config", str(file)])
+        assert config.name == {"full": "editing"}.get(file.stem, f"editing-{file.stem}")
+        assert (ROOT / config.zoo_config).is_file()
+
+
+def test_a_shipped_zoo_of_edits_has_every_split_and_as_many_subjects_as_it_says():
+    for file in sorted((ROOT / "configs/edits").glob("*.yaml")):
+        parser = command_parser(prog="x", description="")
+        config, _ = parse_config(parser, EditZooConfig, ["--config", str(file)])
+        assert config.name == f"edits-{file.stem}"
+        shards = shards_of(config)
+        names = [name for shard in shards for name in shard.names]
+        assert len(names) == len(set(names)) == sum(cell.n_subjects for cell in config.cells)
+        assert {cell.departs for cell in config.cells} == {"none", "size", "task"}
+
+
+def test_the_job_leaves_a_checkpoint_with_numbers_and_a_card(checkpoint):
+    report = load(checkpoint)
+    assert {"edit", "seed", "size", "task"} <= set(report.scores)
+    for by_metric in report.scores.values():
+        assert by_metric["harmonic_mean"]["oracle"].value > by_metric["harmonic_mean"]["no_op"].value
+        assert {"meta-model", "no_op", "oracle", "shuffled_specification"} <= set(by_metric["efficacy"])
+    card = (checkpoint / "README.md").read_text()
+    assert "python -m metamodel.train --config configs/editing/tiny.yaml" in card
+    assert "| seed |" in card
+
+
+def test_no_subject_is_in_training_and_in_a_test(editing_job, checkpoint):
+    editor, zoo = metamodel.load(checkpoint), EditZoo.open(editing_job / "data/edits-tiny")
+    lineage = {one.subject.name: one.lineage for one in zoo.subjects}
+    trained = {lineage[id] for id in (*editor.splits.train, *editor.splits.validation)}
+    for ids in editor.splits.tests.values():
+        assert not trained & {lineage[id] for id in ids}
+
+
+def test_a_finished_run_is_not_trained_again_and_a_zoo_is_built_once(editing_job):
+    said = run(editing_job, "data_gen.episodes", "--config", "configs/edits/tiny.yaml")
+    assert "this run took 0:0" in said.stdout
+    assert "edits: rule" in said.stdout
+
+
+def test_evaluation_reproduces_the_report(editing_job, checkpoint):
+    said = run(editing_job, "metamodel.evaluate", str(checkpoint), "--split", "seed", "--json")
+    again, first = json.loads(said.stdout)["splits"]["seed"], load(checkpoint).scores["seed"]
+    for metric in ("harmonic_mean", "efficacy", "kl", "forecast_auroc"):
+        for name, one in first[metric].items():
+            value = again[metric][name]["value"]
+            assert value == pytest.approx(one.value, abs=1e-5) if one.applies else value is None
+
+
+def test_a_proposal_for_a_held_out_subject_does_what_its_pairs_say(editing_job, checkpoint):
+    editor, zoo = metamodel.load(checkpoint), EditZoo.open(editing_job / "data/edits-tiny")
+    from metamodel.evaluation.editing.episodes import episode
+
+    one = next(one for one in zoo.subjects if one.subject.name in editor.splits.seed and len(one.edits) > 3)
+    edit = next(edit for edit in one.edits if edit.kind == "rewrite" and edit.n_pairs == 4)
+    asked = episode(one, edit, 4, 0)
+    proposal = editor.propose_for(one.subject, asked.examples)
+    before, after = scores(asked, {}), scores(asked, proposal.changes)
+    assert before.efficacy == 0
+    assert after.efficacy > 0.7
+    assert after.locality_far > 0.9
+
+
+def test_a_zoo_of_triples_is_refused_in_one_line(editing_job):
+    (editing_job / "data/none").mkdir(parents=True, exist_ok=True)
+    words = ["--config", "configs/editing/tiny.yaml", "--zoo", "data/none", "--zoo_config", ""]
+    said = run(editing_job, "metamodel.train", *words, ok=False)
+    (line,) = said.stderr.splitlines()
+    assert line.startswith("data/none: expected a finished zoo of edits, got an unfinished one.")
