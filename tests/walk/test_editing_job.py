@@ -110,9 +110,15 @@ def test_a_proposal_for_a_held_out_subject_does_what_its_pairs_say(editing_job, 
     editor, zoo = metamodel.load(checkpoint), EditZoo.open(editing_job / "data/edits-tiny")
     from metamodel.evaluation.editing.episodes import episode
 
-    one = next(one for one in zoo.subjects if one.subject.name in editor.splits.seed and len(one.edits) > 3)
-    edit = next(edit for edit in one.edits if edit.kind == "rewrite" and edit.n_pairs == 4)
-    asked = episode(one, edit, 4, 0)
+    held_out = {id for ids in editor.splits.tests.values() for id in ids}
+    facts = [
+        (one, edit)
+        for one in zoo.subjects
+        for edit in one.edits
+        if one.subject.name in held_out and edit.kind == "rewrite" and edit.n_pairs == 4
+    ]
+    one = facts[0][0]
+    asked = episode(*facts[0], 4, 0)
     proposal = editor.propose_for(one.subject, asked.examples)
     before, after = scores(asked, {}), scores(asked, proposal.changes)
     assert before.efficacy == 0
