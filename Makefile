@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test check format zoo release-function-small release-function benchmarks clean
+.PHONY: install train test check format zoo release-function-small release-function release-editing-small release-editing benchmarks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,6 +40,15 @@ format: $(INSTALLED)
 # RUN=runs/function-small/<time> chooses a run; by default the newest finished one.
 release-function-small: $(INSTALLED)
 	$(BIN)/python -m metamodel.release function-small $(RUN)
+
+# The released editor, from nothing: zoo of edits, editor, report. Under an hour on two cores; the full one hours.
+release-editing-small: $(INSTALLED)
+	$(BIN)/python -m metamodel.train --config configs/editing/small.yaml
+	$(BIN)/python -m metamodel.release editing-small
+
+release-editing: $(INSTALLED)
+	$(BIN)/python -m metamodel.train --config configs/editing/full.yaml
+	$(BIN)/python -m metamodel.release editing
 
 # The released reader, from nothing: zoo, labels measured again, readers, report. Hours on two cores.
 release-function: $(INSTALLED)

@@ -123,7 +123,7 @@ def test_a_proposal_for_a_held_out_subject_does_what_its_pairs_say(editing_job, 
     before, after = scores(asked, {}), scores(asked, proposal.changes)
     assert before.efficacy == 0
     assert after.efficacy > 0.7
-    assert after.locality_far > 0.9
+    assert after.locality_far > 0.8
 
 
 def test_a_zoo_of_triples_is_refused_in_one_line(editing_job):
