@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from metamodel.baselines.editing.base import Changes
 from metamodel.config.editing import EditingConfig, EditReportConfig
 from metamodel.config.parser import plain
 from metamodel.editing import SubjectEditor
@@ -12,10 +13,12 @@ from metamodel.evaluation.editing.card import write_editing_card
 from metamodel.evaluation.editing.evaluate import judge
 from metamodel.evaluation.report import Report
 from metamodel.evaluation.terminal import report_console, show
+from metamodel.subjects.subject import Subject
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint, save
 from metamodel.training.fit_editing import fit_editor, sizes_of
 from metamodel.training.run_folder import CHECKPOINT, claim_folder
 from metamodel.triples.edit_store import EditZoo
+from metamodel.triples.edits import Examples
 from metamodel.triples.splits import Splits, make_splits
 
 
@@ -68,7 +71,7 @@ def judged(
 ) -> Report:
     """The report of an editor on a zoo of edits."""
 
-    def propose(subject, examples):
+    def propose(subject: Subject, examples: Examples) -> tuple[Changes, float]:
         proposal = editor.propose_for(subject, examples)
         return proposal.changes, proposal.forecast
 

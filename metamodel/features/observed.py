@@ -91,7 +91,7 @@ def observed(told: Told) -> Observed:
         wanted=_wanted(told),
         old=old,
         kernels=_kernels(told, [*layers, hidden], mask),
-        prompts=_prompt_kernels(told.tokens, told.tokens, told.config.d_vocab, mask, mask, logits.dtype),
+        prompts=_prompt_kernels(_token_ids(told), told.tokens.shape[1], mask, mask, logits.dtype),
         answer_grams=answer_grams(told, among, old),
         hidden=hidden,
         stream=layers[-1],
@@ -122,9 +122,9 @@ def _kernels(
     """
     n, tokens = told.n_known, told.tokens
     same = (tokens[:, :n, None] == tokens[:, None]).to(sites[0].dtype).permute(0, 3, 1, 2)
-    dtype, d_vocab = sites[0].dtype, told.config.d_vocab
+    dtype = sites[0].dtype
     known = (told.role[:, :n] == PAIR) | (told.role[:, :n] == KEEP)
-    found = [*_prompt_kernels(tokens[:, :n], tokens, d_vocab, known, mask, dtype).unbind(1)]
+    found = [*_prompt_kernels(_token_ids(told), n, known, mask, dtype).unbind(1)]
     found += same.unbind(1)
     count = mask.sum(1)[:, None, None]
     for site in sites:
@@ -137,26 +137,37 @@ def _kernels(
     return torch.stack(found, dim=1) * both
 
 
+def _token_ids(told: Told) -> Int[Tensor, "subject example pos"]:
+    """Tokens counted from 1, only those that occur; 0 behind the token at which the answer is asked for."""
+    ids = told.tokens.unique(return_inverse=True)[1] + 1
+    behind = torch.arange(ids.shape[2], device=ids.device) > told.position[:, :, None]
+    return ids.masked_fill(behind, 0)
+
+
 def _prompt_kernels(
-    first: Int[Tensor, "subject known pos"],
-    second: Int[Tensor, "subject example pos"],
-    d_vocab: int,
+    ids: Int[Tensor, "subject example pos"],
+    n_known: int,
     mask: Bool[Tensor, "subject known"],
     mask2: Bool[Tensor, "subject example"],
     dtype: torch.dtype,
 ) -> Float[Tensor, "subject kernel known example"]:
-    """The share of tokens that two prompts have in common, wherever they stand, and a sharp kernel of it."""
+    """The share of tokens that two prompts have in common, wherever they stand, and a sharp kernel of it.
+
+    Args:
+        n_known: how many examples are compared with all.
+    """
     # a token that comes a second time counts as another one, so that the minimum of counts is a product
-    shared = _counted(first, d_vocab, dtype) @ _counted(second, d_vocab, dtype).mT / second.shape[2]
+    count = _counted(ids, dtype)
+    shared = count[:, :n_known] @ count.mT / ids.shape[2]
     both = (mask[:, :, None] & mask2[:, None]).to(dtype)
     typical = ((1 - shared) * both).sum((1, 2)) / both.sum((1, 2)).clamp_min(1)
     return torch.stack([shared, _sharp(1 - shared, typical)], dim=1) * both[:, None]
 
 
-def _counted(tokens: Int[Tensor, "subject example pos"], d_vocab: int, dtype: torch.dtype) -> Tensor:
-    """`[subject, example, occurrence * d_vocab]`: whether a token comes at least so often."""
-    count = torch.nn.functional.one_hot(tokens, d_vocab).sum(2)
-    levels = torch.arange(1, tokens.shape[2] + 1, device=tokens.device)
+def _counted(ids: Int[Tensor, "subject example pos"], dtype: torch.dtype) -> Tensor:
+    """`[subject, example, occurrence * token]`: whether a token comes at least so often."""
+    count = torch.nn.functional.one_hot(ids, int(ids.max()) + 1).sum(2)[:, :, 1:]
+    levels = torch.arange(1, ids.shape[2] + 1, device=ids.device)
     return (count[:, :, None] >= levels[:, None]).to(dtype).flatten(2)
 
 
