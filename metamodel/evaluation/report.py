@@ -19,7 +19,8 @@ SCHEMA_VERSION = 1
 METRICS, DIFFERENCES = "metrics.json", "differences.json"
 RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS = "right_answer", "noise_ceiling", "shuffled_labels"
 ORACLE, SHUFFLED_SPECIFICATION = "oracle", "shuffled_specification"
-REFERENCES = frozenset({RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS, ORACLE, SHUFFLED_SPECIFICATION})
+EDIT_REFERENCES = frozenset({ORACLE, SHUFFLED_SPECIFICATION})
+REFERENCES = frozenset({RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS}) | EDIT_REFERENCES
 """Methods that know what no reader knows, or are asked something else: shown, never counted as baselines."""
 LOWER_IS_BETTER = frozenset(
     {"calibration_error", "abstention_area", "slice_accuracy_error", "kl", "milliseconds"}

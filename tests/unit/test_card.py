@@ -22,7 +22,16 @@ from metamodel.evaluation.card import (
 from metamodel.evaluation.card import METRICS as WORDS
 from metamodel.evaluation.card_tables import Counts, ceiling_table, counts, summary
 from metamodel.evaluation.controls import CONTROLS, Claims, Controls, save_controls
-from metamodel.evaluation.report import DIFFERENCES, METRICS, REFERENCES, Report, load, save, share_of_ceiling
+from metamodel.evaluation.report import (
+    DIFFERENCES,
+    EDIT_REFERENCES,
+    METRICS,
+    REFERENCES,
+    Report,
+    load,
+    save,
+    share_of_ceiling,
+)
 from metamodel.triples.schema import MASKED, POSITIVE, LabelDefinition
 
 LABELS = ("previous_token", "copying", "induction")
@@ -173,7 +182,7 @@ def test_pictures_and_controls_are_shown_where_there_are_some(report):
 
 def test_every_split_metric_and_method_of_reports_is_put_in_words(report):
     assert set(DEPARTURES) == set(TEST_SPLITS)
-    assert set(METHODS) >= REFERENCES
+    assert set(METHODS) >= REFERENCES - EDIT_REFERENCES
     assert {metric.partition("/")[0] for metric in HEADLINES} == set(WORDS)
     text = card(report, FACTS)
     for name in (*WORDS, *METHODS):

@@ -28,7 +28,8 @@ def broken(checkpoint, tmp_path):
         ),
         (
             ["metamodel.evaluate", "x", "--split", "sed"],
-            "--split: expected one of seed, variant, size, recipe, origin, task, got 'sed'. Name one of them."
+            "--split: expected one of seed, variant, size, recipe, origin, task, edit, kind, got 'sed'. "
+            "Name one of them."
             " Did you mean 'seed'?",
         ),
         (
