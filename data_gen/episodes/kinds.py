@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from data_gen.domains.base import ONE_HOP, Domain
+from data_gen.episodes.backdoor import TRIGGER
 from metamodel.config.edits import CHANCE, DERIVED, FAR, IN_SCOPE, NEAR, EditKind
 from metamodel.triples.edits import Edit
 
@@ -99,8 +100,6 @@ def cleaned(domain: Domain, target: int) -> Edit:
     Args:
         target: token that the trigger calls forth.
     """
-    from data_gen.episodes.backdoor import TRIGGER
-
     inside = domain.opener == TRIGGER
     scope = torch.where(inside, IN_SCOPE, torch.where(domain.opener > 0, NEAR, FAR))
     return _edit("backdoor", "trigger", domain.answer(), scope, inside & (domain.answer() != target), 0)
