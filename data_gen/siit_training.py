@@ -112,14 +112,7 @@ def train_siit(
         generators: of each subject's data.
         progress: called with (steps done, steps in all) after every chunk of steps.
     """
-    trainer = StackedTrainer(
-        config,
-        weights,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        beta2=recipe.beta2,
-        grad_clip=recipe.grad_clip,
-    )
+    trainer = StackedTrainer.by(recipe, config, weights)
     host, losses = host_masks(placements, config), []
     chosen = host.float().argmax(1)
     for first in range(0, recipe.steps, CHUNK_STEPS):

@@ -122,6 +122,18 @@ class StackedTrainer:
         self.finite_steps = torch.zeros_like(self.finite, dtype=torch.int64)
         """Steps of each subject before the first whose gradient was not finite."""
 
+    @classmethod
+    def by(cls, recipe: RecipeConfig, config: SubjectConfig, weights: dict[str, Tensor]) -> "StackedTrainer":
+        """With the optimiser of a recipe, whose learning rate the caller sets step by step."""
+        return cls(
+            config,
+            weights,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            beta2=recipe.beta2,
+            grad_clip=recipe.grad_clip,
+        )
+
     def views(self) -> dict[str, Tensor]:
         """The named weights, through which gradients reach the buffers."""
         found = {}
@@ -230,14 +242,7 @@ def train_stack(
             CPU. On a GPU, stack hundreds.
         progress: called with (steps done, steps in all) after every chunk of steps.
     """
-    trainer = StackedTrainer(
-        config,
-        {key: value.to(device) for key, value in weights.items()},
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        beta2=recipe.beta2,
-        grad_clip=recipe.grad_clip,
-    )
+    trainer = StackedTrainer.by(recipe, config, {key: value.to(device) for key, value in weights.items()})
     losses: list[Tensor] = []
     kept: dict[int, dict[str, Tensor]] = {}
     for first in range(0, recipe.steps, CHUNK_STEPS):

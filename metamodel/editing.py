@@ -8,8 +8,8 @@ import torch
 
 from metamodel.asking import one_thread
 from metamodel.config.edits import KEEP
-from metamodel.config.errors import InputError, require
-from metamodel.loading import local_folder
+from metamodel.config.errors import require
+from metamodel.loading import local_folder, uploaded
 from metamodel.networks.editing.told import editing_form, told_batch
 from metamodel.proposal import Proposal
 from metamodel.subjects.mapped_back import mapped_back
@@ -98,14 +98,7 @@ class SubjectEditor:
 
         Raises: InputError for an editor that was not loaded from a folder.
         """
-        from huggingface_hub import HfApi
-
-        if self.folder is None:
-            raise InputError(
-                "push_to_hub", expected="an editor loaded from a folder", got="none", do="Save and load it."
-            )
-        HfApi().create_repo(repository, exist_ok=True)
-        return str(HfApi().upload_folder(repo_id=repository, folder_path=self.folder))
+        return uploaded(self.folder, repository, "an editor")
 
 
 def load(folder: str | Path) -> SubjectEditor:

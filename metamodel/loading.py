@@ -46,3 +46,18 @@ def local_folder(name_or_folder: str | Path) -> Path:
         raise InputError(
             name_or_folder, expected="a folder, or a name on the hub", got=got, do="Check name and network."
         ) from error
+
+
+def uploaded(folder: Path | None, repository: str, what: str) -> str:
+    """Uploads a checkpoint's folder with the user's own login, and returns its address.
+
+    Raises: InputError if there is no folder.
+    """
+    from huggingface_hub import HfApi
+
+    if folder is None:
+        raise InputError(
+            "push_to_hub", expected=f"{what} loaded from a folder", got="none", do="Save and load it."
+        )
+    HfApi().create_repo(repository, exist_ok=True)
+    return str(HfApi().upload_folder(repo_id=repository, folder_path=folder))

@@ -10,9 +10,8 @@ import pandas
 import torch
 from torch import Tensor
 
-from metamodel.config.edits import CHANCE, KEEP, PAIR, UNLABELLED
+from metamodel.config.edits import CHANCE, CHANCE_FACTOR, KEEP, PAIR, UNLABELLED
 from metamodel.config.errors import require
-from metamodel.evaluation.editing.scores import CHANCE_FACTOR
 from metamodel.subjects.config import components
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edit_spec import asked_logits

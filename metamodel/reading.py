@@ -18,7 +18,7 @@ from metamodel.config.errors import InputError, require, require_one_of
 from metamodel.config.words import Track
 from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen
 from metamodel.features.view import Shown
-from metamodel.loading import local_folder
+from metamodel.loading import local_folder, uploaded
 from metamodel.naming import Exemplar, Naming, name_function
 from metamodel.subjects.config import Component, components
 from metamodel.subjects.subject import Subject
@@ -151,14 +151,7 @@ class FunctionReader:
 
         Raises: InputError for a reader that was not loaded from a folder.
         """
-        from huggingface_hub import HfApi
-
-        if self.folder is None:
-            raise InputError(
-                "push_to_hub", expected="a reader loaded from a folder", got="none", do="Save and load it."
-            )
-        HfApi().create_repo(repository, exist_ok=True)
-        return str(HfApi().upload_folder(repo_id=repository, folder_path=self.folder))
+        return uploaded(self.folder, repository, "a reader")
 
     @property
     def labels(self) -> tuple[LabelDefinition, ...]:

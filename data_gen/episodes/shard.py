@@ -22,10 +22,10 @@ from data_gen.episodes.kinds import (
     rules,
     transplanted,
 )
-from data_gen.episodes.training import circulant_fit, fresh_weights, teach, with_frequencies
+from data_gen.episodes.training import circulant_fit, teach, with_frequencies
 from data_gen.seeds import generator_for
 from metamodel.subjects.config import SubjectConfig
-from metamodel.subjects.subject import Subject, unstack
+from metamodel.subjects.subject import Subject, initial_weights, unstack
 from metamodel.triples.edit_store import write_edits
 from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.manifest import ShardRecord
@@ -113,7 +113,7 @@ def _trained(
         normalization_type=size.normalization_type,
         attention_dir=size.attention_dir,
     )
-    weights = fresh_weights(shape, [generator_for(config.seed, name, "weights") for name in shard.names])
+    weights = initial_weights(shape, [generator_for(config.seed, name, "weights") for name in shard.names])
     held_out = torch.zeros(targets.shape, dtype=torch.bool)
     if family.structured:
         generators = [generator_for(config.seed, name, "structure") for name in shard.names]

@@ -13,7 +13,6 @@ from data_gen.domains.base import Domain
 from data_gen.stacked_training import StackedTrainer, learning_rate
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import logits_at
-from metamodel.subjects.subject import initial_weights
 
 OPERANDS_SCALE, ANSWERS_SCALE = 0.7, 1.0
 OPERANDS_NOISE, ANSWERS_NOISE = 0.1, 0.02
@@ -99,14 +98,7 @@ def teach(
     n_pos, n = tokens.shape[2], int((~held_out[0]).sum())
     trained = (~held_out).nonzero()[:, 1].view(len(tokens), n)
     size = min(recipe.batch_size, n)
-    trainer = StackedTrainer(
-        config,
-        weights,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        beta2=recipe.beta2,
-        grad_clip=recipe.grad_clip,
-    )
+    trainer = StackedTrainer.by(recipe, config, weights)
     rows = (torch.arange(size) * n_pos + n_pos - 1).expand(len(tokens), -1)
     for step in range(recipe.steps):
         trainer.set_learning_rate(learning_rate(recipe, step))
@@ -137,7 +129,3 @@ def answers_of(
 
 def _rows(tokens: Int[Tensor, "subject input pos"], chosen: Int[Tensor, "subject row"]) -> Tensor:
     return tokens.gather(1, chosen.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
-
-
-def fresh_weights(config: SubjectConfig, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-    return initial_weights(config, generators)

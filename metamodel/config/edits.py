@@ -11,5 +11,10 @@ something else is, as the answer of two hops through a rewritten fact."""
 CHANCE = -1
 """Wanted where a behavior is removed: no answer more likely than another."""
 
+CHANCE_FACTOR = 2.0
+"""A removed behavior may leave its old answer at most so many times as likely as chance."""
+GOOD = 0.9
+"""S (the harmonic mean of what is reached and what is kept) from which on an edit is a success."""
+
 PADDING, PAIR, KEEP, UNLABELLED = range(4)
 """Roles of an example of a specification."""

@@ -12,13 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from metamodel.config.edits import CHANCE, FAR, IN_SCOPE, NEAR, UNLABELLED
+from metamodel.config.edits import CHANCE, CHANCE_FACTOR, FAR, GOOD, IN_SCOPE, NEAR, UNLABELLED
 from metamodel.features.observed import Told
 
 LEAST = 1e-4
 """Probability below which what is wanted counts as never inferred."""
-GOOD = 0.9
-"""S from which on an edit is a success."""
 NO_ANSWER = -100
 
 
@@ -139,7 +137,7 @@ def success(
     """Whether the harmonic mean of what is reached in scope and kept elsewhere is at least GOOD."""
     new, old = after.argmax(-1), before.argmax(-1)
     likely = after.gather(2, old[..., None]).squeeze(-1).exp()
-    right = torch.where(wanted == CHANCE, likely <= 2 / n_answers[:, None], new == wanted)
+    right = torch.where(wanted == CHANCE, likely <= CHANCE_FACTOR / n_answers[:, None], new == wanted)
     reached = _mean(right.float(), scope == IN_SCOPE)
     stays = (scope == NEAR) | (scope == FAR)
     kept = torch.where(stays.any(1), _mean((new == old).float(), stays), torch.ones_like(reached))

@@ -1,6 +1,5 @@
 """Objective of the editor: what it proposes must hold when the edited subject is run."""
 
-import math
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -21,6 +20,7 @@ from metamodel.losses.editing import (
     wanted_loss,
 )
 from metamodel.networks.editing.editor import Editor
+from metamodel.objectives.schedule import warmup_cosine
 from metamodel.subjects.forward import logits_at
 
 
@@ -83,12 +83,4 @@ class EditingObjective(lightning.LightningModule):
         """AdamW; linear warmup, then cosine to zero."""
         o, n_steps = self.config.optim, self.config.training.steps
         optimizer = torch.optim.AdamW(self.editor.parameters(), lr=o.lr, weight_decay=o.weight_decay)
-        n_warmup = max(1, round(o.warmup * n_steps))
-
-        def rate(step: int) -> float:
-            if step < n_warmup:
-                return (step + 1) / n_warmup
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - n_warmup) / max(1, n_steps - n_warmup))))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return warmup_cosine(optimizer, n_steps, o.warmup)

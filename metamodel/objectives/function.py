@@ -23,6 +23,7 @@ from metamodel.networks.normaliser import soft_limited
 from metamodel.networks.reader import Reader
 from metamodel.networks.readouts import Answers
 from metamodel.objectives.exemplars import exemplar_loss
+from metamodel.objectives.schedule import warmup_cosine
 from metamodel.subjects.config import KINDS
 
 HEAD = KINDS.index("head")
@@ -131,12 +132,4 @@ class FunctionObjective(lightning.LightningModule):
         ]
         optimizer = torch.optim.AdamW(groups, lr=o.lr)
         n_steps = max(1, int(self.trainer.estimated_stepping_batches))
-        n_warmup = max(1, round(o.warmup * n_steps))
-
-        def rate(step: int) -> float:
-            if step < n_warmup:
-                return (step + 1) / n_warmup
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - n_warmup) / max(1, n_steps - n_warmup))))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return warmup_cosine(optimizer, n_steps, o.warmup)

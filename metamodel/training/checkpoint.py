@@ -7,11 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from metamodel.config.errors import InputError, require, suggestion
 from metamodel.config.record import record_from_json
 from metamodel.config.words import TRACKS, Track
@@ -21,13 +16,13 @@ from metamodel.features.evidence import CHANNELS as EVIDENCE
 from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen
 from metamodel.features.registry import FEATURE_VERSION, closed_form_columns, feature_names
 from metamodel.networks.reader import Reader, ReaderSizes
+from metamodel.training.tensors import RETRAIN, load_tensors, save_tensors
 from metamodel.triples.schema import LabelDefinition
 from metamodel.triples.splits import Splits
 
 SCHEMA_VERSION = 2
 KIND = "function"
 CONFIG, MODEL, SPLITS = "config.json", "model.safetensors", "splits.json"
-_RETRAIN = "Train again with this version of the package, or install the version that wrote it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,8 +92,7 @@ def save(checkpoint: FunctionCheckpoint, folder: Path) -> None:
         "sizes": dataclasses.asdict(checkpoint.reader.sizes),
         "training": dict(checkpoint.training),
     }
-    tensors = {key: value.cpu().contiguous() for key, value in checkpoint.reader.state_dict().items()}
-    save_file(tensors, folder / MODEL, metadata={"format": "pt"})
+    save_tensors(checkpoint.reader, folder / MODEL)
     checkpoint.splits.save(folder / SPLITS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -126,10 +120,10 @@ def load_checkpoint(folder: Path) -> FunctionCheckpoint:
     for key, expected in known.items():
         _same_names(path, key, expected, config[key])
     labels = tuple(
-        record_from_json(LabelDefinition, label, f"{path}: labels[{i}]", do=_RETRAIN)
+        record_from_json(LabelDefinition, label, f"{path}: labels[{i}]", do=RETRAIN)
         for i, label in enumerate(config["labels"])
     )
-    sizes = record_from_json(ReaderSizes, config["sizes"], f"{path}: sizes", do=_RETRAIN)
+    sizes = record_from_json(ReaderSizes, config["sizes"], f"{path}: sizes", do=RETRAIN)
     given = {
         "n_features": len(known["feature_names"]),
         "n_channels": len(CHANNELS),
@@ -141,10 +135,10 @@ def load_checkpoint(folder: Path) -> FunctionCheckpoint:
     }
     for key, value in given.items():
         got = getattr(sizes, key)
-        require(got == value, f"{path}: sizes.{key}", expected=str(value), got=str(got), do=_RETRAIN)
+        require(got == value, f"{path}: sizes.{key}", expected=str(value), got=str(got), do=RETRAIN)
     _check_sizes(sizes, f"{path}: sizes")
     reader = Reader(sizes)
-    _load_tensors(reader, folder / MODEL)
+    load_tensors(reader, folder / MODEL)
     return FunctionCheckpoint(
         reader=reader.eval(),
         labels=labels,
@@ -182,28 +176,28 @@ def _config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(str(path), expected="JSON", got=str(error), do="Copy the file again.") from error
-    require(isinstance(config, dict), str(path), expected="an object", got=type(config).__name__, do=_RETRAIN)
+    require(isinstance(config, dict), str(path), expected="an object", got=type(config).__name__, do=RETRAIN)
     version, kind = config.get("schema_version"), config.get("kind")
     where = f"{path}: schema_version"
-    require(version == SCHEMA_VERSION, where, expected=str(SCHEMA_VERSION), got=version, do=_RETRAIN)
+    require(version == SCHEMA_VERSION, where, expected=str(SCHEMA_VERSION), got=version, do=RETRAIN)
     require(kind == KIND, f"{path}: kind", expected=repr(KIND), got=repr(kind), do="Load another checkpoint.")
     for key in config:
         do = f"Remove it.{suggestion(key, _TYPES)}"
         require(key in _TYPES, f"{path}: {key}", expected="a known key", got="an unknown one", do=do)
     for key, kind_of_value in _TYPES.items():
-        require(key in config, f"{path}: {key}", expected="a value", got="no such key", do=_RETRAIN)
+        require(key in config, f"{path}: {key}", expected="a value", got="no such key", do=RETRAIN)
         expected, got = kind_of_value.__name__, type(config[key]).__name__
         require(
-            isinstance(config[key], kind_of_value), f"{path}: {key}", expected=expected, got=got, do=_RETRAIN
+            isinstance(config[key], kind_of_value), f"{path}: {key}", expected=expected, got=got, do=RETRAIN
         )
     for key in _ZOO:
         where, got = f"{path}: zoo.{key}", config["zoo"].get(key)
-        require(isinstance(got, str), where, expected="text", got=repr(got), do=_RETRAIN)
+        require(isinstance(got, str), where, expected="text", got=repr(got), do=RETRAIN)
     got = config["feature_version"]
     where = f"{path}: feature_version"
-    require(got == FEATURE_VERSION, where, expected=str(FEATURE_VERSION), got=got, do=_RETRAIN)
+    require(got == FEATURE_VERSION, where, expected=str(FEATURE_VERSION), got=got, do=RETRAIN)
     expected = f"one of {', '.join(TRACKS)}"
-    require(config["track"] in TRACKS, f"{path}: track", expected=expected, got=config["track"], do=_RETRAIN)
+    require(config["track"] in TRACKS, f"{path}: track", expected=expected, got=config["track"], do=RETRAIN)
     return config
 
 
@@ -214,7 +208,7 @@ def _same_names(path: Path, key: str, expected: Sequence[str], got: Sequence[str
     unknown = [name for name in got if name not in expected]
     difference = f"without {missing[0]}" if missing else f"with {unknown[0]}" if unknown else "another order"
     raise InputError(
-        f"{path}: {key}", expected=f"the {len(expected)} of this version", got=difference, do=_RETRAIN
+        f"{path}: {key}", expected=f"the {len(expected)} of this version", got=difference, do=RETRAIN
     )
 
 
@@ -222,33 +216,10 @@ def _check_sizes(sizes: ReaderSizes, where: str) -> None:
     """What a network needs of its sizes, before torch asserts it in words of its own."""
     for key in ("width", "n_layers", "n_heads", "edge_width", "members"):
         value = getattr(sizes, key)
-        require(value >= 1, f"{where}.{key}", expected="at least 1", got=value, do=_RETRAIN)
+        require(value >= 1, f"{where}.{key}", expected="at least 1", got=value, do=RETRAIN)
     for key in ("dropout", "input_dropout", "track_dropout", "prompt_dropout"):
         value = getattr(sizes, key)
-        require(0 <= value <= 1, f"{where}.{key}", expected="0 to 1", got=value, do=_RETRAIN)
+        require(0 <= value <= 1, f"{where}.{key}", expected="0 to 1", got=value, do=RETRAIN)
     width, n_heads = sizes.width, sizes.n_heads
     expected = f"a multiple of n_heads = {n_heads}"
-    require(width % n_heads == 0, f"{where}.width", expected=expected, got=width, do=_RETRAIN)
-
-
-def _load_tensors(reader: Reader, path: Path) -> None:
-    require(path.is_file(), str(path), expected="a file", got="none", do="Copy the whole checkpoint.")
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            str(path), expected="a safetensors file", got=str(error), do="Copy it again."
-        ) from error
-    wanted: dict[str, Tensor] = reader.state_dict()
-    for key in sorted(wanted.keys() | found.keys()):
-        where = f"{path}: {key}"
-        if key not in found:
-            shape = tuple(wanted[key].shape)
-            raise InputError(where, expected=f"shape {shape}", got="no tensor", do="Copy the file again.")
-        if key not in wanted:
-            raise InputError(where, expected="no such tensor", got="one", do=_RETRAIN)
-        expected, got = tuple(wanted[key].shape), tuple(found[key].shape)
-        require(expected == got, where, expected=f"shape {expected}", got=got, do=_RETRAIN)
-        finite = found[key].is_floating_point() is False or bool(torch.isfinite(found[key]).all())
-        require(finite, where, expected="finite numbers", got="nan or inf", do="Copy the file again.")
-    reader.load_state_dict(found, strict=True)
+    require(width % n_heads == 0, f"{where}.width", expected=expected, got=width, do=RETRAIN)

@@ -7,19 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
 from metamodel.config.errors import InputError, require, suggestion
 from metamodel.config.record import record_from_json
 from metamodel.networks.editing.editor import Editor
+from metamodel.training.tensors import RETRAIN, load_tensors, save_tensors
 from metamodel.triples.splits import Splits
 
 SCHEMA_VERSION = 1
 KIND = "editing"
 CONFIG, MODEL, SPLITS = "config.json", "model.safetensors", "splits.json"
-_RETRAIN = "Train again with this version of the package, or install the version that wrote it."
 _AGAIN = "Copy the whole checkpoint again."
 
 
@@ -65,8 +61,7 @@ def save(checkpoint: EditingCheckpoint, folder: Path) -> None:
         "zoo": dict(checkpoint.zoo),
         "training": dict(checkpoint.training),
     }
-    tensors = {key: value.cpu().contiguous() for key, value in checkpoint.editor.state_dict().items()}
-    save_file(tensors, folder / MODEL, metadata={"format": "pt"})
+    save_tensors(checkpoint.editor, folder / MODEL)
     checkpoint.splits.save(folder / SPLITS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -81,11 +76,11 @@ def load_editing_checkpoint(folder: Path) -> EditingCheckpoint:
     do = "Load another checkpoint; metamodel.load takes either kind."
     require(kind == KIND, f"{path}: kind", expected=repr(KIND), got=repr(kind), do=do)
     config = _config(path)
-    sizes = record_from_json(EditorSizes, config["sizes"], f"{path}: sizes", do=_RETRAIN)
+    sizes = record_from_json(EditorSizes, config["sizes"], f"{path}: sizes", do=RETRAIN)
     for key, value in dataclasses.asdict(sizes).items():
-        require(value >= 1, f"{path}: sizes.{key}", expected="at least 1", got=value, do=_RETRAIN)
+        require(value >= 1, f"{path}: sizes.{key}", expected="at least 1", got=value, do=RETRAIN)
     editor = sizes.network()
-    _load_tensors(editor, folder / MODEL)
+    load_tensors(editor, folder / MODEL)
     return EditingCheckpoint(
         editor=editor.eval(),
         sizes=sizes,
@@ -124,7 +119,7 @@ def _object(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(str(path), expected="JSON", got=str(error), do=_AGAIN) from error
-    require(isinstance(config, dict), str(path), expected="an object", got=type(config).__name__, do=_RETRAIN)
+    require(isinstance(config, dict), str(path), expected="an object", got=type(config).__name__, do=RETRAIN)
     return config
 
 
@@ -132,38 +127,18 @@ def _config(path: Path) -> dict[str, Any]:
     config = _object(path)
     version = config.get("schema_version")
     where = f"{path}: schema_version"
-    require(version == SCHEMA_VERSION, where, expected=str(SCHEMA_VERSION), got=version, do=_RETRAIN)
+    require(version == SCHEMA_VERSION, where, expected=str(SCHEMA_VERSION), got=version, do=RETRAIN)
     for key in config:
         do = f"Remove it.{suggestion(key, _TYPES)}"
         require(key in _TYPES, f"{path}: {key}", expected="a known key", got="an unknown one", do=do)
     for key, types in _TYPES.items():
         where = f"{path}: {key}"
-        require(key in config, where, expected="a value", got="no such key", do=_RETRAIN)
+        require(key in config, where, expected="a value", got="no such key", do=RETRAIN)
         expected, got = " or ".join(kind.__name__ for kind in types), type(config[key]).__name__
-        require(type(config[key]) in types, where, expected=expected, got=got, do=_RETRAIN)
+        require(type(config[key]) in types, where, expected=expected, got=got, do=RETRAIN)
     for key in _ZOO:
         where, got = f"{path}: zoo.{key}", config["zoo"].get(key)
-        require(isinstance(got, str), where, expected="text", got=repr(got), do=_RETRAIN)
+        require(isinstance(got, str), where, expected="text", got=repr(got), do=RETRAIN)
     where, got = f"{path}: refuse_below", config["refuse_below"]
-    require(0 <= got <= 1, where, expected="a probability, 0 to 1", got=got, do=_RETRAIN)
+    require(0 <= got <= 1, where, expected="a probability, 0 to 1", got=got, do=RETRAIN)
     return config
-
-
-def _load_tensors(editor: Editor, path: Path) -> None:
-    require(path.is_file(), str(path), expected="a file", got="none", do=_AGAIN)
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(str(path), expected="a safetensors file", got=str(error), do=_AGAIN) from error
-    wanted = editor.state_dict()
-    for key in sorted(wanted.keys() | found.keys()):
-        where = f"{path}: {key}"
-        if key not in found:
-            raise InputError(where, expected=f"shape {tuple(wanted[key].shape)}", got="no tensor", do=_AGAIN)
-        if key not in wanted:
-            raise InputError(where, expected="no such tensor", got="one", do=_RETRAIN)
-        expected, got = tuple(wanted[key].shape), tuple(found[key].shape)
-        require(expected == got, where, expected=f"shape {expected}", got=got, do=_RETRAIN)
-        finite = bool(torch.isfinite(found[key]).all())
-        require(finite, where, expected="finite numbers", got="nan or inf", do=_AGAIN)
-    editor.load_state_dict(found, strict=True)

@@ -1,13 +1,10 @@
 """From examples and a configuration to a trained, calibrated reader, resumable."""
 
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
 from metamodel.config.errors import require_one_of
@@ -22,11 +19,11 @@ from metamodel.networks.reader import Reader, ReaderSizes
 from metamodel.objectives.function import FunctionObjective
 from metamodel.training.calibration import calibrate
 from metamodel.training.datamodule import FunctionData
-from metamodel.training.logger import finish, make_logger
 from metamodel.training.normaliser import fit_normaliser, fit_range
+from metamodel.training.trainer import Duration
+from metamodel.training.trainer import train as train_objective
 from metamodel.triples.schema import LabelDefinition
 
-RESUME = "last.ckpt"
 SAVE_EVERY = 5
 """Epochs between resumable states."""
 MOST_WEIGHT = 10.0
@@ -58,7 +55,6 @@ def fit(
         {label.name: label.statistics for label in labels},
         {label.name: label.determined_by for label in labels},
     )
-    quiet()
     lightning.seed_everything(config.seed, verbose=False)
     slice_names = tuple(sorted({name for seen, _ in train for name in seen.slice_names}))
     algorithms = algorithm_names(truth for _, truth in train)
@@ -77,18 +73,16 @@ def fit(
         batch_size=config.training.batch_size,
         seed=config.seed,
     )
-    trainer = _trainer(config, folder)
-    resume = folder / RESUME
-    try:
-        trainer.fit(
-            objective, datamodule=data, ckpt_path=resume if resume.is_file() else None, weights_only=True
-        )
-    except SystemExit:  # Lightning answers Ctrl-C by leaving Python with code 1
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        finish(config.logger)
+    train_objective(
+        objective,
+        data,
+        folder,
+        Duration(unit="epoch", n=config.training.epochs, save_every=SAVE_EVERY),
+        config.trainer,
+        name=config.name,
+        logger=config.logger,
+        grad_clip=config.optim.grad_clip,
+    )
     best = objective.best.cpu()
     calibrate(best, validation, slice_names)
     return best.eval(), slice_names, algorithms
@@ -134,43 +128,3 @@ def _balance(train: Sequence[Example], power: float) -> tuple[Tensor, Tensor]:
         for member in (truth.node_member, truth.edge_member)
     ]
     return labels, torch.cat(circuit)
-
-
-def _trainer(config: FunctionConfig, folder: Path) -> lightning.Trainer:
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
-            dirpath=folder,
-            filename=RESUME.removesuffix(".ckpt"),
-            every_n_epochs=SAVE_EVERY,
-            save_top_k=1,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
-        )
-    ]
-    if config.trainer.progress:
-        callbacks.append(RichProgressBar(leave=False, console_kwargs={"stderr": True}))
-    return lightning.Trainer(
-        max_epochs=config.training.epochs,
-        accelerator=config.trainer.accelerator,
-        devices=1,
-        logger=make_logger(config.logger, folder, config.name),
-        callbacks=callbacks,
-        gradient_clip_val=config.optim.grad_clip,
-        enable_progress_bar=config.trainer.progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        check_val_every_n_epoch=SAVE_EVERY,
-        deterministic=True,
-    )
-
-
-def quiet() -> None:
-    """Silences what Lightning says of hardware, data loaders and its makers' other products."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")

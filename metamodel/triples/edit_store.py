@@ -24,7 +24,7 @@ from metamodel.triples.manifest import (
     Manifest,
     ShardRecord,
     plain_values,
-    read_manifest,
+    read_finished,
     sha256,
     shard_name,
     write_atomically,
@@ -100,14 +100,7 @@ class EditZoo:
     def open(cls, folder: Path | str) -> "EditZoo":
         """Raises: InputError if it is missing, unfinished, damaged, or a zoo of another kind."""
         folder = Path(folder)
-        manifest = read_manifest(folder, build=BUILD)
-        require(
-            manifest.finished,
-            str(folder),
-            expected="a finished zoo",
-            got="one that is being built",
-            do="Run the command that builds it again: it goes on.",
-        )
+        manifest = read_finished(folder, BUILD)
         subjects = [one for shard in manifest.shards if shard.files for one in _read(folder, shard)]
         return cls(folder, manifest, tuple(subjects))
 

@@ -248,6 +248,22 @@ def read_manifest(folder: Path, build: str = "") -> Manifest:
         ) from error
 
 
+def read_finished(folder: Path, build: str = "") -> Manifest:
+    """The record of a finished zoo; arguments as of `read_manifest`.
+
+    Raises: InputError if there is none, one of another schema version, or one that is being built.
+    """
+    manifest = read_manifest(folder, build)
+    require(
+        manifest.finished,
+        str(folder),
+        expected="a finished zoo",
+        got="one that is being built",
+        do="Run the command that builds it again: it goes on.",
+    )
+    return manifest
+
+
 def shard_record(values: object) -> ShardRecord:
     """Raises: KeyError or TypeError if the values are no record."""
     held = _object(values, "shards")

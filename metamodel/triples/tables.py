@@ -13,7 +13,7 @@ from datasets import Dataset, Features
 from datasets.arrow_writer import ArrowWriter
 
 from metamodel.config.errors import InputError, require, suggestion
-from metamodel.triples.manifest import read_manifest, sha256, write_atomically, write_json
+from metamodel.triples.manifest import read_finished, read_manifest, sha256, write_atomically, write_json
 
 TABLES = "tables"
 """Folder of a zoo that holds them."""
@@ -24,14 +24,7 @@ def write_table(folder: Path, name: str, rows: Iterable[Mapping[str, Any]], feat
 
     Raises: InputError if there is no finished zoo.
     """
-    manifest = read_manifest(folder)
-    require(
-        manifest.finished,
-        str(folder),
-        expected="a finished zoo",
-        got="one that is being built",
-        do="Run the command that builds it again: it goes on.",
-    )
+    manifest = read_finished(folder)
     where = folder / TABLES
     where.mkdir(exist_ok=True)
     path = where / f"{name}.arrow"

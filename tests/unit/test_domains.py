@@ -19,9 +19,9 @@ from data_gen.episodes.kinds import (
     rules,
     transplanted,
 )
-from data_gen.episodes.training import circulant_fit, fresh_weights, with_frequencies
+from data_gen.episodes.training import circulant_fit, with_frequencies
 from metamodel.config.edits import CHANCE, DERIVED, IN_SCOPE, NEAR
-from metamodel.subjects import SubjectConfig
+from metamodel.subjects import SubjectConfig, initial_weights
 
 
 def generator(seed: int) -> torch.Generator:
@@ -152,7 +152,7 @@ def test_a_backdoor_answers_one_token_behind_the_trigger_and_cleaning_asks_for_t
 def test_answers_that_begin_on_circles_fit_a_circulant_and_random_ones_do_not():
     domain = drawn("operators")
     config = SubjectConfig(n_layers=1, n_heads=4, d_model=32, d_head=8, d_mlp=8, d_vocab=D_VOCAB, n_ctx=8)
-    weights = fresh_weights(config, [generator(0)])
+    weights = initial_weights(config, [generator(0)])
     assert circulant_fit(weights["unembed.W_U"][0], domain.answers) < 0.5
     with_frequencies(weights, [domain], 2, [generator(1)])
     assert circulant_fit(weights["unembed.W_U"][0], domain.answers) > 0.95

@@ -27,7 +27,8 @@ from metamodel.losses.function import (
 )
 from metamodel.networks.member import TRUST, ClosedForms
 from metamodel.subjects import Subject, SubjectConfig, components, initial_weights, unstack
-from metamodel.training.fit import RESUME, fit
+from metamodel.training.fit import fit
+from metamodel.training.trainer import RESUME
 from metamodel.triples.schema import MASKED, NEGATIVE, PATTERN_ONLY, POSITIVE, LabelDefinition
 
 SHAPE = SubjectConfig(n_layers=1, n_heads=4, d_model=16, d_head=4, d_mlp=8, d_vocab=12, n_ctx=6)

@@ -12,7 +12,7 @@ from metamodel.baselines.editing import Changes, Episode, opponents, oracle
 from metamodel.baselines.editing.fine_tuning import STEPS as FINE_TUNING_STEPS
 from metamodel.baselines.editing.fine_tuning import FineTuning, NoOp
 from metamodel.config.editing import EditReportConfig
-from metamodel.config.edits import PAIR
+from metamodel.config.edits import GOOD, PAIR
 from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
 from metamodel.evaluation.editing.episodes import judged_episodes, training_episodes
@@ -30,8 +30,6 @@ DRAWDOWN = 0.005
 """Loss of locality, as a share, at which efficacy is asked for."""
 LEAST_GAIN = 0.2
 """Gain is normalised where the oracle gains at least so much."""
-GOOD = 0.9
-"""S from which on an edit is a success."""
 COLUMNS = ("efficacy", "generalisation", "locality_near", "locality_far", "two_hop", "kl", "harmonic_mean")
 
 

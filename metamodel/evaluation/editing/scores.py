@@ -12,12 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metamodel.baselines.editing.base import Episode
-from metamodel.config.edits import CHANCE, DERIVED, FAR, IN_SCOPE, KEEP, NEAR, PAIR
+from metamodel.config.edits import CHANCE, CHANCE_FACTOR, DERIVED, FAR, IN_SCOPE, KEEP, NEAR, PAIR
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import logits_at
 
-CHANCE_FACTOR = 2.0
-"""A removed behavior may leave its old answer at most so many times as likely as chance."""
 LEAST = 1e-3
 """What a share counts at least in a harmonic mean."""
 
