@@ -12,6 +12,7 @@ from data_gen.population import shard_specs
 from metamodel.config.parser import command_parser, parse_config
 from metamodel.evaluation.card import SUMMARISED
 from metamodel.evaluation.card_tables import summary
+from metamodel.evaluation.editing.card import kinds_table, rules_table
 from metamodel.evaluation.report import load
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,15 @@ def test_the_tables_of_the_page_on_reading_are_those_of_the_released_checkpoint(
     tables = reading_tables.tables(load(ROOT / "checkpoints/function"))
     assert len(tables) == 9
     assert [name for name, table in tables.items() if table not in page] == []
+
+
+def test_the_page_on_editing_and_the_card_say_what_the_released_editor_scores():
+    released = ROOT / "checkpoints/editing-small"
+    report, card = load(released), (released / "README.md").read_text()
+    assert kinds_table(report) in (ROOT / "docs/editing.md").read_text()
+    assert kinds_table(report) in card
+    assert rules_table(report) in card
+    assert metamodel.load(released).checkpoint.zoo["name"] == "edits-small"
 
 
 def test_the_subjects_of_the_examples_are_in_the_default_zoo():

@@ -48,6 +48,8 @@ METHODS = {
     "shuffled_specification": "reference, no baseline: the editor, told answers drawn at random",
 }
 """What stands beside the editor. All are tuned on the same edits of training subjects."""
+BY_KIND = (META_MODEL, "profile_match", "self_label", "fine_tuning", "ridge")
+"""Methods of the table by kind of edit."""
 SUMMARISED = ("harmonic_mean", "generalisation", "normalised_gain")
 SPLITS = {
     "edit": "new edits of training subjects",
@@ -82,6 +84,7 @@ def write_editing_card(folder: Path, report: Report, *, name: str, config: dict[
     rules = rules_table(report)
     if rules:
         lines += ["Generalisation of rules, by the number of pairs shown:", "", rules, ""]
+    lines += ["Mean S by kind of edit, five of the methods:", "", kinds_table(report), ""]
     for split, by_metric in report.scores.items():
         lines += [f"## Split `{split}`", "", split_methods(by_metric), ""]
     lines += ["## Metrics", "", *(f"- `{key}`: {words}" for key, words in METRICS.items()), ""]
@@ -117,6 +120,20 @@ def rules_table(report: Report) -> str:
                 cells = [interval_words(of[name]) if name in of else "" for name in shown]
                 lines.append(f"| {split} | {metric.split('/')[1]} | {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def kinds_table(report: Report) -> str:
+    """A row for each split and kind of edit, its best bold; methods that are not there are left out."""
+    present = next(iter(report.scores.values()))["harmonic_mean"]
+    shown = [name for name in BY_KIND if name in present]
+    lines = [f"| split | kind | {' | '.join(shown)} |", f"|{' --- |' * (len(shown) + 2)}"]
+    for split, by_metric in report.scores.items():
+        for metric, of in by_metric.items():
+            if metric.startswith("harmonic_mean/"):
+                values = [of[name].value for name in shown]
+                cells = [f"**{v:.2f}**" if v == max(values) else f"{v:.2f}" for v in values]
+                lines.append(f"| {split} | {metric.split('/')[1]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def split_methods(by_metric: Any) -> str:

@@ -17,8 +17,7 @@ from metamodel.triples.edits import Examples
 def editing_form(subject: Subject) -> Subject:
     """The canonical form in float64, in which subjects are edited.
 
-    The writer's steps multiply a rounding error by up to a thousand: in float32 a gauge element moves what
-    edited subjects of a zoo say by up to 0.03, in float64 by less than 1e-4.
+    The writer's many steps multiply rounding errors, and no gauge may move what an edited subject says.
     """
     return canonical(subject.double())
 
