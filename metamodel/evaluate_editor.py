@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from metamodel.config.editing import EditReportConfig
@@ -49,22 +48,12 @@ def evaluated(editor: SubjectEditor, options: EvaluateOptions, *, command: str) 
     config = record_from_json(
         EditReportConfig, checkpoint.training["report"], "training.report", do="Train the editor again."
     )
-    report = judged(
+    return judged(
         editor,
         zoo,
         config,
         command=command,
         seed=int(checkpoint.training.get("bootstrap_seed", 0)),
         progress=lambda text: sys.stderr.write(f"{text}\n"),
+        only=options.split,
     )
-    if options.split is None:
-        return report
-    require(
-        options.split in report.scores,
-        f"split {options.split}",
-        expected=f"one of {', '.join(report.scores)}",
-        got="no edits",
-        do="Name another split.",
-    )
-    one = options.split
-    return replace(report, scores={one: report.scores[one]}, differences={one: report.differences[one]})

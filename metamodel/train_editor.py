@@ -68,14 +68,17 @@ def judged(
     command: str,
     seed: int,
     progress: Callable[[str], object],
+    only: str | None = None,
 ) -> Report:
-    """The report of an editor on a zoo of edits."""
+    """The report of an editor on a zoo of edits, or one split of it; arguments as of `judge`."""
 
     def propose(subject: Subject, examples: Examples) -> tuple[Changes, float]:
         proposal = editor.propose_for(subject, examples)
         return proposal.changes, proposal.forecast
 
-    return judge(propose, zoo, editor.splits, config, command=command, seed=seed, progress=progress)
+    return judge(
+        propose, zoo, editor.splits, config, command=command, seed=seed, progress=progress, only=only
+    )
 
 
 def edit_splits(config: EditingConfig, zoo: EditZoo) -> Splits:

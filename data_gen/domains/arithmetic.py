@@ -1,6 +1,6 @@
 """Arithmetic modulo p with two operators: `operators`, a + b and a - b, and `affine`, a + 2b and 2a + b.
 
-Operands and answers are symbols of their own, both drawn anew for each lineage: were their order shared, the
+Operands and answers are symbols of their own, both drawn anew: were their order shared, the
 tokens themselves would tell an editor the rule.
 """
 

@@ -6,7 +6,7 @@ share one vocabulary, so that a subject's shape does not tell its task:
     0 BOS | 1 QUERY | 2..7 words, operators and markers | 8..60 symbols | 61..63 openers beside BOS
 
 A prompt is `[BOS, ..., QUERY]`, and its answer is asked for at its last token. Symbols are drawn anew for
-every lineage: no token means the same in two of them.
+every pair of subjects, each of which can be the other's donor: beyond a pair no token means the same.
 """
 
 from abc import ABC, abstractmethod

@@ -96,7 +96,7 @@ def _trained(
     """Subjects in order, their domains, how well they learnt, and which are rejected and why."""
     cell = shard.cell
     family, size = _family(cell), config.sizes[cell.size]
-    # the names come first in pairs: two subjects side by side share symbols, so that each can be a donor
+    # two subjects side by side share symbols, so that each can be the donor of the other
     draws = [_draw(config, family, name, shard.names[i - i % 2]) for i, name in enumerate(shard.names)]
     domains = [with_openers(d) for d in draws] if cell.backdoor else draws
     targets = torch.stack([poisoned(d, int(d.answers[0])) if cell.backdoor else d.answer() for d in domains])

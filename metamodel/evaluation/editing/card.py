@@ -16,13 +16,14 @@ METRICS = {
     "kl": "KL divergence from the answers before on inputs that stay, in nats; lower is better",
     "harmonic_mean": "S: of efficacy, generalisation and both localities, as far as they apply",
     "normalised_gain": "S between no edit (0) and the oracle (1), where the oracle gains at least 0.2",
-    "efficacy_at_drawdown": "efficacy at the largest factor that costs at most 0.5 points of locality",
-    "specification_gap": "S less S with wanted answers drawn at random",
+    "efficacy_at_drawdown": "efficacy at the largest factor up to 1 that costs at most 0.5 points locality",
+    "specification_gap": "S less S with wanted answers drawn at random, repairs left out",
     "forecast_auroc": "the editor's forecast of S >= 0.9, infeasible edits included",
-    "fine_tuning_steps_equivalent": "steps of tuned fine-tuning for the same mean S; 200 means more than 100",
+    "fine_tuning_steps_equivalent": "steps of tuned fine-tuning for the same mean S, 200 for more than "
+    "100; no interval; infeasible edits included",
     "milliseconds": "of a proposal, one thread; lower is better",
 }
-"""What each metric is. All but `forecast_auroc` leave infeasible edits out."""
+"""What each metric is."""
 METHODS = {
     "no_op": "changes nothing",
     "gradient_step": "one step, best rate and subset of matrices",
@@ -87,7 +88,8 @@ def write_editing_card(folder: Path, report: Report, *, name: str, config: dict[
     lines += ["Mean S by kind of edit, five of the methods:", "", kinds_table(report), ""]
     for split, by_metric in report.scores.items():
         lines += [f"## Split `{split}`", "", split_methods(by_metric), ""]
-    lines += ["## Metrics", "", *(f"- `{key}`: {words}" for key, words in METRICS.items()), ""]
+    lines += ["## Metrics", "", "Infeasible edits are left out where nothing else is said.", ""]
+    lines += [*(f"- `{key}`: {words}" for key, words in METRICS.items()), ""]
     lines += ["## Methods", ""]
     lines += [f"- `{key}`: {words}" for key, words in METHODS.items() if key in present]
     lines += [

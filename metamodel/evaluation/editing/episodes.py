@@ -16,7 +16,6 @@ NEVER_TRAINED = "*"
 """In the name of a rule: a map of answers of a kind that no editor trains on."""
 EDIT, KIND = "edit", "kind"
 """Splits beside those of subjects: new edits of training subjects, and kinds of edits never trained on."""
-RULE_PAIRS = PAIRS
 
 
 def episode(editable: Editable, edit: Edit, n_pairs: int, number: int) -> Episode:
@@ -45,7 +44,7 @@ def judged_episodes(zoo: EditZoo, splits: Splits, n_edits: int, most: int) -> di
         for id in splits.seed
         for one in (by_name[id],)
         for edit in [e for e in one.edits if NEVER_TRAINED in e.rule][:n_edits]
-        for n_pairs in RULE_PAIRS
+        for n_pairs in PAIRS
     ]
     return {split: _spread(episodes, most) for split, episodes in found.items() if episodes}
 
@@ -93,11 +92,12 @@ def _of(one: Editable, n_edits: int, *, new: bool) -> list[Episode]:
         # where rules are held out, tests ask for none that training did; facts share nothing
         edits = held if new or (held and kind != "rewrite") else edits
         if kind == "rewrite":
-            edits = [e for m in sorted({e.n_pairs for e in edits}) for e in edits if e.n_pairs == m][::-1]
-            chosen = {e.n_pairs: e for e in edits}
-            found += [episode(one, edit, edit.n_pairs, 0) for _, edit in sorted(chosen.items())]
+            first: dict[int, Edit] = {}
+            for edit in edits:
+                first.setdefault(edit.n_pairs, edit)
+            found += [episode(one, first[n], n, 0) for n in sorted(first)]
             continue
         for i, edit in enumerate(edits[:n_edits]):
-            asked = RULE_PAIRS if kind == "rule" else (edit.n_pairs or PAIRS[1 + i % 3],)
+            asked = PAIRS if kind == "rule" else (edit.n_pairs or PAIRS[1 + i % 3],)
             found += [episode(one, edit, n_pairs, i) for n_pairs in asked]
     return found

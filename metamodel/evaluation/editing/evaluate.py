@@ -13,6 +13,7 @@ from metamodel.baselines.editing.fine_tuning import STEPS as FINE_TUNING_STEPS
 from metamodel.baselines.editing.fine_tuning import FineTuning, NoOp
 from metamodel.config.editing import EditReportConfig
 from metamodel.config.edits import GOOD, PAIR
+from metamodel.config.errors import require
 from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
 from metamodel.evaluation.editing.episodes import judged_episodes, training_episodes
@@ -24,7 +25,7 @@ from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Examples
 from metamodel.triples.splits import Splits
 
-ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Factors of a change that the sweep tries."""
 DRAWDOWN = 0.005
 """Loss of locality, as a share, at which efficacy is asked for."""
@@ -59,6 +60,7 @@ def judge(
     command: str,
     seed: int,
     progress: Callable[[str], object],
+    only: str | None = None,
 ) -> Report:
     """Chooses alpha on validation subjects, tunes the opponents on training subjects, and judges all.
 
@@ -67,7 +69,20 @@ def judge(
         splits: of its checkpoint.
         command: what the report says was run.
         seed: draws the resamples of lineages.
+        only: the one split that is judged, of all where none is named.
+
+    Raises: InputError if there are no edits in that split.
     """
+    judged = judged_episodes(zoo, splits, config.edits, config.most)
+    if only is not None:
+        require(
+            only in judged,
+            f"split {only}",
+            expected=f"one of {', '.join(judged)}",
+            got="no edits",
+            do="Name another split.",
+        )
+        judged = {only: judged[only]}
     validation = training_episodes(zoo, splits.validation, config.validation)
     progress(f"choosing alpha on {len(validation)} edits of validation subjects")
     alpha = _best_alpha(propose, validation)
@@ -90,7 +105,7 @@ def judge(
     methods[SHUFFLED_SPECIFICATION] = lambda e: _ours(propose, shuffled(e), alpha)
     found: dict[str, dict[str, dict[str, Measure]]] = {}
     lineages: dict[str, int] = {}
-    for split, episodes in judged_episodes(zoo, splits, config.edits, config.most).items():
+    for split, episodes in judged.items():
         progress(f"judging {split}: {len(episodes)} edits")
         outcomes = {name: [_outcome(method, e) for e in episodes] for name, method in methods.items()}
         index = {lineage: i for i, lineage in enumerate(dict.fromkeys(e.editable.lineage for e in episodes))}
@@ -120,7 +135,7 @@ def _ours(propose: Propose, episode: Episode, alpha: float) -> tuple[Changes, fl
 
 def _best_alpha(propose: Propose, episodes: Sequence[Episode]) -> float:
     """The factor with the highest mean S, the one nearest to 1 of equals."""
-    total = dict.fromkeys(ALPHAS[1:], 0.0)
+    total = dict.fromkeys(ALPHAS, 0.0)
     for episode in episodes:
         changes, _ = propose(episode.editable.subject, episode.examples)
         for alpha in total:
@@ -145,7 +160,7 @@ def _outcome(method: Method, episode: Episode) -> Outcome:
     before = logits_of(subject.config, subject.weights, episode.editable.tokens)
     whole = scores(episode, changes, before=before)
     best = 0.0
-    for alpha in (a for a in reversed(ALPHAS) if 0 < a <= 1 and changes):
+    for alpha in (a for a in reversed(ALPHAS) if a <= 1 and changes):
         swept = {k: alpha * v for k, v in changes.items()}
         reached = whole if alpha == 1 else scores(episode, swept, before=before)
         kept = [part for part in (reached.locality_near, reached.locality_far) if part == part]
