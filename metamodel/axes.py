@@ -123,6 +123,13 @@ Edits:
     entry        effect of an edge between a pair of spans; number among flattened weights
     setting      way to fine-tune, of those that are tried at once
 
+Matching:
+
+    node2        second axis over nodes of one circuit
+    theirs       node of the circuit that a circuit is matched to
+    theirs2      second axis over these
+    kept         component that is a node of a circuit
+
 Any:
 
     one          axis of length one, kept for broadcasting

@@ -1,0 +1,1 @@
+"""Partial maps between circuits, without learning: graphs, energy, solvers, simulation, growth."""
