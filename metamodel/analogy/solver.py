@@ -143,7 +143,7 @@ def rounded(
     if similarity is not None and setting.weight > 0:
         linear = setting.weight * (similarity - setting.kappa) * free
     chosen = (best_map(p, free) | fixed).to(p.dtype)
-    n_pairs, _, m = chosen.shape
+    n_pairs = len(chosen)
     for _ in range(2 * max(chosen.shape[1:])):
         slope = gradient(edges, chosen, setting.tau, linear=linear)
         held = (chosen > 0) & free
