@@ -1,4 +1,4 @@
-"""What `match` answers: pairs of components with reasons, what is left over, where the analogy breaks down."""
+"""What `match` answers: pairs of components with reasons, what is left over, where an analogy breaks."""
 
 import json
 from dataclasses import asdict, dataclass

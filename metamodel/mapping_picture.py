@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-
 from metamodel.analogy.graph import CircuitGraph
 from metamodel.analogy.solver import UNMATCHED
 
@@ -64,9 +63,9 @@ def draw(mapping: "Mapping") -> "Figure":
     axes.set_axis_off()
     n_left = len(mapping.unmatched_first), len(mapping.unmatched_second)
     axes.set_title(
-        f"{len(mapping.pairs)} pairs; without a counterpart {n_left[0]} at the left, {n_left[1]} at the right; "
-        f"edges shared {mapping.edge_share:.0%}\none colour for what corresponds, grey for what does not; arrows: "
-        "blue helps the answer, red hurts it",
+        f"{len(mapping.pairs)} pairs; left over: {n_left[0]} here, {n_left[1]} there; edges shared "
+        f"{mapping.edge_share:.0%}\none colour for what corresponds, grey for what does not; arrows: blue helps "
+        "the answer, red hurts it",
         fontsize=9,
         loc="left",
     )
