@@ -64,7 +64,7 @@ def draw(mapping: "Mapping") -> "Figure":
     n_left = len(mapping.unmatched_first), len(mapping.unmatched_second)
     axes.set_title(
         f"{len(mapping.pairs)} pairs; left over: {n_left[0]} here, {n_left[1]} there; edges shared "
-        f"{mapping.edge_share:.0%}\none colour for what corresponds, grey for what does not; arrows: blue helps "
+        f"{mapping.edge_share:.0%}\none colour for what corresponds; arrows: blue helps "
         "the answer, red hurts it",
         fontsize=9,
         loc="left",
