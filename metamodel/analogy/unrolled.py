@@ -26,7 +26,8 @@ Correction = Callable[
 START_RATE = 8.0
 """η of every step before learning: gradients of normalised circuits are a fraction of 1."""
 START_TAU = 0.5
-SINKHORN_STEPS = 24
+SINKHORN_STEPS, LAST_STEPS = 8, 24
+"""Scalings of both sides, inside the ascent and at its end."""
 
 
 def ascend(
@@ -61,4 +62,4 @@ def ascend(
         if corrected is not None:
             step = step + corrected(z, p, read, written)
         z = z + step * free
-    return log_sinkhorn(z, free, dustbin, n_steps=SINKHORN_STEPS)
+    return log_sinkhorn(z, free, dustbin, n_steps=LAST_STEPS)
