@@ -2,6 +2,7 @@
 
     python -m metamodel.train [--config configs/function/small.yaml] [--optim.lr 1e-3 ...]
     python -m metamodel.train --config configs/editing/small.yaml
+    python -m metamodel.train --config configs/matching/small.yaml
 
 Builds the zoo if it is missing, trains, scores held-out subjects, and leaves a checkpoint in
 `OUT/NAME/TIME/checkpoint/`. An interrupted run goes on when the same command is given again. Torch is
@@ -20,10 +21,12 @@ from metamodel.config.command import run_command
 from metamodel.config.editing import EditingConfig
 from metamodel.config.errors import InputError, require
 from metamodel.config.function import FunctionConfig
+from metamodel.config.matching import MatchingConfig
 from metamodel.config.parser import command_parser, parse_config, plain
 
 if TYPE_CHECKING:
     from data_gen.config import ZooConfig
+    from metamodel.analogy.pair_store import PairZoo
     from metamodel.triples.edit_store import EditZoo
     from metamodel.triples.manifest import Manifest
     from metamodel.triples.store import Zoo
@@ -35,27 +38,35 @@ def main(arguments: list[str]) -> None:
     """Trains, evaluates, and prints the table and the paths."""
     parser = command_parser(prog="metamodel.train", description=__doc__ or "")
     command = shlex.join(["python", "-m", "metamodel.train", *arguments])
-    if trains_an_editor(arguments):
-        editing, _ = parse_config(parser, EditingConfig, arguments)
-        zoo = edit_zoo_of(editing)
-        from metamodel.train_editor import train_editor
+    match kind_of_job(arguments):
+        case "editing":
+            editing, _ = parse_config(parser, EditingConfig, arguments)
+            edits = edit_zoo_of(editing)
+            from metamodel.train_editor import train_editor
 
-        train_editor(editing, zoo, command=command)
-        return
-    default = DEFAULT if Path(DEFAULT).is_file() else None
-    config, _ = parse_config(parser, FunctionConfig, arguments, default_file=default)
-    zoo = zoo_of(config)
-    from metamodel.train_function import train_function
+            train_editor(editing, edits, command=command)
+        case "matching":
+            matching, _ = parse_config(parser, MatchingConfig, arguments)
+            pairs = pair_zoo_of(matching)
+            from metamodel.train_matcher import train_matcher
 
-    train_function(config, zoo, command=command)
+            train_matcher(matching, pairs, command=command)
+        case _:
+            default = DEFAULT if Path(DEFAULT).is_file() else None
+            config, _ = parse_config(parser, FunctionConfig, arguments, default_file=default)
+            zoo = zoo_of(config)
+            from metamodel.train_function import train_function
+
+            train_function(config, zoo, command=command)
 
 
-def trains_an_editor(arguments: Sequence[str]) -> bool:
-    """Whether the configuration's file says `kind: editing`."""
+def kind_of_job(arguments: Sequence[str]) -> str:
+    """What the configuration's file says under `kind`: `editing`, `matching`, or nothing for reading."""
     named = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
     named += [after for word, after in pairwise(arguments) if word == "--config"]
     files = [Path(name) for name in named if Path(name).is_file()]
-    return any(re.search(r"^kind: *editing *$", file.read_text(), re.MULTILINE) for file in files)
+    said = [re.search(r"^kind: *(editing|matching) *$", file.read_text(), re.MULTILINE) for file in files]
+    return next((found.group(1) for found in said if found), "")
 
 
 def zoo_of(config: FunctionConfig) -> "Zoo":
@@ -113,6 +124,33 @@ def edit_zoo_of(config: EditingConfig) -> "EditZoo":
         wanted = parse_config(parser, EditZooConfig, ["--config", config.zoo_config])[0]
         build(wanted, folder, progress=config.trainer.progress)
     return EditZoo.open(folder)
+
+
+def pair_zoo_of(config: MatchingConfig) -> "PairZoo":
+    """The zoo of pairs, built first where it is missing or unfinished and a configuration for it is given.
+
+    Raises: InputError if it cannot be opened or built.
+    """
+    from metamodel.analogy.pair_store import BUILD, PairZoo
+    from metamodel.triples.manifest import MANIFEST, read_manifest
+
+    folder = Path(config.zoo)
+    there = (folder / MANIFEST).is_file() and read_manifest(folder, build=BUILD).finished
+    if not there:
+        require(
+            bool(config.zoo_config),
+            str(folder),
+            expected="a finished zoo of pairs",
+            got="none" if not folder.exists() else "an unfinished one",
+            do="Build it with `python -m data_gen.matching`, or name its configuration as zoo_config.",
+        )
+        from data_gen.matching.build import build
+        from data_gen.matching.config import PairZooConfig
+
+        parser = command_parser(prog="data_gen.matching", description="")
+        wanted = parse_config(parser, PairZooConfig, ["--config", config.zoo_config])[0]
+        build(wanted, folder, progress=config.trainer.progress)
+    return PairZoo.open(folder)
 
 
 def _zoo_config(file: str) -> "ZooConfig":
