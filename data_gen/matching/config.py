@@ -71,14 +71,16 @@ class TuningConfig:
     """How larger and fine-tuned subjects are trained further, so that nothing stays where it was."""
 
     steps: int = 100
-    """Steps of the optimiser."""
+    """Steps of the optimiser for subjects that have grown."""
+    renewed_steps: int = 240
+    """Steps for fine-tuned copies, whose task has another private truth where there is one."""
     batch_size: int = 32
     """Prompts a step."""
     learning_rate: float = 0.003
     """Peak of the learning rate."""
 
     def __post_init__(self):
-        at_least(self, "tuning", {"steps": 1, "batch_size": 1})
+        at_least(self, "tuning", {"steps": 1, "renewed_steps": 1, "batch_size": 1})
         positive(self, "tuning", "learning_rate")
 
 

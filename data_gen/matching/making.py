@@ -216,7 +216,7 @@ class Maker:
         )
 
     def trained_further(self, specs: Sequence[PairSpec]) -> tuple[list[MatchedPair], dict[str, str]]:
-        """Pairs whose second subject is trained further, all of one shape and family."""
+        """Pairs whose second subject is trained further, all of one shape and length of prompts."""
         changed: list[Changed] = []
         tasks: list[Task] = []
         for spec in specs:
@@ -231,11 +231,12 @@ class Maker:
                     task.renewed(info.variant, derived_seed(self.config.seed, spec.first, "renewed"))
                 )
         tuning = self.config.tuning
+        steps = tuning.steps if specs[0].kind == "larger" else tuning.renewed_steps
         recipe = RecipeConfig(
-            steps=tuning.steps,
+            steps=steps,
             batch_size=tuning.batch_size,
             learning_rate=tuning.learning_rate,
-            warmup_steps=min(10, tuning.steps),
+            warmup_steps=min(10, steps),
         )
         tuned = train_stack(
             changed[0].subject.config,

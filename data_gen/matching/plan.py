@@ -2,13 +2,14 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from data_gen.matching.config import KINDS, CountConfig, PairZooConfig
 from data_gen.pairs import RELATED, kind_of
+from data_gen.subject_task import task_of
 from metamodel.analogy.graph import circuit_graph
 from metamodel.analogy.pairs import PAIR_SPLITS
 from metamodel.config.errors import require
@@ -79,9 +80,14 @@ def plan(config: PairZooConfig, zoo: Zoo) -> Plan:
         got="none",
         do="Name other kinds in `counts`, or another zoo.",
     )
+    zoo_seed = int(zoo.manifest.config["seed"])
+
+    def length(id: str) -> int:
+        return task_of(zoo.info(id), zoo_seed).n_pos
+
     trained = _hashed([id for id in splits.train if rows[id]["relation"] == "none"], config.seed, "spread")
     return Plan(
-        shards=tuple(_shards(specs, rows, config.pairs_per_shard)),
+        shards=tuple(_shards(specs, rows, config.pairs_per_shard, length)),
         spread_from=tuple(trained[: config.n_spread]),
     )
 
@@ -243,12 +249,18 @@ def _spread_out(specs: Sequence[PairSpec], count: int, rows: Mapping[str, Row]) 
         yield spec
 
 
-def _shards(specs: Sequence[PairSpec], rows: Mapping[str, Row], size: int) -> Iterator[tuple[PairSpec, ...]]:
-    """Pairs of one kind; those whose second subject is trained further lie with others of their shape."""
+def _shards(
+    specs: Sequence[PairSpec], rows: Mapping[str, Row], size: int, length: Callable[[str], int]
+) -> Iterator[tuple[PairSpec, ...]]:
+    """Pairs of one kind. Those whose second subject is trained further lie with others of their shape.
+
+    Args:
+        length: of the prompts of a triple's task: subjects that are trained side by side share it.
+    """
     groups: dict[tuple[object, ...], list[PairSpec]] = defaultdict(list)
     for spec in specs:
         row = rows[spec.first]
-        shape = (row["size"], row["family"], row["variant"]) if is_trained_further(spec) else ()
+        shape = (row["size"], length(spec.first)) if is_trained_further(spec) else ()
         groups[spec.kind, spec.variant if shape else "", *shape].append(spec)
     for group in groups.values():
         for begin in range(0, len(group), size):
