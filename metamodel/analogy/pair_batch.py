@@ -1,0 +1,52 @@
+"""Pairs of circuits as a training step takes them: padded, with the truth in indices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from metamodel.analogy.graph import CircuitBatch, stacked
+from metamodel.analogy.pairs import NONE, MatchedPair
+
+UNKNOWN = -2
+"""In a truth: padding, an anchor, or nothing is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairBatch:
+    """Pairs with their truth from either side."""
+
+    first: CircuitBatch
+    second: CircuitBatch
+    to_second: Int[Tensor, "pair node"]
+    """Index of the counterpart; NONE for none, UNKNOWN where nothing is asked."""
+    to_first: Int[Tensor, "pair theirs"]
+    present: Bool[Tensor, " pair"]
+    """Whether the first circuit has a counterpart at all."""
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+
+def batched(pairs: Sequence[MatchedPair]) -> PairBatch:
+    """Of absent pairs no node has a counterpart; of natural ones nothing is asked."""
+    first, second = stacked([pair.first for pair in pairs]), stacked([pair.second for pair in pairs])
+    to_second = torch.full(first.mask.shape, UNKNOWN)
+    to_first = torch.full(second.mask.shape, UNKNOWN)
+    for i, pair in enumerate(pairs):
+        ours, theirs = ~pair.first.is_anchor, ~pair.second.is_anchor
+        if pair.truth is not None:
+            to_second[i, : len(ours)] = torch.where(ours, pair.truth, UNKNOWN)
+            back = torch.full((len(theirs),), NONE)
+            known = ((pair.truth != NONE) & ours).nonzero().squeeze(1)
+            back[pair.truth[known]] = known
+            to_first[i, : len(theirs)] = torch.where(theirs, back, UNKNOWN)
+        elif not pair.present:
+            to_second[i, : len(ours)] = torch.where(ours, NONE, UNKNOWN)
+            to_first[i, : len(theirs)] = torch.where(theirs, NONE, UNKNOWN)
+    present = torch.tensor([pair.present for pair in pairs])
+    return PairBatch(
+        first=first, second=second, to_second=to_second, to_first=to_first, present=present
+    )

@@ -1,0 +1,119 @@
+"""Configuration of the matcher: zoo of pairs, network and training. Imports no torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from metamodel.config.function import OptimConfig, TrainerConfig, check_within
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatcherConfig:
+    """The network."""
+
+    width: int = 64
+    """Width of the embedding of a node."""
+    n_layers: int = 3
+    """Layers of attention, inside each circuit and across."""
+    n_heads: int = 4
+    """Heads of each."""
+    edge_width: int = 16
+    """Width of the embedding of an edge."""
+    n_steps: int = 6
+    """Unrolled steps on the edge-gain energy."""
+    dropout: float = 0.0
+    """Share of units dropped in training."""
+    feature_dropout: float = 0.2
+    """Share of circuits in training of which no feature of nodes is seen."""
+
+    def __post_init__(self):
+        for name in ("width", "n_layers", "n_heads", "edge_width"):
+            check_within(getattr(self, name), 1, 4096, f"matcher.{name}")
+        check_within(self.n_steps, 0, 64, "matcher.n_steps")
+        for name in ("dropout", "feature_dropout"):
+            check_within(getattr(self, name), 0, 0.99, f"matcher.{name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchTrainingConfig:
+    """How long, on which pairs, and what counts."""
+
+    steps: int = 2000
+    """Optimiser steps."""
+    batch_size: int = 32
+    """Pairs a step."""
+    synthetic: float = 0.3
+    """Share of pairs of synthetic circuits, drawn anew in every step."""
+    planted: float = 0.4
+    """Share of pairs of a training circuit and a changed copy, drawn anew in every step; the zoo's are the
+    rest."""
+    loss_unmatched: float = 1.0
+    """Weight of saying which nodes have no counterpart, beside 1 for those that have."""
+    loss_energy: float = 0.0
+    """Weight of the energy of the map, one minus its share of the largest."""
+    loss_relations: float = 0.0
+    """Weight of Gromov-Wasserstein on the relations of nodes."""
+    loss_cycle: float = 0.0
+    """Weight of maps that agree when they are chained, on triples of circuits."""
+    loss_chain: float = 0.0
+    """Weight of matched chains (systematicity)."""
+    loss_presence: float = 0.5
+    """Weight of telling whether a circuit is there at all."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size"):
+            check_within(getattr(self, name), 1, 10**6, f"training.{name}")
+        for name in ("synthetic", "planted"):
+            check_within(getattr(self, name), 0, 1, f"training.{name}")
+        check_within(self.synthetic + self.planted, 0, 1, "training.synthetic + training.planted")
+        for name in ("unmatched", "energy", "relations", "cycle", "chain", "presence"):
+            check_within(getattr(self, f"loss_{name}"), 0, 1e3, f"training.loss_{name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchReportConfig:
+    """How many pairs are judged, and beside whom."""
+
+    most: int = 400
+    """Pairs of a kind and a split that are judged, spread evenly over lineages."""
+    tuning: int = 120
+    """Validation pairs on which opponents, and the thresholds of all, are tuned."""
+    transplants: int = 40
+    """Pairs of a split whose components are transplanted; each runs two subjects many times."""
+    opponents: bool = True
+    """Whether opponents are tuned and judged."""
+
+    def __post_init__(self):
+        for name in ("most", "tuning"):
+            check_within(getattr(self, name), 1, 10**6, f"report.{name}")
+        check_within(self.transplants, 0, 10**6, "report.transplants")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchingConfig:
+    """Trains and evaluates a matcher."""
+
+    kind: Literal["matching"] = "matching"
+    """What is trained: in a file it tells this configuration from that of a reader or an editor."""
+    name: str = "matching-small"
+    """Of the run's folder and of its checkpoint."""
+    zoo: str = "data/pairs-small"
+    """Folder of the zoo of pairs."""
+    zoo_config: str = "configs/pairs/small.yaml"
+    """From which the zoo is built where its folder is missing or unfinished; empty for never."""
+    seed: int = 0
+    """Of initial weights, and of the pairs that are drawn."""
+    logger: Literal["csv", "wandb"] = "csv"
+    """csv writes into the run's folder; wandb works offline where no key is configured."""
+    out: str = "runs"
+    """Folder of all runs."""
+    bootstrap_seed: int = 0
+    """Draws the resamples of lineages from which intervals are computed."""
+    matcher: MatcherConfig = field(default_factory=MatcherConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=0.001, weight_decay=0.01, ema=0.0))
+    training: MatchTrainingConfig = field(default_factory=MatchTrainingConfig)
+    report: MatchReportConfig = field(default_factory=MatchReportConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self):
+        for name in ("seed", "bootstrap_seed"):
+            check_within(getattr(self, name), 0, 2**32 - 1, name)

@@ -1,0 +1,1 @@
+"""Networks that map one circuit onto another."""

@@ -1,0 +1,145 @@
+"""The learned matcher: similarities of nodes from an encoder, then unrolled steps on the edge-gain energy.
+
+With `learned_off()` it *is* the unrolled solver without learning (`analogy/unrolled.py`), so learning starts
+at a method that works and can only be blamed for what it adds.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from metamodel.analogy.energy import Edges, bound, energy
+from metamodel.analogy.graph import CHANNELS, CircuitBatch, compatible, is_anchor
+from metamodel.analogy.sinkhorn import coupling
+from metamodel.analogy.unrolled import START_RATE, START_TAU, ascend
+from metamodel.networks.matching.encoder import CircuitEncoder
+
+PRESENCE_TAUS = (0.0, 0.3, 0.5, 0.7)
+"""Thresholds at which the presence of a circuit is judged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SoftMatch:
+    """What the matcher says of a batch of pairs of circuits."""
+
+    log_augmented: Float[Tensor, "pair row column"]
+    """Log of the coupling, dustbins last, `[pair, node + 1, theirs + 1]`. Anchors lie in the dustbins."""
+    p: Float[Tensor, "pair node theirs"]
+    """The coupling without dustbins, with anchors: substochastic."""
+    free: Bool[Tensor, "pair node theirs"]
+    """Pairs that might match: of one kind, and no anchors."""
+    presence: Float[Tensor, " pair"]
+    """Logit that one circuit has a counterpart in the other at all."""
+
+
+class Matcher(nn.Module):
+    """Partial soft maps between circuits of any two sizes."""
+
+    def __init__(
+        self,
+        *,
+        n_features: int,
+        width: int = 64,
+        n_layers: int = 3,
+        n_heads: int = 4,
+        edge_width: int = 16,
+        n_steps: int = 6,
+        dropout: float = 0.0,
+        feature_dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.encoder = CircuitEncoder(
+            n_features=n_features,
+            width=width,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            edge_width=edge_width,
+            dropout=dropout,
+            feature_dropout=feature_dropout,
+        )
+        self.to_similarity = nn.Linear(width, width, bias=False)
+        self.matchable = nn.Linear(width, 1)
+        self.gain = nn.Parameter(torch.tensor(0.0))
+        self.rate = nn.Parameter(torch.full((n_steps,), START_RATE).log())
+        self.tau = nn.Parameter(torch.full((n_steps,), START_TAU).logit())
+        self.channel = nn.Parameter(torch.zeros(len(CHANNELS)))
+        self.dustbin = nn.Parameter(torch.zeros(()))
+        self.correction = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 1))
+        self.presence = nn.Sequential(nn.Linear(len(PRESENCE_TAUS) + 4, 32), nn.GELU(), nn.Linear(32, 1))
+        last = self.correction[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def learned_off(self) -> None:
+        """Sets everything learned to nothing: what is left is the unrolled solver."""
+        with torch.no_grad():
+            self.to_similarity.weight.zero_()
+            self.matchable.weight.zero_()
+            self.matchable.bias.zero_()
+            self.rate.fill_(START_RATE).log_()
+            self.tau.fill_(START_TAU).logit_()
+            self.channel.zero_()
+            self.dustbin.zero_()
+            for parameter in self.correction[-1].parameters():
+                parameter.zero_()
+
+    def forward(self, first: CircuitBatch, second: CircuitBatch) -> SoftMatch:
+        x, y = self.encoder(first, second)
+        similarity = self._similarity(x, y)
+        leave = self.matchable(x).squeeze(-1), self.matchable(y).squeeze(-1)
+        start = similarity + leave[0][:, :, None] + leave[1][:, None, :]
+        allowed = compatible(first, second)
+        fixed = allowed & is_anchor(first.kinds)[:, :, None]
+        weight = self.channel.exp()[:, None, None]
+        edges = Edges.of(first.edges * weight, second.edges * weight)
+
+        def corrected(z: Tensor, p: Tensor, read: Tensor, written: Tensor) -> Tensor:
+            told = torch.stack([z / 8, p, 4 * read, 4 * written, start / 8, similarity / 8], -1)
+            return self.correction(told).squeeze(-1)
+
+        log_augmented = ascend(
+            edges,
+            allowed,
+            fixed,
+            rates=self.rate.exp(),
+            taus=self.tau.sigmoid(),
+            dustbin=self.dustbin.expand(len(start)),
+            start=start,
+            corrected=corrected,
+        )
+        free = allowed & ~fixed
+        p = coupling(log_augmented, free) + fixed.to(start)
+        return SoftMatch(
+            log_augmented=log_augmented,
+            p=p,
+            free=free,
+            presence=self._presence(Edges.of(first.edges, second.edges), p, free, similarity),
+        )
+
+    def _similarity(
+        self, x: Float[Tensor, "pair node width"], y: Float[Tensor, "pair theirs width"]
+    ) -> Float[Tensor, "pair node theirs"]:
+        """Scaled products of what both embeddings are projected to."""
+        u, v = self.to_similarity(x), self.to_similarity(y)
+        return torch.einsum("pnd,pmd->pnm", u, v) * self.gain.exp() / u.shape[-1] ** 0.5
+
+    def _presence(
+        self,
+        edges: Edges,
+        p: Float[Tensor, "pair node theirs"],
+        free: Bool[Tensor, "pair node theirs"],
+        similarity: Float[Tensor, "pair node theirs"],
+    ) -> Float[Tensor, " pair"]:
+        """From what is matched of edges, of nodes, and how alike these are. Gradients stay out of the map."""
+        p, similarity = p.detach(), similarity.detach()
+        kept = [energy(edges, p, tau) / bound(edges, tau).clamp_min(1e-6) for tau in PRESENCE_TAUS]
+        matched = p * free
+        there = [free.any(2).sum(1).clamp_min(1), free.any(1).sum(1).clamp_min(1)]
+        total = matched.sum((1, 2))
+        alike = (matched * similarity).sum((1, 2)) / total.clamp_min(1e-6)
+        sharp = (matched * matched).sum((1, 2)) / total.clamp_min(1e-6)
+        told = torch.stack([*kept, total / there[0], total / there[1], alike / 8, sharp], -1)
+        return self.presence(told).squeeze(-1)
