@@ -47,6 +47,4 @@ def batched(pairs: Sequence[MatchedPair]) -> PairBatch:
             to_second[i, : len(ours)] = torch.where(ours, NONE, UNKNOWN)
             to_first[i, : len(theirs)] = torch.where(theirs, NONE, UNKNOWN)
     present = torch.tensor([pair.present for pair in pairs])
-    return PairBatch(
-        first=first, second=second, to_second=to_second, to_first=to_first, present=present
-    )
+    return PairBatch(first=first, second=second, to_second=to_second, to_first=to_first, present=present)

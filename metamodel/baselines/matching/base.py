@@ -12,6 +12,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from metamodel.analogy.graph import CircuitGraph
+from metamodel.analogy.mapping import Match
+from metamodel.analogy.pairs import NONE
 from metamodel.baselines.matching.problem import Problem, as_matrix, assigned, overlap
 from metamodel.config.errors import require
 
@@ -21,19 +23,6 @@ MOST_SETTINGS = 16
 """That any method may be tuned among, beside similarity and pruning: every opponent has the same budget."""
 STRUCTURE = ("none", "raw", "learned")
 """Similarities among which methods that look at edges choose."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Match:
-    """A partial map."""
-
-    p: Float[Tensor, "node theirs"]
-    """Confidences, 0 to 1; rows and columns sum to 1 at most. What a row lacks says that nobody corresponds."""
-    pairs: Int[Tensor, " node"]
-    """Partner of each node of the first circuit; -1 for none."""
-    score: float
-    """How well the circuits correspond, higher is better: of opponents the edge mass that the map carries,
-    `Σ_c ⟨A_c, P B_c Pᵀ⟩`, before anything is pruned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +57,7 @@ class MatchingOpponent(ABC):
         """All that are tried, at most `MOST_SETTINGS`."""
         return ({},)
 
-    def fit(self, pairs: Sequence[TrainingPair]) -> None:
+    def fit(self, pairs: Sequence[TrainingPair]) -> None:  # noqa: B027, most learn nothing
         """Learns from training pairs, if it learns at all. Deterministic."""
 
     @abstractmethod
@@ -82,7 +71,7 @@ class MatchingOpponent(ABC):
         similarity: Float[Tensor, "node theirs"] | None,
         setting: Setting,
     ) -> Match:
-        """The map before anything is pruned from it.
+        """The map before anything is pruned from it; its score is the edge mass that it carries.
 
         Args:
             similarity: standardised (`problem.standardised`), times how strongly it counts; None for none.
@@ -100,6 +89,7 @@ class MatchingOpponent(ABC):
         problem = Problem.of(first, second, similarity)
         worth = np.clip(np.nan_to_num(self.worth(problem, setting)), 0.0, 1.0) * problem.allowed
         pairs = assigned(worth, problem.allowed)
+        pairs[worth[np.arange(len(pairs)), pairs] <= 0] = NONE
         p = worth if self.soft else worth * as_matrix(pairs, len(second))
         return Match(
             p=torch.tensor(p, dtype=torch.float32),

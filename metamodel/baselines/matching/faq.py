@@ -3,13 +3,15 @@
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.optimize import linear_sum_assignment, quadratic_assignment
+from scipy.optimize import quadratic_assignment
 
+from metamodel.analogy.pairs import NONE
 from metamodel.baselines.matching.base import MatchingOpponent, Setting, grid
-from metamodel.baselines.matching.problem import UNMATCHED, Problem, agreement, as_matrix, assigned
+from metamodel.baselines.matching.problem import Problem, agreement, as_matrix, assigned
+from metamodel.subjects.config import KINDS
 
-SWEEPS = 20
-"""Of scaling rows and columns until a start is doubly stochastic."""
+SWEEPS = 1000
+"""Of scaling rows and columns, at most."""
 
 
 class ScipyFaq(MatchingOpponent):
@@ -32,17 +34,18 @@ class ScipyFaq(MatchingOpponent):
         n_seeds, size = len(problem.seeds), max(len(ours), len(theirs))
         if size == n_seeds:
             return problem.spread(np.zeros((len(problem.free), len(problem.free_theirs))))
-        a, b = a[np.ix_(ours, ours)], b[np.ix_(theirs, theirs)]
-        loop = float(setting["kinds"]) * max(a.max(initial=0.0), b.max(initial=0.0))
         same = problem.allowed[np.ix_(ours, theirs)]
-        sign_a = np.where(same[:, n_seeds] if len(theirs) > n_seeds else False, loop, -loop)
-        sign_b = np.where(same[np.argmax(sign_a == loop)], loop, -loop)
+        loop = float(setting["kinds"]) * max(a.max(), b.max())
+        loops = [
+            np.where(kinds == KINDS.index("head"), loop, -loop)
+            for kinds in (problem.kinds[ours], problem.kinds_theirs[theirs])
+        ]
         centred = setting["padding"] == "centred"
         padded = []
-        for edges, loops in ((a, sign_a), (b, sign_b)):
+        for edges, own in ((a[np.ix_(ours, ours)], loops[0]), (b[np.ix_(theirs, theirs)], loops[1])):
             filled = np.zeros((size, size))
             filled[: len(edges), : len(edges)] = edges - (edges.mean() if centred else 0.0)
-            filled[np.arange(len(edges)), np.arange(len(edges))] = loops
+            filled[np.arange(len(edges)), np.arange(len(edges))] = own
             padded.append(filled)
         seeds = np.stack([np.arange(n_seeds)] * 2, axis=1)
         start = self._start(problem, size - n_seeds)
@@ -56,7 +59,7 @@ class ScipyFaq(MatchingOpponent):
                 "maxiter": int(setting["n_steps"]),
             },
         ).col_ind
-        pairs = np.full(len(problem.allowed), UNMATCHED)
+        pairs = np.full(len(problem.allowed), NONE)
         for i, j in enumerate(found):
             if i < len(ours) and j < len(theirs) and same[i, j]:
                 pairs[ours[i]] = theirs[j]
@@ -69,19 +72,15 @@ class ScipyFaq(MatchingOpponent):
         start = np.zeros((size, size))
         alike = problem.among_free(np.where(problem.allowed, problem.alike, -3.0))
         start[: len(problem.free), : len(problem.free_theirs)] = alike
-        start = np.exp(start)
-        for _ in range(SWEEPS):
-            start /= start.sum(0, keepdims=True)
-            start /= start.sum(1, keepdims=True)
-        # scipy asks for both marginals to be 1 within its tolerance; a mixture of the last sweep is
-        return _nearly_doubly_stochastic(start)
+        return _doubly_stochastic(np.exp(start))
 
 
-def _nearly_doubly_stochastic(start: Float[ndarray, "row column"]) -> Float[ndarray, "row column"]:
-    for _ in range(1000):
+def _doubly_stochastic(start: Float[ndarray, "row column"]) -> Float[ndarray, "row column"]:
+    """Rows and columns scaled until both sum to 1 as nearly as scipy asks."""
+    for _ in range(SWEEPS):
         start = start / start.sum(0, keepdims=True)
         start = start / start.sum(1, keepdims=True)
-        if np.allclose(start.sum(0), 1.0, atol=1e-9):
+        if np.allclose(start.sum(0), 1.0, atol=1e-6, rtol=0):
             break
     return start
 

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from metamodel.analogy.energy import Edges, messages
+from metamodel.analogy.energy import Edges, gradient
+from metamodel.analogy.pairs import NONE
 from metamodel.baselines.matching.base import MatchingOpponent, Setting, grid
-from metamodel.baselines.matching.problem import UNMATCHED, Problem, agreement, as_matrix
+from metamodel.baselines.matching.problem import Problem, agreement, as_matrix
 
 
 class StructureMapping(MatchingOpponent):
@@ -30,17 +31,17 @@ class StructureMapping(MatchingOpponent):
         norms = [np.sqrt((edges**2).sum()) or 1.0 for edges in (a, b)]
         edges = Edges.of(torch.tensor(a / norms[0]), torch.tensor(b / norms[1]))
         tau = float(setting["tau"])
-        p = as_matrix(np.full(len(problem.allowed), UNMATCHED), problem.allowed.shape[1])
+        p = as_matrix(np.full(len(problem.allowed), NONE), problem.allowed.shape[1])
         p[tuple(problem.seeds.T)] = 1.0
         linear = problem.alike / max(len(problem.free), 1) / 2
         trickled = float(setting["trickle"]) * _support(edges, p, tau, problem.allowed)
-        pairs = np.full(len(problem.allowed), UNMATCHED)
+        pairs = np.full(len(problem.allowed), NONE)
         pairs[problem.seeds[:, 0]] = problem.seeds[:, 1]
         while True:
             open_pairs = problem.allowed & (p.sum(1) == 0)[:, None] & (p.sum(0) == 0)[None, :]
             if not open_pairs.any():
                 break
-            gain = sum(messages(edges, torch.tensor(p), tau)).numpy() + linear + trickled
+            gain = gradient(edges, torch.tensor(p), tau).numpy() + linear + trickled
             i, j = np.unravel_index(np.argmax(np.where(open_pairs, gain, -np.inf)), gain.shape)
             if gain[i, j] <= 0:
                 break
@@ -52,6 +53,6 @@ def _support(
     edges: Edges, p: Float[ndarray, "node theirs"], tau: float, allowed: ndarray
 ) -> Float[ndarray, "node theirs"]:
     """What each hypothesis would gain by the hypotheses that anchors support, were these part of the map."""
-    near = np.clip(sum(messages(edges, torch.tensor(p), tau)).numpy(), 0, None) * allowed
+    near = np.clip(gradient(edges, torch.tensor(p), tau).numpy(), 0, None) * allowed
     near = near / max(float(near.sum(0).max()), float(near.sum(1).max()), 1e-12)
-    return np.clip(sum(messages(edges, torch.tensor(near), tau)).numpy(), 0, None) * allowed
+    return np.clip(gradient(edges, torch.tensor(near), tau).numpy(), 0, None) * allowed

@@ -29,7 +29,7 @@ def affinity(
     """`K`, pairs (i, j) in the order `j * n + i`, nonnegative; entries of pairs that may not match are 0.
 
     Args:
-        form: `product`, `Σ_c a b`; `gain`, `Σ_c max(2ab − (a² + b²)/2, 0)`, so only edges that are alike count.
+        form: `product`, `Σ_c a b`; `gain`, `Σ_c max(2ab − (a² + b²)/2, 0)`: only edges that are alike.
         weight: of the edges to anchors.
 
     Raises: InputError for circuits with too many nodes.

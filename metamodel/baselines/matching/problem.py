@@ -13,9 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from metamodel.analogy.graph import CircuitGraph
-
-UNMATCHED = -1
-"""In a map of nodes: none corresponds."""
+from metamodel.analogy.pairs import NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,6 +29,8 @@ class Problem:
     free: Int[ndarray, " kept"]
     """Nodes of the first circuit that are no anchors."""
     free_theirs: Int[ndarray, " kept"]
+    kinds: Int[ndarray, " node"]
+    kinds_theirs: Int[ndarray, " theirs"]
     depth: Float[ndarray, " node"]
     depth_theirs: Float[ndarray, " theirs"]
     similarity: Float[ndarray, "node theirs"] | None
@@ -53,6 +53,8 @@ class Problem:
             seeds=seeds,
             free=np.flatnonzero(~anchor),
             free_theirs=np.flatnonzero(~theirs),
+            kinds=first.kinds.numpy(),
+            kinds_theirs=second.kinds.numpy(),
             depth=first.depth.double().numpy(),
             depth_theirs=second.depth.double().numpy(),
             similarity=None if similarity is None else similarity.double().numpy(),
@@ -106,7 +108,7 @@ def assigned(
     """The best one-to-one map (linear assignment) in which nobody stays alone who could be matched."""
     lowest = worth.min(initial=0.0) - (np.ptp(worth) + 1.0) * (min(worth.shape) + 1)
     rows, columns = linear_sum_assignment(np.where(allowed, worth, lowest), maximize=True)
-    found = np.full(len(worth), UNMATCHED)
+    found = np.full(len(worth), NONE)
     kept = allowed[rows, columns]
     found[rows[kept]] = columns[kept]
     return found
@@ -115,14 +117,14 @@ def assigned(
 def as_matrix(pairs: Int[ndarray, " node"], n_theirs: int) -> Float[ndarray, "node theirs"]:
     """1 for each pair of a map."""
     found = np.zeros((len(pairs), n_theirs))
-    matched = np.flatnonzero(pairs != UNMATCHED)
+    matched = np.flatnonzero(pairs != NONE)
     found[matched, pairs[matched]] = 1.0
     return found
 
 
 def overlap(problem: Problem, pairs: Int[ndarray, " node"]) -> float:
     """`Σ_c ⟨A_c, P B_c Pᵀ⟩` of a map: 1 where it carries every edge onto an equal one, 0 where none meet."""
-    ours = np.flatnonzero(pairs != UNMATCHED)
+    ours = np.flatnonzero(pairs != NONE)
     theirs = pairs[ours]
     return float((problem.first[:, ours][:, :, ours] * problem.second[:, theirs][:, :, theirs]).sum())
 
@@ -130,10 +132,10 @@ def overlap(problem: Problem, pairs: Int[ndarray, " node"]) -> float:
 def agreement(problem: Problem, pairs: Int[ndarray, " node"]) -> Float[ndarray, " node"]:
     """How well the edges of each matched node agree with those of its partner, under the whole map.
 
-    `2 Σ ab / Σ (a² + b²)` over edges between matched nodes, from 0 to 1; 0 for who has none, and the unmatched.
-    This is a method's own gain where it decides on a map without saying how sure it is.
+    `2 Σ ab / Σ (a² + b²)` over edges between matched nodes, from 0 to 1; 0 for the unmatched, and for those
+    that have no such edge. It stands for the confidence of methods that give a map and nothing else.
     """
-    ours = np.flatnonzero(pairs != UNMATCHED)
+    ours = np.flatnonzero(pairs != NONE)
     theirs = pairs[ours]
     a = problem.first[:, ours][:, :, ours]
     b = problem.second[:, theirs][:, :, theirs]
