@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metamodel.config.errors import InputError, require, suggestion
+from metamodel.config.errors import require
 from metamodel.config.record import record_from_json
 from metamodel.networks.editing.editor import Editor
+from metamodel.training.described import CONFIG, read_config
 from metamodel.training.tensors import RETRAIN, load_tensors, save_tensors
 from metamodel.triples.splits import Splits
 
 SCHEMA_VERSION = 1
 KIND = "editing"
-CONFIG, MODEL, SPLITS = "config.json", "model.safetensors", "splits.json"
-_AGAIN = "Copy the whole checkpoint again."
+MODEL, SPLITS = "model.safetensors", "splits.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +71,12 @@ def load_editing_checkpoint(folder: Path) -> EditingCheckpoint:
 
     Raises: InputError naming path, key, expected and found, for whatever is missing, unknown or misshapen.
     """
-    kind = kind_of(folder)
+    do = "Check the path of the checkpoint."
+    require(folder.is_dir(), str(folder), expected="the folder of a checkpoint", got="no such folder", do=do)
     path = folder / CONFIG
-    do = "Load another checkpoint; metamodel.load takes either kind."
-    require(kind == KIND, f"{path}: kind", expected=repr(KIND), got=repr(kind), do=do)
-    config = _config(path)
+    config = read_config(path, kind=KIND, version=SCHEMA_VERSION, types=_TYPES)
+    where, got = f"{path}: refuse_below", config["refuse_below"]
+    require(0 <= got <= 1, where, expected="a probability, 0 to 1", got=got, do=RETRAIN)
     sizes = record_from_json(EditorSizes, config["sizes"], f"{path}: sizes", do=RETRAIN)
     for key, value in dataclasses.asdict(sizes).items():
         require(value >= 1, f"{path}: sizes.{key}", expected="at least 1", got=value, do=RETRAIN)
@@ -91,54 +92,9 @@ def load_editing_checkpoint(folder: Path) -> EditingCheckpoint:
     )
 
 
-def kind_of(folder: Path) -> object:
-    """What a checkpoint says that it is, such as `function` or `editing`; None where it says nothing.
-
-    Raises: InputError if there is no checkpoint.
-    """
-    do = "Check the path of the checkpoint."
-    require(folder.is_dir(), str(folder), expected="the folder of a checkpoint", got="no such folder", do=do)
-    return _object(folder / CONFIG).get("kind")
-
-
 _TYPES: dict[str, tuple[type, ...]] = {
-    "schema_version": (int,),
-    "kind": (str,),
     "sizes": (dict,),
     "refuse_below": (int, float),
     "zoo": (dict,),
     "training": (dict,),
 }
-_ZOO = ("name", "folder", "fingerprint")
-"""Keys of `zoo`, each text: where the subjects of training are looked for, and known again."""
-
-
-def _object(path: Path) -> dict[str, Any]:
-    require(path.is_file(), str(path), expected="a file", got="none", do=_AGAIN)
-    try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(str(path), expected="JSON", got=str(error), do=_AGAIN) from error
-    require(isinstance(config, dict), str(path), expected="an object", got=type(config).__name__, do=RETRAIN)
-    return config
-
-
-def _config(path: Path) -> dict[str, Any]:
-    config = _object(path)
-    version = config.get("schema_version")
-    where = f"{path}: schema_version"
-    require(version == SCHEMA_VERSION, where, expected=str(SCHEMA_VERSION), got=version, do=RETRAIN)
-    for key in config:
-        do = f"Remove it.{suggestion(key, _TYPES)}"
-        require(key in _TYPES, f"{path}: {key}", expected="a known key", got="an unknown one", do=do)
-    for key, types in _TYPES.items():
-        where = f"{path}: {key}"
-        require(key in config, where, expected="a value", got="no such key", do=RETRAIN)
-        expected, got = " or ".join(kind.__name__ for kind in types), type(config[key]).__name__
-        require(type(config[key]) in types, where, expected=expected, got=got, do=RETRAIN)
-    for key in _ZOO:
-        where, got = f"{path}: zoo.{key}", config["zoo"].get(key)
-        require(isinstance(got, str), where, expected="text", got=repr(got), do=RETRAIN)
-    where, got = f"{path}: refuse_below", config["refuse_below"]
-    require(0 <= got <= 1, where, expected="a probability, 0 to 1", got=got, do=RETRAIN)
-    return config

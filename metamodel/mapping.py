@@ -1,0 +1,202 @@
+"""What `match` answers: pairs of components with reasons, what is left over, where an analogy breaks."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from metamodel.analogy.graph import CHANNELS, CircuitGraph
+from metamodel.analogy.mapping import Growth, Match, edge_score, grown, matched_edges
+from metamodel.analogy.solver import UNMATCHED, best_map
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+REASONS = 3
+"""Matched edges that an explanation names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two components that correspond."""
+
+    first: str
+    second: str
+    confidence: float
+    """0 to 1."""
+    gain: float
+    """What the pair adds to the map grown before it, as a share of the best there could be; at the breakdown
+    point it stops being positive."""
+    why: str
+    """The edges that speak for the pair, and its closest rival."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedEdge:
+    """An edge of the first circuit that the map carries onto one of the second."""
+
+    channel: str
+    first: tuple[str, str]
+    """Source and reader."""
+    second: tuple[str, str]
+    size_first: float
+    """Share of its circuit's Frobenius norm; so is the next."""
+    size_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mapping:
+    """A partial one-to-one map of the components of one circuit to those of another."""
+
+    first: CircuitGraph
+    second: CircuitGraph
+    match: Match
+    pairs: tuple[Pair, ...]
+    """In the order in which the map grows: the pair that gains most first. Anchors are left out."""
+    unmatched_first: tuple[str, ...]
+    """Components of the first circuit that have no counterpart."""
+    unmatched_second: tuple[str, ...]
+    edges: tuple[MatchedEdge, ...]
+    """Largest first."""
+    score: float
+    """Logit that the circuit is there at all; 0 is even."""
+    null_share: float
+    """Share of pairs of circuits that have nothing in common, set aside in training, with a lower score. NaN
+    where none were."""
+    edge_share: float
+    """Share of the edge-gain energy of a complete match: one minus the circuit loss of the rounded map."""
+    breakdown: int
+    """How many pairs the map takes, best first, before one that gains nothing."""
+    broken_by: str
+    """The pair at which the analogy breaks down; empty where all pairs of a complete map gain something."""
+
+    @classmethod
+    def of(
+        cls,
+        first: CircuitGraph,
+        second: CircuitGraph,
+        match: Match,
+        *,
+        null_share: float,
+        tau: float,
+        keep_above: float,
+    ) -> "Mapping":
+        """Grows the map and explains it."""
+        complete = _completed(match, first, second)
+        growth = grown(first, second, complete, tau, linear=None)
+        kept = [i for i in range(len(first)) if int(match.pairs[i]) != UNMATCHED and not first.is_anchor[i]]
+        gains = dict(zip(growth.nodes, growth.gains, strict=True))
+        order = sorted(kept, key=growth.nodes.index)
+        pairs = tuple(
+            Pair(
+                first=first.names[i],
+                second=second.names[int(match.pairs[i])],
+                confidence=float(match.p[i, match.pairs[i]]),
+                gain=gains[i],
+                why=_why(first, second, match, i),
+            )
+            for i in order
+        )
+        taken = set(match.pairs.tolist())
+        stop, broken = _breakdown(growth, match, first, second, complete, keep_above)
+        return cls(
+            first=first,
+            second=second,
+            match=match,
+            pairs=pairs,
+            unmatched_first=tuple(
+                name for i, name in enumerate(first.names) if int(match.pairs[i]) == UNMATCHED
+            ),
+            unmatched_second=tuple(name for j, name in enumerate(second.names) if j not in taken),
+            edges=tuple(
+                MatchedEdge(
+                    channel=CHANNELS[c],
+                    first=(first.names[i], first.names[k]),
+                    second=(second.names[int(match.pairs[i])], second.names[int(match.pairs[k])]),
+                    size_first=a,
+                    size_second=b,
+                )
+                for c, i, k, a, b in matched_edges(first, second, match.pairs)
+            ),
+            score=match.score,
+            null_share=null_share,
+            edge_share=edge_score(first, second, match.pairs, tau),
+            breakdown=stop,
+            broken_by=broken,
+        )
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A row a component of either circuit: pairs first, then what has no counterpart."""
+        import pandas
+
+        rows: list[dict[str, Any]] = [asdict(pair) for pair in self.pairs]
+        rows += [{"first": name} for name in self.unmatched_first]
+        rows += [{"second": name} for name in self.unmatched_second]
+        return pandas.DataFrame(rows, columns=["first", "second", "confidence", "gain", "why"])
+
+    def to_json(self) -> str:
+        """Everything but the graphs, as one object."""
+        held = {
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "unmatched_first": list(self.unmatched_first),
+            "unmatched_second": list(self.unmatched_second),
+            "edges": [asdict(edge) for edge in self.edges],
+            "score": self.score,
+            "null_share": None if self.null_share != self.null_share else self.null_share,
+            "edge_share": self.edge_share,
+            "breakdown": self.breakdown,
+            "broken_by": self.broken_by,
+        }
+        return json.dumps(held, indent=1)
+
+    def plot(self) -> "Figure":
+        """Both circuits side by side; what corresponds has one colour."""
+        from metamodel.mapping_picture import draw
+
+        return draw(self)
+
+
+def _completed(match: Match, first: CircuitGraph, second: CircuitGraph):
+    """The map with all further pairs of one kind that are still possible, likeliest first."""
+    same = first.kinds[:, None] == second.kinds
+    taken = torch.zeros(len(second), dtype=torch.bool)
+    taken[match.pairs[match.pairs != UNMATCHED]] = True
+    free = same & (match.pairs == UNMATCHED)[:, None] & ~taken & ~first.is_anchor[:, None]
+    more = best_map((match.p + 1e-6)[None], free[None])[0]
+    return torch.where(more.any(1), more.int().argmax(1), match.pairs)
+
+
+def _breakdown(
+    growth: Growth, match: Match, first: CircuitGraph, second: CircuitGraph, complete, keep_above: float
+) -> tuple[int, str]:
+    """How many pairs are kept, and the first one that is not, or that gains nothing."""
+    kept = [i for i in growth.nodes if int(match.pairs[i]) != UNMATCHED]
+    left = [i for i in growth.nodes if int(match.pairs[i]) == UNMATCHED]
+    if not left:
+        return len(kept), ""
+    best = max(left, key=lambda i: float(match.p[i, complete[i]]))
+    j = int(complete[best])
+    sure = float(match.p[best, j])
+    return len(
+        kept
+    ), f"{first.names[best]} ~ {second.names[j]} (confidence {sure:.2f}, below {keep_above:.2f})"
+
+
+def _why(first: CircuitGraph, second: CircuitGraph, match: Match, i: int) -> str:
+    """The strongest matched edges at a pair, and the likeliest other counterpart."""
+    at = [edge for edge in matched_edges(first, second, match.pairs) if i in edge[1:3]]
+    words = []
+    for c, source, reader, a, b in at[:REASONS]:
+        other = first.names[source] if reader == i else first.names[reader]
+        verb = "reads" if reader == i else "is read by"
+        words.append(f"{verb} {other} at {CHANNELS[c]} ({a:.2f} and {b:.2f})")
+    if not words:
+        words.append("no matched edge: by its features alone")
+    rivals = match.p[i].clone()
+    rivals[match.pairs[i]] = 0
+    j = int(rivals.argmax())
+    if float(rivals[j]) >= 0.01:
+        words.append(f"rival {second.names[j]} ({float(rivals[j]):.2f})")
+    return "; ".join(words)
