@@ -17,7 +17,7 @@ from metamodel.analogy.pairs import NONE
 from metamodel.baselines.matching.problem import Problem, as_matrix, assigned, overlap
 from metamodel.config.errors import require
 
-Setting = Mapping[str, float | str]
+Setting = Mapping[str, float | int | str]
 """What a method can be told, by name."""
 MOST_SETTINGS = 16
 """That any method may be tuned among, beside similarity and pruning: every opponent has the same budget."""
@@ -98,6 +98,6 @@ class MatchingOpponent(ABC):
         )
 
 
-def grid(**values: Sequence[float | str]) -> tuple[Setting, ...]:
+def grid(**values: Sequence[float | int | str]) -> tuple[Setting, ...]:
     """All combinations of values."""
     return tuple(dict(zip(values, each, strict=True)) for each in product(*values.values()))

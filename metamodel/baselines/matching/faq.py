@@ -12,6 +12,8 @@ from metamodel.subjects.config import KINDS
 
 SWEEPS = 1000
 """Of scaling rows and columns, at most."""
+STEEPEST = 3.0
+"""Logarithms of a start lie within this: a steeper one takes scaling too long."""
 
 
 class ScipyFaq(MatchingOpponent):
@@ -70,7 +72,9 @@ class ScipyFaq(MatchingOpponent):
         if problem.similarity is None:
             return "barycenter"
         start = np.zeros((size, size))
-        alike = problem.among_free(np.where(problem.allowed, problem.alike, -3.0))
+        alike = problem.among_free(
+            np.where(problem.allowed, np.clip(problem.alike, -STEEPEST, STEEPEST), -STEEPEST)
+        )
         start[: len(problem.free), : len(problem.free_theirs)] = alike
         return _doubly_stochastic(np.exp(start))
 

@@ -25,7 +25,7 @@ MOST_PAIRS = 4096
 
 def affinity(
     problem: Problem, *, power: float, form: str, weight: float = 1.0
-) -> Float[Tensor, "entry entry2"]:
+) -> Float[Tensor, "entry same"]:
     """`K`, pairs (i, j) in the order `j * n + i`, nonnegative; entries of pairs that may not match are 0.
 
     Args:
@@ -90,8 +90,8 @@ class Lawler(MatchingOpponent):
 
     @abstractmethod
     def solved(
-        self, pygmtools: ModuleType, k: Float[Tensor, "entry entry2"], n: int, m: int, setting: Setting
-    ) -> Float[Tensor, "node theirs"]:
+        self, pygmtools: ModuleType, k: Float[Tensor, "entry same"], n: int, m: int, setting: Setting
+    ) -> Float[Tensor, "row column"]:
         """What each pair is worth, 0 to 1."""
 
 
@@ -103,8 +103,8 @@ class SpectralMatching(Lawler):
         return "sm"
 
     def solved(
-        self, pygmtools: ModuleType, k: Float[Tensor, "entry entry2"], n: int, m: int, setting: Setting
-    ) -> Float[Tensor, "node theirs"]:
+        self, pygmtools: ModuleType, k: Float[Tensor, "entry same"], n: int, m: int, setting: Setting
+    ) -> Float[Tensor, "row column"]:
         x = pygmtools.sm(k, n, m, max_iter=int(setting["n_steps"]), backend="pytorch")
         return x / x.max().clamp_min(1e-12)
 
@@ -120,8 +120,8 @@ class ReweightedWalks(Lawler):
         return grid(power=[0.5, 1.0], form=["product", "gain"], anchors=[1.0], jump=[0.2, 0.5], beta=[10, 30])
 
     def solved(
-        self, pygmtools: ModuleType, k: Float[Tensor, "entry entry2"], n: int, m: int, setting: Setting
-    ) -> Float[Tensor, "node theirs"]:
+        self, pygmtools: ModuleType, k: Float[Tensor, "entry same"], n: int, m: int, setting: Setting
+    ) -> Float[Tensor, "row column"]:
         x = pygmtools.rrwm(
             k, n, m, alpha=float(setting["jump"]), beta=float(setting["beta"]), backend="pytorch"
         )
@@ -140,6 +140,6 @@ class IntegerProjection(Lawler):
         return as_matrix(pairs, problem.allowed.shape[1]) * agreement(problem, pairs)[:, None]
 
     def solved(
-        self, pygmtools: ModuleType, k: Float[Tensor, "entry entry2"], n: int, m: int, setting: Setting
-    ) -> Float[Tensor, "node theirs"]:
+        self, pygmtools: ModuleType, k: Float[Tensor, "entry same"], n: int, m: int, setting: Setting
+    ) -> Float[Tensor, "row column"]:
         return pygmtools.ipfp(k, n, m, max_iter=int(setting["n_steps"]), backend="pytorch")

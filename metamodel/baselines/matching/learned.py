@@ -1,7 +1,7 @@
 """NGM (Wang et al. 2022), the learned solver of pygmtools, trained from nothing on our training pairs.
 
-Its pretrained weights match keypoints of pictures, so they are never loaded. It reads the same affinity as the
-solvers without learning, and learns by the binary cross-entropy of true pairs, as in its paper.
+Its pretrained weights match keypoints of pictures, so they are never loaded. It reads the same affinity as
+the solvers without learning, and learns by the binary cross-entropy of true pairs, as in its paper.
 """
 
 import warnings
@@ -22,6 +22,7 @@ STEPS, BATCH, LEARNING_RATE = 150, 4, 3e-3
 LARGEST = 400
 """Pairs of nodes that a training pair has at most: an affinity of a training step costs the square of it."""
 CHANNELS = (16, 16, 16)
+FORMS, POWER = ("product", "gain"), 0.5
 
 
 class LearnedSolver(Lawler):
@@ -29,14 +30,14 @@ class LearnedSolver(Lawler):
 
     def __init__(self, *, steps: int = STEPS, seed: int = 0):
         self._steps, self._seed = steps, seed
-        self._networks: dict[tuple[float, str], nn.Module] = {}
+        self._networks: dict[str, nn.Module] = {}
 
     @property
     def name(self) -> str:
         return "ngm"
 
     def settings(self) -> tuple[Setting, ...]:
-        return grid(power=[0.5, 1.0], form=["product", "gain"], anchors=[1.0], temperature=[0.02, 0.05, 0.2])
+        return grid(power=[POWER], form=[*FORMS], anchors=[0.5, 1.0], temperature=[0.02, 0.05, 0.1, 0.2])
 
     def fit(self, pairs: Sequence[TrainingPair]) -> None:
         """Every pair is seen with its similarity and without, at random, so that one network serves both."""
@@ -49,14 +50,12 @@ class LearnedSolver(Lawler):
             do="Give smaller circuits to train on.",
         )
         pygmtools = library("pygmtools")
-        for power in (0.5, 1.0):
-            for form in ("product", "gain"):
-                self._networks[power, form] = self._trained(pygmtools, small, power, form)
+        self._networks = {form: self._trained(pygmtools, small, form) for form in FORMS}
 
     def solved(
-        self, pygmtools: ModuleType, k: Float[Tensor, "entry entry2"], n: int, m: int, setting: Setting
-    ) -> Float[Tensor, "node theirs"]:
-        key = float(setting["power"]), str(setting["form"])
+        self, pygmtools: ModuleType, k: Float[Tensor, "entry same"], n: int, m: int, setting: Setting
+    ) -> Float[Tensor, "row column"]:
+        key = str(setting["form"])
         require(
             key in self._networks,
             "NGM",
@@ -66,9 +65,7 @@ class LearnedSolver(Lawler):
         )
         return _said(pygmtools, self._networks[key], k, n, m, float(setting["temperature"]))
 
-    def _trained(
-        self, pygmtools: ModuleType, pairs: Sequence[TrainingPair], power: float, form: str
-    ) -> nn.Module:
+    def _trained(self, pygmtools: ModuleType, pairs: Sequence[TrainingPair], form: str) -> nn.Module:
         generator = torch.Generator().manual_seed(self._seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
@@ -82,7 +79,7 @@ class LearnedSolver(Lawler):
                 losses = []
                 for i in torch.randint(len(pairs), (BATCH,), generator=generator).tolist():
                     with_it = bool(torch.rand((), generator=generator) < 0.5)
-                    losses.append(_loss(pygmtools, network, pairs[i], power, form, with_it))
+                    losses.append(_loss(pygmtools, network, pairs[i], form, with_it))
                 optimizer.zero_grad()
                 torch.stack(losses).mean().backward()
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -94,14 +91,13 @@ def _loss(
     pygmtools: ModuleType,
     network: nn.Module,
     pair: TrainingPair,
-    power: float,
     form: str,
     with_similarity: bool,
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy of the coupling, by pair of nodes of one kind."""
     problem = Problem.of(pair.first, pair.second, pair.similarity if with_similarity else None)
     n, m = len(problem.free), len(problem.free_theirs)
-    k = affinity(problem, power=power, form=form)
+    k = affinity(problem, power=POWER, form=form)
     said = _said(pygmtools, network, k, n, m, 0.05)
     truth = (pair.truth[:, None] == torch.arange(len(pair.second))).double().numpy()
     right = torch.tensor(problem.among_free(truth), dtype=said.dtype)
@@ -113,11 +109,11 @@ def _loss(
 def _said(
     pygmtools: ModuleType,
     network: nn.Module,
-    k: Float[Tensor, "entry entry2"],
+    k: Float[Tensor, "entry same"],
     n: int,
     m: int,
     temperature: float,
-) -> Float[Tensor, "node theirs"]:
+) -> Float[Tensor, "row column"]:
     """The coupling of one pair. With more nodes than theirs the network is asked the other way round."""
     if n > m:
         swapped = k.reshape(m, n, m, n).permute(1, 0, 3, 2).reshape(n * m, n * m)

@@ -80,7 +80,7 @@ class LocalStatistics(MatchingOpponent):
 
 
 def _described(
-    edges: Float[ndarray, "channel node node2"], anchors: ndarray, bend: float | str
+    edges: Float[ndarray, "channel node node2"], anchors: ndarray, bend: float | int | str
 ) -> Float[ndarray, "node statistic"]:
     total = max(float(edges.sum()), FLOOR)
     parts = [

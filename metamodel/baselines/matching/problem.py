@@ -7,7 +7,7 @@ to them say of the other nodes is then a linear term.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -24,11 +24,11 @@ class Problem:
     second: Float[ndarray, "channel theirs theirs2"]
     allowed: Bool[ndarray, "node theirs"]
     """Pairs of one kind; an anchor has one such partner at most."""
-    seeds: Int[ndarray, "kept 2"]
+    seeds: Int[ndarray, "pair 2"]
     """Pairs of anchors."""
-    free: Int[ndarray, " kept"]
+    free: Int[ndarray, " row"]
     """Nodes of the first circuit that are no anchors."""
-    free_theirs: Int[ndarray, " kept"]
+    free_theirs: Int[ndarray, " column"]
     kinds: Int[ndarray, " node"]
     kinds_theirs: Int[ndarray, " theirs"]
     depth: Float[ndarray, " node"]
@@ -69,7 +69,7 @@ class Problem:
         """Edges of both circuits to a power: below 1, weak edges count more."""
         return self.first**power, self.second**power
 
-    def among_free(self, matrix: Float[ndarray, "node theirs"]) -> Float[ndarray, "node theirs"]:
+    def among_free(self, matrix: Shaped[ndarray, "node theirs"]) -> Shaped[ndarray, "row column"]:
         return matrix[np.ix_(self.free, self.free_theirs)]
 
     def from_anchors(
@@ -80,7 +80,7 @@ class Problem:
         written = np.einsum("cia,cja->ij", first[:, :, ours], second[:, :, theirs])
         return written + np.einsum("cai,caj->ij", first[:, ours], second[:, theirs])
 
-    def spread(self, among_free: Float[ndarray, "node theirs"]) -> Float[ndarray, "node theirs"]:
+    def spread(self, among_free: Float[ndarray, "row column"]) -> Float[ndarray, "node theirs"]:
         """A matrix over nodes that are no anchors as one over all nodes; anchors correspond with 1."""
         found = np.zeros(self.allowed.shape)
         found[np.ix_(self.free, self.free_theirs)] = among_free

@@ -6,18 +6,17 @@ pairs below a threshold of the opponent's own confidence, or pairs whose edges c
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
 from torch import Tensor
 
-from metamodel.analogy.energy import Edges, gradient
 from metamodel.analogy.graph import CircuitGraph
 from metamodel.analogy.mapping import Match
 from metamodel.analogy.pairs import NONE, MatchedPair
-from metamodel.analogy.solver import as_map
 from metamodel.baselines.matching.base import MatchingOpponent, Setting
 from metamodel.baselines.matching.problem import standardised
 from metamodel.config.errors import require
@@ -26,7 +25,7 @@ Judge = Callable[[MatchedPair, Int[Tensor, " node"]], float]
 """Partial F1 of a map, 0 to 1. Evaluation supplies it: what is measured has one home."""
 Similarity = Callable[[MatchedPair], Float[Tensor, "node theirs"] | None]
 """How alike the nodes of two circuits are, higher for more; None where it is not at hand."""
-WEIGHTS = (0.5, 2.0)
+WEIGHTS = (0.2, 1.0)
 """How strongly a similarity may count, in its own deviations."""
 QUANTILES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
 """Of the confidences of all pairs: thresholds of confidence that are tried."""
@@ -136,21 +135,15 @@ def _best(
         held = [match for match in matches if match is not None]
         if len(held) < len(pairs):
             continue
+        gains = [Gains.of(p.first, p.second, m.pairs) for p, m in zip(pairs, held, strict=True)]
         for pruning in prunings(pairs, held):
-            mean = np.mean(
-                [
-                    judge(pair, pruned(match, pair.first, pair.second, pruning).pairs)
-                    for pair, match in zip(pairs, held, strict=True)
-                ]
-            )
-            scored.append(
-                (
-                    Choice(
-                        setting=choice.setting, source=choice.source, weight=choice.weight, pruning=pruning
-                    ),
-                    float(mean),
-                )
-            )
+            f1 = [
+                judge(pair, gained.kept(pruning.threshold))
+                if pruning.how == "gain"
+                else judge(pair, pruned(match, pair.first, pair.second, pruning).pairs)
+                for pair, match, gained in zip(pairs, held, gains, strict=True)
+            ]
+            scored.append((replace(choice, pruning=pruning), float(np.mean(f1))))
     scored.sort(key=lambda one: -one[1])
     return scored
 
@@ -208,15 +201,48 @@ def without_losses(
     first: CircuitGraph, second: CircuitGraph, pairs: Int[Tensor, " node"], tau: float
 ) -> Int[Tensor, " node"]:
     """The map without pairs whose edges cost more than they gain, `Σ 2ab − τ(a² + b²) ≤ 0`, worst first."""
-    edges, pairs = Edges.of(first.edges, second.edges), pairs.clone()
-    for _ in range(len(pairs)):
-        held = ((pairs != NONE) & ~first.is_anchor).nonzero().squeeze(1)
-        if not len(held):
-            break
-        slope = gradient(edges, as_map(pairs, len(second)), tau)
-        gains = slope[held, pairs[held]]
-        worst = int(gains.argmin())
-        if float(gains[worst]) > 0:
-            break
-        pairs[held[worst]] = NONE
-    return pairs
+    return Gains.of(first, second, pairs).kept(tau)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gains:
+    """What the edges between matched nodes gain and cost; every τ is then cheap."""
+
+    pairs: Int[Tensor, " node"]
+    held: Int[ndarray, " kept"]
+    """Matched nodes."""
+    fixed: Bool[ndarray, " kept"]
+    """Anchors among them."""
+    product: Float[ndarray, "kept same"]
+    """`Σ_c 2ab`, both directions added."""
+    square: Float[ndarray, "kept same"]
+    """`Σ_c a² + b²`, both directions added."""
+
+    @classmethod
+    def of(cls, first: CircuitGraph, second: CircuitGraph, pairs: Int[Tensor, " node"]) -> "Gains":
+        held = (pairs != NONE).nonzero().squeeze(1)
+        theirs = pairs[held]
+        a = first.edges[:, held][:, :, held].double().numpy()
+        b = second.edges[:, theirs][:, :, theirs].double().numpy()
+        product, square = 2 * (a * b).sum(0), (a**2 + b**2).sum(0)
+        return cls(
+            pairs=pairs,
+            held=held.numpy(),
+            fixed=first.is_anchor[held].numpy(),
+            product=product + product.T,
+            square=square + square.T,
+        )
+
+    def kept(self, tau: float) -> Int[Tensor, " node"]:
+        gain = self.product - tau * self.square
+        each = gain.sum(1)
+        inside = ~self.fixed
+        while inside.any():
+            worst = int(np.argmin(np.where(inside, each, np.inf)))
+            if each[worst] > 0:
+                break
+            inside[worst] = False
+            each = each - gain[worst]
+        pairs = self.pairs.clone()
+        pairs[self.held[~(inside | self.fixed)]] = NONE
+        return pairs
