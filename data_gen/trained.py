@@ -123,7 +123,7 @@ def _finetuned(spec: ShardSpec, parents: Sequence[Made]) -> MadeShard:
 def _pruned(spec: ShardSpec, parents: Sequence[Made]) -> MadeShard:
     """Copies without the heads whose ablation costs least."""
     copies = [
-        _copy(parent, _without_least(parent), "pruned", task=parent.task, seed=parent.seed)
+        _copy(parent, without_least(parent), "pruned", task=parent.task, seed=parent.seed)
         for parent in parents
     ]
     return _judged(copies, torch.zeros(len(copies), dtype=torch.int64))
@@ -153,7 +153,7 @@ def _judged(copies: Sequence[Made], diverged_at: Tensor) -> MadeShard:
 
 
 @torch.no_grad()
-def _mean_writes(parent: Made) -> Float[Tensor, "layer head d_model"]:
+def mean_writes(parent: Made) -> Float[Tensor, "layer head d_model"]:
     """What each head writes on average over prompts and positions of the subject's tasks."""
     subject, layers = parent.subject, range(parent.subject.config.n_layers)
     prompts = parent.task.prompts(generator_for(parent.seed, "pruning"), N_PRUNING_PROMPTS)
@@ -162,7 +162,7 @@ def _mean_writes(parent: Made) -> Float[Tensor, "layer head d_model"]:
     return torch.stack([run.taps[name][0].mean((0, 1)) for name in taps])
 
 
-def _without_least(parent: Made) -> dict[str, Tensor]:
+def without_least(parent: Made) -> dict[str, Tensor]:
     """Weights without the heads that cost least on any of the subject's tasks.
 
     What they write on average stays, as in the ablation that ranks them.
@@ -180,7 +180,7 @@ def _without_least(parent: Made) -> dict[str, Tensor]:
     ).amax(0)
     order = sorted(heads, key=lambda head: float(cost[head[0]]))
     weights = {name: weight.clone() for name, weight in subject.weights.items()}
-    written = _mean_writes(parent)
+    written = mean_writes(parent)
     for _, node in order[: int(PRUNED_SHARE * len(heads))]:
         attn = f"blocks.{node.layer}.attn"
         weights[f"{attn}.b_O"] += written[node.layer, node.head]

@@ -26,11 +26,18 @@ def main(arguments: list[str]) -> None:
     command = shlex.join(["python", "-m", "metamodel.evaluate", *arguments])
     from metamodel.editing import SubjectEditor
     from metamodel.loading import load, local_folder
+    from metamodel.matching import SubjectMatcher
 
-    if isinstance(loaded := load(local_folder(options.checkpoint)), SubjectEditor):
+    loaded = load(local_folder(options.checkpoint))
+    if isinstance(loaded, SubjectEditor):
         from metamodel.evaluate_editor import evaluate_editor
 
         evaluate_editor(loaded, options, command=command)
+        return
+    if isinstance(loaded, SubjectMatcher):
+        from metamodel.evaluate_matcher import evaluate_matcher
+
+        evaluate_matcher(loaded, options, command=command)
         return
     from metamodel.evaluation import report as reports
     from metamodel.training.companions import load_companions

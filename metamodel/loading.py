@@ -1,5 +1,6 @@
 """From a checkpoint's folder, or its name on the hub, to the meta-model that it holds."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -7,26 +8,20 @@ from metamodel.config.errors import InputError, require
 
 
 def load(folder: str | Path) -> Any:
-    """The `FunctionReader` or `SubjectEditor` of a checkpoint's folder, as its config.json says.
+    """The `FunctionReader`, `SubjectEditor` or `SubjectMatcher` of a folder, as its config.json says.
 
-    Where type checkers are to know which, there is `from_pretrained` of either class.
+    Where type checkers are to know which, there is `from_pretrained` of each class.
 
     Raises: InputError naming path, key, expected and found, if anything is missing, unknown or misshapen.
     """
-    from metamodel.training import checkpoint, editing_checkpoint
+    from metamodel.training.described import CONFIG, kind_of
 
-    kind = editing_checkpoint.kind_of(Path(folder))
-    known = f"{checkpoint.KIND!r} or {editing_checkpoint.KIND!r}"
-    where = f"{Path(folder) / checkpoint.CONFIG}: kind"
-    ok = kind in (checkpoint.KIND, editing_checkpoint.KIND)
-    require(ok, where, expected=known, got=repr(kind), do="Load another checkpoint.")
-    if kind == editing_checkpoint.KIND:
-        from metamodel.editing import load
-
-        return load(folder)
-    from metamodel import reading
-
-    return reading.load(folder)
+    kind = kind_of(Path(folder))
+    homes = {"function": "reading", "editing": "editing", "matching": "matching"}
+    known = ", ".join(map(repr, homes))
+    where = f"{Path(folder) / CONFIG}: kind"
+    require(kind in homes, where, expected=f"one of {known}", got=repr(kind), do="Load another checkpoint.")
+    return import_module(f"metamodel.{homes[str(kind)]}").load(folder)
 
 
 def local_folder(name_or_folder: str | Path) -> Path:

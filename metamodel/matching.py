@@ -134,10 +134,25 @@ class SubjectMatcher:
             )
         return [found[i] for i in range(len(pairs))]
 
+    @torch.no_grad()
+    def similarity(
+        self, first: CircuitGraph, second: CircuitGraph, *, learned: bool
+    ) -> Float[Tensor, "node theirs"]:
+        """How alike nodes are, higher for more: by features as they are, or by what the matcher sees in them.
+
+        For methods that take similarities of nodes; the matcher itself goes on from the learned one.
+        """
+        network = self.checkpoint.matcher.eval()
+        device = next(network.parameters()).device
+        one, other = stacked([first]).to(device), stacked([second]).to(device)
+        if learned:
+            return network.similarity(*network.encoder(one, other))[0].cpu()
+        x, y = network.encoder.standardised(one)[0], network.encoder.standardised(other)[0]
+        return -torch.cdist(x, y).pow(2).cpu() / max(x.shape[1], 1)
+
     def _decoded(self, soft: SoftMatch, pairs: Sequence[tuple[CircuitGraph, CircuitGraph]]) -> list[Match]:
-        chosen = best_map((soft.p - self.checkpoint.keep_above) * soft.free, soft.free) | (
-            soft.p * ~soft.free > 0
-        )
+        kept = best_map((soft.p - self.checkpoint.keep_above) * soft.free, soft.free)
+        chosen = kept | (~soft.free & (soft.p > 0.5))
         place = torch.where(chosen.any(-1), chosen.int().argmax(-1), UNMATCHED).cpu()
         p, presence = soft.p.cpu(), soft.presence.cpu()
         return [

@@ -16,13 +16,12 @@ UNKNOWN = -2
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairBatch:
-    """Pairs with their truth from either side."""
+    """Pairs with their truth."""
 
     first: CircuitBatch
     second: CircuitBatch
     to_second: Int[Tensor, "pair node"]
-    """Index of the counterpart; NONE for none, UNKNOWN where nothing is asked."""
-    to_first: Int[Tensor, "pair theirs"]
+    """Index of the counterpart; NONE for none; UNKNOWN for anchors, padding, and where nothing is known."""
     present: Bool[Tensor, " pair"]
     """Whether the first circuit has a counterpart at all."""
 
@@ -34,17 +33,11 @@ def batched(pairs: Sequence[MatchedPair]) -> PairBatch:
     """Of absent pairs no node has a counterpart; of natural ones nothing is asked."""
     first, second = stacked([pair.first for pair in pairs]), stacked([pair.second for pair in pairs])
     to_second = torch.full(first.mask.shape, UNKNOWN)
-    to_first = torch.full(second.mask.shape, UNKNOWN)
     for i, pair in enumerate(pairs):
-        ours, theirs = ~pair.first.is_anchor, ~pair.second.is_anchor
+        ours = ~pair.first.is_anchor
         if pair.truth is not None:
             to_second[i, : len(ours)] = torch.where(ours, pair.truth, UNKNOWN)
-            back = torch.full((len(theirs),), NONE)
-            known = ((pair.truth != NONE) & ours).nonzero().squeeze(1)
-            back[pair.truth[known]] = known
-            to_first[i, : len(theirs)] = torch.where(theirs, back, UNKNOWN)
         elif not pair.present:
             to_second[i, : len(ours)] = torch.where(ours, NONE, UNKNOWN)
-            to_first[i, : len(theirs)] = torch.where(theirs, NONE, UNKNOWN)
     present = torch.tensor([pair.present for pair in pairs])
-    return PairBatch(first=first, second=second, to_second=to_second, to_first=to_first, present=present)
+    return PairBatch(first=first, second=second, to_second=to_second, present=present)

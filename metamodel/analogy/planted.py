@@ -5,13 +5,14 @@ among those. Pure functions of a generator, so that training draws fresh pairs a
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from metamodel.analogy.graph import LEAST_SHARE, CircuitGraph, mass, normalised
+from metamodel.analogy.levels import PlantedLevel
 from metamodel.analogy.pairs import NONE, MatchedPair, blank_side, reordered
 from metamodel.config.errors import require
 from metamodel.subjects.config import KINDS
@@ -20,32 +21,6 @@ _JITTER = 0.2
 """How far a distractor's neighbours may differ in depth from those that it had, on average."""
 _ATTEMPTS = 8
 """How often a distractor is drawn that finds no neighbours."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlantedLevel:
-    """How far the second circuit is moved from the first. Raises: InputError below 0."""
-
-    noise: float = 0.0
-    """Standard deviation of the logarithm of each edge's factor."""
-    feature_noise: float = 0.0
-    """Standard deviation of what is added to features, in units of the spread of each."""
-    dropped: int = 0
-    """Heads and MLPs that the second circuit lacks; two are always left."""
-    inserted: int = 0
-    """Strangers in each of the two circuits."""
-    extra_layers: int = 0
-    """Blocks by which the second subject is deeper."""
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            require(
-                value >= 0, f"level.{name}", expected="at least 0", got=value, do="Set 0 for no such change."
-            )
-
-    def values(self) -> dict[str, float]:
-        """As pairs store it."""
-        return {name: float(value) for name, value in asdict(self).items()}
 
 
 def feature_spread(graphs: Sequence[CircuitGraph]) -> Float[Tensor, "kind feature"]:

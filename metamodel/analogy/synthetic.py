@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.analogy.graph import CHANNELS, CircuitGraph, normalised
+from metamodel.analogy.levels import PlantedLevel
 from metamodel.analogy.pairs import MatchedPair
-from metamodel.analogy.planted import PlantedLevel, planted_pair
+from metamodel.analogy.planted import planted_pair
 from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction
 
 N_DONORS = 2

@@ -26,7 +26,10 @@ Correction = Callable[
 START_RATE = 8.0
 """η of every step before learning: gradients of normalised circuits are a fraction of 1."""
 START_TAU = 0.5
-SINKHORN_STEPS = 24
+SINKHORN_STEPS = 8
+"""Scalings of both sides, in each step."""
+ANCHORED = 30.0
+"""What matching an anchor to itself is worth: it then is matched, whatever is found."""
 
 
 def ascend(
@@ -39,8 +42,8 @@ def ascend(
     dustbin: Float[Tensor, " pair"],
     start: Float[Tensor, "pair node theirs"] | None = None,
     corrected: Correction | None = None,
-) -> Float[Tensor, "pair row column"]:
-    """Log of the coupling with dustbins after the last step, `[pair, node + 1, theirs + 1]`.
+) -> Float[Tensor, "pair node theirs"]:
+    """What each pair is worth after the last step; `log_sinkhorn` makes a coupling of it.
 
     Args:
         allowed: pairs that may match.
@@ -51,14 +54,13 @@ def ascend(
         start: S, what pairs are worth by themselves; None for nothing.
         corrected: what is learned.
     """
-    free = allowed & ~fixed
-    held = fixed.to(edges.first)
-    z = held.new_zeros(allowed.shape) if start is None else start
+    held = ANCHORED * fixed.to(edges.first)
+    z = held if start is None else start * ~fixed + held
     for rate, tau in zip(rates, taus, strict=True):
-        p = coupling(log_sinkhorn(z, free, dustbin, n_steps=SINKHORN_STEPS), free) + held
+        p = coupling(log_sinkhorn(z, allowed, dustbin, n_steps=SINKHORN_STEPS), allowed)
         read, written = messages(edges, p, tau.expand(len(p)))
         step = rate * (read + written)
         if corrected is not None:
             step = step + corrected(z, p, read, written)
-        z = z + step * free
-    return log_sinkhorn(z, free, dustbin, n_steps=SINKHORN_STEPS)
+        z = z + step * (allowed & ~fixed)
+    return z

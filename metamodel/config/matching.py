@@ -50,12 +50,10 @@ class MatchTrainingConfig:
     """Weight of saying which nodes have no counterpart, beside 1 for those that have."""
     loss_energy: float = 0.0
     """Weight of the energy of the map, one minus its share of the largest."""
-    loss_relations: float = 0.0
-    """Weight of Gromov-Wasserstein on the relations of nodes."""
-    loss_cycle: float = 0.0
-    """Weight of maps that agree when they are chained, on triples of circuits."""
     loss_chain: float = 0.0
     """Weight of matched chains (systematicity)."""
+    loss_entropy: float = 0.0
+    """Weight of how undecided the map is."""
     loss_presence: float = 0.5
     """Weight of telling whether a circuit is there at all."""
 
@@ -65,7 +63,7 @@ class MatchTrainingConfig:
         for name in ("synthetic", "planted"):
             check_within(getattr(self, name), 0, 1, f"training.{name}")
         check_within(self.synthetic + self.planted, 0, 1, "training.synthetic + training.planted")
-        for name in ("unmatched", "energy", "relations", "cycle", "chain", "presence"):
+        for name in ("unmatched", "energy", "chain", "entropy", "presence"):
             check_within(getattr(self, f"loss_{name}"), 0, 1e3, f"training.loss_{name}")
 
 

@@ -11,38 +11,40 @@ from torch import Tensor
 from metamodel.analogy.pair_batch import PairBatch
 from metamodel.config.matching import MatchingConfig
 from metamodel.config.parser import plain
+from metamodel.losses.analogy import AnalogyWeights, analogy_loss
 from metamodel.networks.matching.matcher import Matcher
 from metamodel.objectives.schedule import warmup_cosine
 
 
 class MatchingObjective(lightning.LightningModule):
-    """Trains a matcher on pairs of circuits with known truth."""
+    """Trains a matcher on pairs of circuits, with or without a known truth."""
 
     def __init__(self, matcher: Matcher, config: MatchingConfig):
         super().__init__()
         self.save_hyperparameters({"config": plain(config)})
         self.matcher, self.config = matcher, config
+        t = config.training
+        self.weights = AnalogyWeights(
+            unmatched=t.loss_unmatched, energy=t.loss_energy, chain=t.loss_chain, entropy=t.loss_entropy
+        )
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Float[Tensor, ""]:
-        t = self.config.training
         found = self.matcher(batch.first, batch.second)
-        log = found.log_augmented
-        ours, theirs = batch.to_second, batch.to_first
-        rows = log.shape[1] - 1
-        columns = log.shape[2] - 1
-        matched = ours >= 0
-        at = ours.clamp_min(0)
-        hit = -log[:, :rows].gather(2, at[..., None]).squeeze(-1)
-        left = -log[:, :rows, columns]
-        right = -log[:, rows, :columns]
-        nll = (hit * matched).sum() / matched.sum().clamp_min(1)
-        a, b = ours == -1, theirs == -1
-        un = ((left * a).sum() / a.sum().clamp_min(1) + (right * b).sum() / b.sum().clamp_min(1)) / 2
-        presence = F.binary_cross_entropy_with_logits(found.presence, batch.present.to(found.presence))
-        total = nll + t.loss_unmatched * un + t.loss_presence * presence
+        terms = analogy_loss(
+            found.scores,
+            found.dustbin,
+            batch.first,
+            batch.second,
+            weights=self.weights,
+            truth=batch.to_second,
+        )
+        there = batch.present.to(found.presence)
+        presence = F.binary_cross_entropy_with_logits(found.presence, there)
+        total = terms.total.mean() + self.config.training.loss_presence * presence
         logged = {
-            "matched/train": nll,
-            "unmatched/train": un,
+            "matched/train": terms.matched.mean(),
+            "unmatched/train": terms.unmatched.mean(),
+            "energy/train": terms.energy.mean(),
             "presence/train": presence,
             "loss/train": total,
         }

@@ -21,6 +21,9 @@ MOST_NOISE, MOST_FEATURE_NOISE, MOST_CHANGED, MOST_LAYERS = 1.0, 3.0, 4, 3
 """Largest levels that training draws, uniformly from 0."""
 ABSENT = 0.15
 """Share of drawn pairs whose second circuit is rewired, so that nothing corresponds."""
+POOL, FRESH = 1024, 4
+"""Drawn pairs that are held ready, and how many of them are drawn anew before each step: drawing takes longer
+than learning."""
 
 
 class MatchPairs(IterableDataset):
@@ -45,8 +48,12 @@ class MatchPairs(IterableDataset):
 
     def __iter__(self) -> Iterator[PairBatch]:
         generator = torch.Generator().manual_seed(self.seed)
+        pool = [self._drawn(generator) for _ in range(POOL)]
         while True:
-            yield batched([self._drawn(generator) for _ in range(self.config.batch_size)])
+            for at in torch.randint(POOL, (FRESH,), generator=generator).tolist():
+                pool[at] = self._drawn(generator)
+            chosen = torch.randint(POOL, (self.config.batch_size,), generator=generator)
+            yield batched([pool[i] for i in chosen.tolist()])
 
     def _as_real(self, graph: CircuitGraph) -> Float[Tensor, "node feature"]:
         """Standard normal features, moved to where those of real nodes of the same kind lie."""

@@ -9,13 +9,14 @@ from filelock import FileLock, Timeout
 from metamodel.config.editing import EditingConfig
 from metamodel.config.errors import InputError
 from metamodel.config.function import FunctionConfig
+from metamodel.config.matching import MatchingConfig
 from metamodel.config.parser import plain
 
 RESOLVED, ZOO, CHECKPOINT, CARD = "config.yaml", "zoo.txt", "checkpoint", "README.md"
 
 
 def claim_folder(
-    config: FunctionConfig | EditingConfig, zoo: str, *, now: datetime | None = None
+    config: FunctionConfig | EditingConfig | MatchingConfig, zoo: str, *, now: datetime | None = None
 ) -> tuple[Path, FileLock]:
     """The folder of this run, and the lock that keeps other processes out for as long as it is referenced.
 

@@ -192,7 +192,7 @@ def test_a_copy_that_lost_its_task_is_rejected_with_the_reason(monkeypatch):
     def mute(parent):
         return {key: torch.zeros_like(value) for key, value in parent.subject.weights.items()}
 
-    monkeypatch.setattr("data_gen.trained._without_least", mute)
+    monkeypatch.setattr("data_gen.trained.without_least", mute)
     monkeypatch.setattr(type(make_task("brackets", "base", 0)), "threshold", 0.01)
     made = make_trained(one)
     assert len(made.accepted) == 1

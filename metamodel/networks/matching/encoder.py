@@ -21,8 +21,7 @@ class CircuitEncoder(nn.Module):
     """Embeddings of the nodes of two circuits."""
 
     centre: Float[Tensor, "kind feature"]
-    scale: Float[Tensor, "kind feature"]
-    used: Float[Tensor, " feature"]
+    inverse_scale: Float[Tensor, "kind feature"]
 
     def __init__(
         self,
@@ -37,8 +36,7 @@ class CircuitEncoder(nn.Module):
     ):
         super().__init__()
         self.register_buffer("centre", torch.zeros(len(KINDS), n_features))
-        self.register_buffer("scale", torch.ones(len(KINDS), n_features))
-        self.register_buffer("used", torch.ones(n_features))
+        self.register_buffer("inverse_scale", torch.ones(len(KINDS), n_features))
         self.feature_dropout = feature_dropout
         self.features = nn.Linear(n_features, width)
         self.local = nn.Linear(4 * len(CHANNELS), width)
@@ -66,8 +64,8 @@ class CircuitEncoder(nn.Module):
     def standardised(self, batch: CircuitBatch) -> Float[Tensor, "pair node feature"]:
         """Features in robust deviations from the median of training nodes of their kind."""
         kinds = batch.kinds.clamp_min(0)
-        z = (batch.features - self.centre[kinds]) / self.scale[kinds]
-        return soft_limited(z) * self.used * batch.mask[..., None]
+        z = (batch.features - self.centre[kinds]) * self.inverse_scale[kinds]
+        return soft_limited(z) * batch.mask[..., None]
 
     def _entered(
         self, batch: CircuitBatch

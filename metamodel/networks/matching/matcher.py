@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metamodel.analogy.energy import Edges, bound, energy
 from metamodel.analogy.graph import CHANNELS, CircuitBatch, compatible, is_anchor
-from metamodel.analogy.sinkhorn import coupling
+from metamodel.analogy.sinkhorn import coupling, log_sinkhorn
 from metamodel.analogy.unrolled import START_RATE, START_TAU, ascend
 from metamodel.networks.matching.encoder import CircuitEncoder
 
@@ -24,10 +24,12 @@ PRESENCE_TAUS = (0.0, 0.3, 0.5, 0.7)
 class SoftMatch:
     """What the matcher says of a batch of pairs of circuits."""
 
-    log_augmented: Float[Tensor, "pair row column"]
-    """Log of the coupling, dustbins last, `[pair, node + 1, theirs + 1]`. Anchors lie in the dustbins."""
+    scores: Float[Tensor, "pair node theirs"]
+    """What each pair is worth."""
+    dustbin: Float[Tensor, " pair"]
+    """What leaving a node unmatched is worth."""
     p: Float[Tensor, "pair node theirs"]
-    """The coupling without dustbins, with anchors: substochastic."""
+    """The coupling that these make, dustbins left out: substochastic."""
     free: Bool[Tensor, "pair node theirs"]
     """Pairs that might match: of one kind, and no anchors."""
     presence: Float[Tensor, " pair"]
@@ -88,7 +90,7 @@ class Matcher(nn.Module):
 
     def forward(self, first: CircuitBatch, second: CircuitBatch) -> SoftMatch:
         x, y = self.encoder(first, second)
-        similarity = self._similarity(x, y)
+        similarity = self.similarity(x, y)
         leave = self.matchable(x).squeeze(-1), self.matchable(y).squeeze(-1)
         start = similarity + leave[0][:, :, None] + leave[1][:, None, :]
         allowed = compatible(first, second)
@@ -100,26 +102,28 @@ class Matcher(nn.Module):
             told = torch.stack([z / 8, p, 4 * read, 4 * written, start / 8, similarity / 8], -1)
             return self.correction(told).squeeze(-1)
 
-        log_augmented = ascend(
+        dustbin = self.dustbin.expand(len(start))
+        scores = ascend(
             edges,
             allowed,
             fixed,
             rates=self.rate.exp(),
             taus=self.tau.sigmoid(),
-            dustbin=self.dustbin.expand(len(start)),
+            dustbin=dustbin,
             start=start,
             corrected=corrected,
         )
+        p = coupling(log_sinkhorn(scores, allowed, dustbin), allowed)
         free = allowed & ~fixed
-        p = coupling(log_augmented, free) + fixed.to(start)
         return SoftMatch(
-            log_augmented=log_augmented,
+            scores=scores,
+            dustbin=dustbin,
             p=p,
             free=free,
             presence=self._presence(Edges.of(first.edges, second.edges), p, free, similarity),
         )
 
-    def _similarity(
+    def similarity(
         self, x: Float[Tensor, "pair node width"], y: Float[Tensor, "pair theirs width"]
     ) -> Float[Tensor, "pair node theirs"]:
         """Scaled products of what both embeddings are projected to."""

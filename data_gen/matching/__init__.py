@@ -1,0 +1,1 @@
+"""Pairs of circuits whose correspondence is known by construction."""

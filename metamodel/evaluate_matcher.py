@@ -1,0 +1,68 @@
+"""Judges a matcher again, beside its opponents: `python -m metamodel.evaluate` for its checkpoint."""
+
+import json
+import sys
+from pathlib import Path
+
+from metamodel.analogy.pair_store import PairZoo
+from metamodel.config.errors import require
+from metamodel.config.evaluate import EvaluateOptions
+from metamodel.config.matching import MatchReportConfig
+from metamodel.config.record import record_from_json
+from metamodel.evaluation import report as reports
+from metamodel.evaluation.matching.evaluate import TESTS, judge
+from metamodel.evaluation.report import Report
+from metamodel.evaluation.terminal import report_console, show
+from metamodel.matching import SubjectMatcher
+
+
+def evaluate_matcher(matcher: SubjectMatcher, options: EvaluateOptions, *, command: str) -> None:
+    """Prints tables, or JSON, on a zoo of pairs.
+
+    Raises: InputError on a zoo whose test pairs have lineages that the matcher was trained on, or a split
+        that there is not.
+    """
+    report = evaluated(matcher, options, command=command)
+    if options.json:
+        sys.stdout.write(json.dumps(reports.as_json(report, report.scores), indent=1) + "\n")
+    else:
+        show(report, report_console())
+
+
+def evaluated(matcher: SubjectMatcher, options: EvaluateOptions, *, command: str) -> Report:
+    """The report, with opponents tuned again; one split of it if one is named."""
+    checkpoint = matcher.checkpoint
+    zoo = PairZoo.open(Path(options.zoo or checkpoint.zoo["folder"]))
+    known = set(checkpoint.lineages)
+    tests = {name for split in TESTS for name in zoo.lineages(split)}
+    require(
+        not tests & known,
+        str(zoo.folder),
+        expected="test pairs of lineages that the matcher was not trained on",
+        got=f"{len(tests & known)} that it was",
+        do="Evaluate on the zoo that the checkpoint's card names, or on another one.",
+    )
+    have, want = zoo.feature_names, checkpoint.feature_names
+    require(
+        have == want,
+        str(zoo.folder),
+        expected=f"the {len(want)} features of the matcher",
+        got=f"{len(have)}, {len(set(have) & set(want))} of them the same",
+        do="Build the zoo that the checkpoint's card names.",
+    )
+    if zoo.fingerprint != checkpoint.zoo["fingerprint"]:
+        sys.stderr.write(
+            f"note: {zoo.folder} is not byte for byte the zoo of the checkpoint: numbers may differ\n"
+        )
+    config = record_from_json(
+        MatchReportConfig, checkpoint.training["report"], "training.report", do="Train the matcher again."
+    )
+    return judge(
+        matcher,
+        zoo,
+        config,
+        command=command,
+        seed=int(checkpoint.training.get("bootstrap_seed", 0)),
+        progress=lambda text: sys.stderr.write(f"{text}\n"),
+        only=options.split,
+    )
