@@ -6,7 +6,17 @@ from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
+
+from metamodel.analogy.graph import CircuitGraph
+from metamodel.analogy.mapping import Match
+from metamodel.analogy.pair_store import PairZoo
+from metamodel.analogy.pairs import NONE, MatchedPair
+from metamodel.baselines.base import META_MODEL
 from metamodel.baselines.matching import MatchingOpponent, TrainingPair, Tuned, opponents, tuned
+from metamodel.config.errors import require
+from metamodel.config.matching import MatchReportConfig
+from metamodel.evaluation.bootstrap import Interval
 from metamodel.evaluation.matching.intervals import (
     auroc_of,
     difference_of,
@@ -22,16 +32,6 @@ from metamodel.evaluation.matching.scores import (
     label_agreement,
     partial_f1,
 )
-from torch import Tensor
-
-from metamodel.analogy.graph import CircuitGraph
-from metamodel.analogy.mapping import Match
-from metamodel.analogy.pair_store import PairZoo
-from metamodel.analogy.pairs import NONE, MatchedPair
-from metamodel.baselines.base import META_MODEL
-from metamodel.config.errors import require
-from metamodel.config.matching import MatchReportConfig
-from metamodel.evaluation.bootstrap import Interval
 from metamodel.evaluation.metrics import Measure
 from metamodel.evaluation.report import Report
 
