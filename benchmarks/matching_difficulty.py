@@ -3,9 +3,9 @@
     python benchmarks/matching_difficulty.py data/pairs-medium
 
 The levels of `configs/pairs/*.yaml` are chosen from this table, with opponents alone and on validation
-circuits alone: over all levels the best opponent should reach 0.5 to 0.85, so that there is something to find
-and something left to gain. Circuits and strangers are those of the split `validation`; pairs are made anew, so
-the levels of the given zoo do not matter. Every opponent is tuned once, on pairs of all levels together.
+circuits alone: over all levels the best opponent should reach 0.5 to 0.85, so that something is to be found
+and something left to gain. Circuits and strangers are those of the split `validation`; pairs are made anew:
+levels of the given zoo do not matter. Every opponent is tuned once, on pairs of all levels together.
 """
 
 import argparse
