@@ -205,7 +205,9 @@ def measures(judged: Judged, guesses: BreakdownGuesses) -> Measures:
     put("dustbin_average_precision", parts, by_method)
     natural = [i for i, pair in enumerate(judged.pairs) if pair.kind == "natural"]
     put("label_agreement", natural, mean(natural, lambda p, m: label_agreement(p, m.pairs)))
-    there = [i for i, pair in enumerate(judged.pairs) if pair.kind in (*PARTIAL, "absent")]
+    # circuits that lack a single edge are there in part: they are for `find`
+    asked = [i for i, pair in enumerate(judged.pairs) if not pair.missing]
+    there = [i for i in asked if judged.pairs[i].kind in (*PARTIAL, "absent")]
     present = np.array([judged.pairs[i].present for i in there], dtype=bool)
     if present.any() and not present.all():
         put(
