@@ -3,9 +3,9 @@
     python benchmarks/matching_difficulty.py data/pairs-medium
 
 The levels of `configs/pairs/*.yaml` are chosen from this table, with opponents alone and on validation
-circuits alone: over all levels the best opponent should reach 0.5 to 0.85, so that something is to be found
-and something left to gain. Circuits and strangers are those of the split `validation`; pairs are made anew:
-levels of the given zoo do not matter. Every opponent is tuned once, on pairs of all levels together.
+circuits alone: over all levels the best opponent should reach 0.5 to 0.85, so that there is something to find
+and something left to gain. Circuits and strangers are those of the split `validation`; pairs are made anew,
+so the levels of the given zoo do not matter. Every opponent is tuned once, on pairs of all levels together.
 """
 
 import argparse
@@ -31,6 +31,8 @@ from metamodel.evaluation.matching.scores import partial_f1
 ORIGINAL = ("permuted", "natural", "modified", "planted", "larger")
 """Kinds whose first circuit is that of a subject as it was stored."""
 FEWEST, DONORS = 4, 4
+STRIDE = 7
+"""Step through the levels when pairs to tune on are drawn; it has no divisor with their number in common."""
 STRONG = ("local_statistics", "faq_channels", "sm", "ipfp", "partial_fgw", "structure_mapping", "rrwm")
 
 
@@ -44,11 +46,18 @@ def circuits(zoo: PairZoo, split: str) -> list[CircuitGraph]:
 
 
 def pairs_at(
-    level: PlantedLevel, graphs: Sequence[CircuitGraph], spread: torch.Tensor, n: int, seed: int
+    level: PlantedLevel,
+    graphs: Sequence[CircuitGraph],
+    spread: torch.Tensor,
+    n: int,
+    *,
+    seed: int,
+    begin: int = 0,
 ) -> list[MatchedPair]:
-    """`n` planted pairs of a level; the same circuits and draws for every level, so that cells compare."""
+    """Planted pairs of a level, numbers `begin` to `begin + n`; a number stands for a circuit and its
+    donors, the same ones at every level, so that cells compare."""
     made = []
-    for i in range(n):
+    for i in range(begin, begin + n):
         generator = torch.Generator().manual_seed(seed * 100_003 + i)
         order = torch.randperm(len(graphs), generator=generator)[: DONORS + 1].tolist()
         base, *donors = (graphs[j] for j in order)
@@ -90,15 +99,17 @@ def main() -> None:
         PlantedLevel(noise=a, feature_noise=b, dropped=c, inserted=d, extra_layers=e)
         for a, b, c, d, e in product(*axes)
     ]
-    n_each = -(-options.tuning // len(levels))
-    mixed = [p for level in levels for p in pairs_at(level, validation, spread, n_each, options.seed + 1)]
-    step = max(1, len(mixed) // options.tuning)
+    # pair i is of the i-th level, in rounds: all levels and many circuits are among them
+    mixed = [
+        pairs_at(levels[i * STRIDE % len(levels)], validation, spread, 1, seed=options.seed + 1, begin=i)[0]
+        for i in range(options.tuning)
+    ]
     print(f"{len(validation)} circuits, {len(levels)} levels", file=sys.stderr, flush=True)
     chosen: list[Tuned] = []
     for opponent in opponents():
         if opponent.name in options.opponents:
             begun = time.perf_counter()
-            chosen += tuned([opponent], mixed[::step], {"raw": scale}, partial_f1)
+            chosen += tuned([opponent], mixed, {"raw": scale}, partial_f1)
             print(
                 f"{opponent.name:20s} tuned {chosen[-1].partial_f1:.3f} "
                 f"in {time.perf_counter() - begun:.0f} s: {chosen[-1].choice}",
@@ -107,7 +118,7 @@ def main() -> None:
             )
     table: dict[str, dict[str, float]] = {}
     for level in levels:
-        pairs = pairs_at(level, validation, spread, options.pairs, options.seed + 2)
+        pairs = pairs_at(level, validation, spread, options.pairs, seed=options.seed + 2)
         table[cell_name(level)] = {one.opponent.name: mean_f1(one, pairs, scale) for one in chosen}
         row = table[cell_name(level)]
         best = max(row, key=lambda name: row[name])

@@ -1,7 +1,6 @@
 """Opponents of the matcher, all behind one interface. To add one, write its file and list it here."""
 
 from metamodel.baselines.matching.base import MatchingOpponent, Setting, TrainingPair
-from metamodel.baselines.matching.classical import Classical
 from metamodel.baselines.matching.faq import ChannelFaq, ScipyFaq
 from metamodel.baselines.matching.growth import StructureMapping
 from metamodel.baselines.matching.lawler import IntegerProjection, ReweightedWalks, SpectralMatching
@@ -20,7 +19,6 @@ def opponents() -> tuple[MatchingOpponent, ...]:
     the opponents that are made of one that it is not given.
     """
     return (
-        Classical(),
         Random(),
         Uniform(),
         DepthAndKind(),

@@ -1,4 +1,7 @@
-"""The classical solver of this package, tuned like any opponent of the learned matcher."""
+"""Our own matcher without learning, behind the interface of the opponents and with their budget.
+
+It is no opponent: reports name it beside the meta-model, whose last steps unroll the same energy.
+"""
 
 import numpy as np
 import torch
@@ -6,43 +9,47 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from metamodel.analogy.graph import CircuitBatch
-from metamodel.analogy.solver import SolverSetting, solve
+from metamodel.analogy.solver import SolverSetting, rounded, solve
 from metamodel.baselines.matching.base import MatchingOpponent, Setting, grid
-from metamodel.baselines.matching.problem import Problem
-
-_LINEAR = 0.1
-"""What one deviation of similarity is worth beside edges, times the weight that tuning chooses."""
+from metamodel.baselines.matching.problem import Problem, agreement, as_matrix
 
 
 class Classical(MatchingOpponent):
-    """Partial Frank-Wolfe on the edge-gain energy: directed, channel-wise, with an analogy threshold."""
-
-    soft = True
+    """Directed, channel-wise, partial Frank–Wolfe on the edge-gain energy; it leaves out what gains nothing."""
 
     @property
     def name(self) -> str:
         return "classical"
 
     def settings(self) -> tuple[Setting, ...]:
-        return grid(tau=[0.2, 0.4, 0.6, 0.8], power=[0.5, 1.0], n_starts=[1, 4])
+        return grid(tau=[0.2, 0.35, 0.5, 0.65], power=[0.5, 1.0], n_starts=[1, 4])
 
     def worth(self, problem: Problem, setting: Setting) -> Float[ndarray, "node theirs"]:
-        a, b = problem.powered(float(setting["power"]))
-        scale = np.sqrt(np.sqrt((a**2).sum() * (b**2).sum()) or 1.0)
-        first = _batch(a / scale, problem.kinds, problem.depth)
-        second = _batch(b / scale, problem.kinds_theirs, problem.depth_theirs)
-        similarity = None if problem.similarity is None else torch.tensor(problem.similarity).float()[None]
-        chosen = SolverSetting(
-            tau=float(setting["tau"]), weight=_LINEAR, kappa=0.0, n_starts=int(setting["n_starts"])
+        first, second = (
+            _batch(edges, kinds)
+            for edges, kinds in zip(
+                problem.powered(float(setting["power"])), (problem.kinds, problem.kinds_theirs), strict=True
+            )
         )
-        return solve(first, second, chosen, similarity)[0].double().numpy()
+        found = SolverSetting(
+            tau=float(setting["tau"]), weight=1.0, kappa=0.0, n_starts=int(setting["n_starts"])
+        )
+        alike = torch.tensor(problem.alike / max(len(problem.free), 1), dtype=torch.float32)[None]
+        p = solve(first, second, found, alike)
+        pairs = rounded(p, first, second, found, alike)[0].numpy()
+        return as_matrix(pairs, len(problem.kinds_theirs)) * np.maximum(
+            agreement(problem, pairs)[:, None], 1e-6
+        )
 
 
-def _batch(edges: ndarray, kinds: ndarray, depth: ndarray) -> CircuitBatch:
+def _batch(edges: Float[ndarray, "channel node node2"], kinds: ndarray) -> CircuitBatch:
+    """One circuit; edges are normalised anew."""
+    n = len(kinds)
+    found = torch.tensor(edges / max(float(np.sqrt((edges**2).sum())), 1e-12), dtype=torch.float32)
     return CircuitBatch(
-        edges=torch.tensor(edges).float()[None],
-        features=torch.zeros(1, len(kinds), 0),
+        edges=found[None],
+        features=torch.zeros(1, n, 0),
         kinds=torch.tensor(kinds)[None],
-        depth=torch.tensor(depth).float()[None],
-        mask=torch.ones(1, len(kinds), dtype=torch.bool),
+        depth=torch.zeros(1, n),
+        mask=torch.ones(1, n, dtype=torch.bool),
     )
