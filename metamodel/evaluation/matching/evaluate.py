@@ -14,6 +14,7 @@ from metamodel.analogy.pair_store import PairZoo
 from metamodel.analogy.pairs import NONE, MatchedPair
 from metamodel.baselines.base import META_MODEL
 from metamodel.baselines.matching import MatchingOpponent, TrainingPair, Tuned, opponents, tuned
+from metamodel.baselines.matching.classical import Classical
 from metamodel.baselines.matching.similarity import FeatureScale, prompt_columns
 from metamodel.config.errors import require
 from metamodel.config.matching import MatchReportConfig
@@ -88,7 +89,7 @@ def judge(
     """
     methods = opponents() if config.opponents else ()
     named = similarities(matcher, zoo)
-    found = _tuned(named, zoo, config, (*methods, *more), progress)
+    found = _tuned(named, zoo, config, (Classical(), *methods, *more), progress)
     guesses = BreakdownGuesses.of([p for p in zoo.of("train") if p.kind in PARTIAL])
     scores: dict[str, dict[str, dict[str, Interval]]] = {}
     differences: dict[str, dict[str, dict[str, Interval]]] = {}
