@@ -85,6 +85,7 @@ What meta-models see, answer and are measured by:
     n_in         what a layer takes
     n_out        what a layer gives
     statistic    number that describes raw weights
+    ratio        log-ratio or cosine inside of one subject
     rank         singular value of a matrix
     evidence     kind of evidence for an answer
     probe        prompt whose answer is asked for

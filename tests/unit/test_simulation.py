@@ -32,7 +32,7 @@ CHAIN = Template(
 
 
 def drawn_case(seed: int) -> tuple[Template, torch.Tensor, torch.Tensor]:
-    """A random pattern, typed nodes that may play its roles, and a random typed graph: [input, node, node]."""
+    """A random pattern, nodes that may play its roles, and a random typed graph `[input, node, node]`."""
     draw = torch.Generator().manual_seed(seed)
 
     def integer(low: int, high: int) -> int:
@@ -109,7 +109,7 @@ def test_candidates_have_the_successors_and_predecessors_that_they_need():
 
 
 def test_local_conditions_alone_do_not_decide():
-    """Two nodes that read from each other hold the local conditions of a chain of three; no chain is there."""
+    """Two nodes that read from each other hold the local conditions of a chain of three."""
     template = Template(
         roles=("a", "b", "c"),
         edges=(
