@@ -53,8 +53,15 @@ ROLE_LABELS = {
 """Role -> labels of which a component that plays it should have one."""
 PROGRAMS = {"mover_with_inhibition": ("rasp-ioi",)}
 """Pattern that no label of the zoo shows -> families whose program is that mechanism."""
+START = {
+    "induction": (0.02, (0.2, 0.03)),
+    "mover_with_inhibition": (0.1, ()),
+    "copying": (0.1, (1.0,)),
+    "lookup": (0.2, ()),
+}
+"""Level of edges and of conditions from which the search starts."""
 RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Levels of conditions that are tried, as multiples of those in the library."""
+"""Levels of conditions that are tried, as multiples of those."""
 N_RESAMPLES = 500
 MOST = 10_000
 
@@ -284,7 +291,7 @@ def main(arguments: list[str]) -> None:
     held_out = [case for case in cases if case.split not in ("train", "validation")]
     result: dict[str, object] = {}
     for name, shipped in PATTERNS.items():
-        pattern, fit = chosen(shipped, trained)
+        pattern, fit = chosen(shipped.at(*START[name]), trained)
         by_split = {split: [c for c in held_out if c.split == split] for split in {c.split for c in held_out}}
         known = [case for case in held_out if case.origin != "trained"]
         found: dict[str, object] = {

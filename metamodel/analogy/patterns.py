@@ -124,8 +124,8 @@ INDUCTION = Pattern(
     "the current one, and answers with it (Olsson et al. 2022).",
     roles=(
         _TOKENS,
-        _head("previous-token head", Condition(feature="head.first_order_softmax_offset_1", level=0.2)),
-        _head("induction head", Condition(feature="head.k_composed_match", level=0.03)),
+        _head("previous-token head", Condition(feature="head.first_order_softmax_offset_1", level=0.13)),
+        _head("induction head", Condition(feature="head.k_composed_match", level=0.019)),
         _LOGITS,
     ),
     edges=(
@@ -133,7 +133,7 @@ INDUCTION = Pattern(
         Required(source="previous-token head", reader="induction head", channel="k"),
         Required(source="induction head", reader="logits", channel="in"),
     ),
-    edge_level=0.02,
+    edge_level=0.0063,
 )
 MOVER_WITH_INHIBITION = Pattern(
     name="mover_with_inhibition",
@@ -145,21 +145,21 @@ MOVER_WITH_INHIBITION = Pattern(
         Required(source="tokens", reader="mover head", channel="v"),
         Required(source="mover head", reader="logits", channel="in"),
     ),
-    edge_level=0.1,
+    edge_level=0.09,
 )
 COPYING = Pattern(
     name="copying",
     says="A head attends to a token and answers with the same one (Elhage et al. 2021).",
     roles=(
         _TOKENS,
-        _head("copying head", Condition(feature="head.ov_token_softmax_own", level=1.0)),
+        _head("copying head", Condition(feature="head.ov_token_softmax_own", level=0.9)),
         _LOGITS,
     ),
     edges=(
         Required(source="tokens", reader="copying head", channel="v"),
         Required(source="copying head", reader="logits", channel="in"),
     ),
-    edge_level=0.1,
+    edge_level=0.022,
 )
 LOOKUP = Pattern(
     name="lookup",
@@ -169,7 +169,7 @@ LOOKUP = Pattern(
         Required(source="tokens", reader="lookup MLP", channel="in"),
         Required(source="lookup MLP", reader="logits", channel="in"),
     ),
-    edge_level=0.2,
+    edge_level=0.32,
 )
 PATTERNS = {pattern.name: pattern for pattern in (INDUCTION, MOVER_WITH_INHIBITION, COPYING, LOOKUP)}
 """Every named pattern. Levels: chosen on training lineages by `benchmarks/patterns.py`."""
