@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from metamodel.config.errors import require

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_circuits import anchored, circuit, generator, noisy, permuted
+from made_circuits import anchored, circuit, generator, noisy
 
 from metamodel.analogy.energy import Edges
 from metamodel.analogy.graph import CircuitBatch, compatible

@@ -18,9 +18,7 @@ from metamodel.losses.circuit import (
     circuit_distance,
     circuit_loss,
     loss_of_map,
-    rounded_map,
 )
-
 
 QUICK = SolverSetting(n_steps=10, n_starts=1)
 
