@@ -28,6 +28,15 @@ class PairBatch:
     def __len__(self) -> int:
         return len(self.present)
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairBatch":
+        """On another device, as trainers ask for it."""
+        return PairBatch(
+            first=self.first.to(device),
+            second=self.second.to(device),
+            to_second=self.to_second.to(device, non_blocking=non_blocking),
+            present=self.present.to(device, non_blocking=non_blocking),
+        )
+
 
 def batched(pairs: Sequence[MatchedPair]) -> PairBatch:
     """Of absent pairs no node has a counterpart; of natural ones nothing is asked."""
