@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ from metamodel.evaluation.matching.scores import (
     label_agreement,
     partial_f1,
 )
+from metamodel.evaluation.matching.transplants import transplant_ratios
 from metamodel.evaluation.metrics import Measure
 from metamodel.evaluation.report import Report
 
@@ -110,7 +112,8 @@ def judge(
         for one in found:
             progress(f"  {one.opponent.name}")
             matches[one.opponent.name] = [one.match(pair, named) for pair in pairs]
-        measured = measures(Judged(pairs=pairs, matches=matches), guesses)
+        judged = Judged(pairs=pairs, matches=matches)
+        measured = measures(judged, guesses) | _transplants(judged, zoo, config.transplants, progress)
         scores[split], differences[split] = {}, {}
         for metric, (of, by_method) in measured.items():
             scores[split][metric] = {n: interval_of(m, of, seed=seed) for n, m in by_method.items()}
@@ -228,6 +231,18 @@ def measures(judged: Judged, guesses: BreakdownGuesses) -> Measures:
         broken[name] = _median([breakdown_error(judged.pairs[i], guess(judged.pairs[i])) for i in parts])
     put("breakdown_error", parts, broken)
     return found
+
+
+def _transplants(judged: Judged, zoo: PairZoo, most: int, progress: Callable[[str], object]) -> Measures:
+    """Causal transplants of at most `most` natural pairs."""
+    natural = [i for i, pair in enumerate(judged.pairs) if pair.kind == "natural"][:most]
+    if not natural:
+        return {}
+    progress(f"  transplants of {len(natural)} pairs")
+    pairs = [judged.pairs[i] for i in natural]
+    maps = {name: [of[i].pairs for i in natural] for name, of in judged.matches.items()}
+    ratios = transplant_ratios(pairs, maps, Path(str(zoo.manifest.config["source"])), progress)
+    return {"transplant": (pairs, {n: mean_of(r) for n, r in ratios.items()})} if ratios else {}
 
 
 def _median(values: Sequence[float]) -> Measure:
