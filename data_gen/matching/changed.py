@@ -195,9 +195,7 @@ def _orthogonal(size: int, generator: torch.Generator) -> Float[Tensor, "row col
     return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
 
 
-def _widened(
-    key: str, value: Float[Tensor, "*rest"], embed: Float[Tensor, "d_model column"], old: SubjectConfig
-) -> Float[Tensor, "*rest"]:
+def _widened(key: str, value: Tensor, embed: Float[Tensor, "d_model column"], old: SubjectConfig) -> Tensor:
     """A weight in the wider stream; readers make up for LayerNorm's scale, which counts directions."""
     leaf = key.rsplit(".", 1)[1]
     if leaf in _WRITES:

@@ -219,7 +219,7 @@ def _read(folder: Path, shard: ShardRecord) -> tuple[dict[str, Any], dict[str, T
         require(
             held[key] == value,
             f"{where}: {key}",
-            expected=value,
+            expected=str(value),
             got=held[key],
             do="Build the zoo again with this version of the package.",
         )

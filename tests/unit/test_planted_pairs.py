@@ -1,4 +1,4 @@
-"""Pairs whose truth is planted in graphs: what permutes, what vanishes, what stays equal when nothing does."""
+"""Pairs whose truth is planted in graphs: what permutes, what vanishes, what stays without a change."""
 
 from dataclasses import replace
 
@@ -262,7 +262,7 @@ def test_a_truth_that_is_no_map_is_refused():
 
 
 def test_levels_below_zero_and_strangers_from_nowhere_are_refused():
-    with pytest.raises(InputError, match="level.noise: expected at least 0, got -1"):
+    with pytest.raises(InputError, match=r"level\.noise: expected at least 0, got -1"):
         PlantedLevel(noise=-1.0)
     with pytest.raises(InputError, match="planted_pair: expected donors, got none of them"):
         planted_pair(circuit(0), [], generator(0), PlantedLevel(inserted=1))
