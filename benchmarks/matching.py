@@ -5,8 +5,8 @@
 Pairs are those of a zoo of pairs, spread evenly over each split and kind. Every opponent is tuned on pairs of
 the split `validation` alone; the meta-model is the one in `checkpoints/matching`, and is left out with a note
 where there is none. The difficulty was fixed with opponents alone (`matching_difficulty.py`). The table goes
-to stderr; the last line of stdout is one JSON object, with scores of the split `--split`. The gain is over the
-opponent that is best on these very pairs, which favours the opponent.
+to stderr; the last line of stdout is one JSON object, with scores of the split `--split`. The gain is over
+the opponent that is best on these very pairs, which favours the opponent.
 """
 
 import argparse
