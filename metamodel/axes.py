@@ -32,7 +32,7 @@ Prompts:
     context      token that chooses a table
     previous     token before, as the key of a table
     episode      story of a prompt with its own names
-    role         part that a word plays in a story
+    role         part that a word plays in a story, or a component in a pattern
     place        bracket or value of a task's prompt
     relation     table of facts
     operator     operator of arithmetic problems
@@ -85,6 +85,7 @@ What meta-models see, answer and are measured by:
     n_in         what a layer takes
     n_out        what a layer gives
     statistic    number that describes raw weights
+    ratio        log-ratio or cosine inside of one subject
     rank         singular value of a matrix
     evidence     kind of evidence for an answer
     probe        prompt whose answer is asked for
@@ -129,6 +130,8 @@ Matching:
     theirs       node of the circuit that a circuit is matched to
     theirs2      second axis over these
     kept         component that is a node of a circuit
+    required     edge that a pattern requires
+    embedding    way to give each role of a pattern a node
 
 Any:
 

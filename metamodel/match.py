@@ -3,8 +3,9 @@
     python -m metamodel.match CHECKPOINT SUBJECT_A SUBJECT_B [--prompts FILE] [--prompts-b FILE] [--out DIR]
 
 A subject is ZOO#ID, a folder in transformers' format, or a name on the hub. A triple of a zoo holds its
-circuit; of any other subject every edge is patched on prompts, JSON lines of token ids with `clean`, `corrupt`,
-`answer` and `corrupt_answer`: --prompts for the first subject, and for both unless --prompts-b is given.
+circuit; of any other subject every edge is patched on prompts, JSON lines of token ids with `clean`,
+`corrupt`, `answer` and `corrupt_answer`: --prompts for both subjects, or for the first one where --prompts-b
+is given.
 """
 
 import sys

@@ -135,20 +135,12 @@ class SubjectMatcher:
         return [found[i] for i in range(len(pairs))]
 
     @torch.no_grad()
-    def similarity(
-        self, first: CircuitGraph, second: CircuitGraph, *, learned: bool
-    ) -> Float[Tensor, "node theirs"]:
-        """How alike nodes are, higher for more: by features as they are, or by what the matcher sees in them.
-
-        For methods that take similarities of nodes; the matcher itself goes on from the learned one.
-        """
+    def similarity(self, first: CircuitGraph, second: CircuitGraph) -> Float[Tensor, "node theirs"]:
+        """How alike the matcher takes nodes to be before it looks at the edges of a map; higher for more."""
         network = self.checkpoint.matcher.eval()
         device = next(network.parameters()).device
         one, other = stacked([first]).to(device), stacked([second]).to(device)
-        if learned:
-            return network.similarity(*network.encoder(one, other))[0].cpu()
-        x, y = network.encoder.standardised(one)[0], network.encoder.standardised(other)[0]
-        return -torch.cdist(x, y).pow(2).cpu() / max(x.shape[1], 1)
+        return network.similarity(*network.encoder(one, other))[0].cpu()
 
     def _decoded(self, soft: SoftMatch, pairs: Sequence[tuple[CircuitGraph, CircuitGraph]]) -> list[Match]:
         kept = best_map((soft.p - self.checkpoint.keep_above) * soft.free, soft.free)

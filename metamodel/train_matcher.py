@@ -71,7 +71,7 @@ def _checkpoint(
         training=plain(config),
     )
     known = [pair for pair in validation if pair.truth is not None and pair.present]
-    absent = [pair for pair in validation if not pair.present]
+    absent = [pair for pair in validation if not pair.present and not pair.missing]
     scores = sorted(found.score for found in SubjectMatcher(draft).match_all(graphs_of(absent)))
     return replace(draft, keep_above=_best_threshold(draft, known), null_scores=tuple(scores))
 

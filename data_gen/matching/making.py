@@ -192,11 +192,9 @@ class Maker:
             graph, id = other.graph, other.side.id
             if donors is not None:
                 graph = planted_pair(graph, donors, generator, self.level(spec), spread=self.spread()).second
-            second, variant, lineage = (
-                rank_matched(graph, pair.second, generator),
-                "unrelated",
-                other.side.lineage,
-            )
+            graph = graph.taken(torch.randperm(len(graph), generator=generator))
+            second = rank_matched(graph, pair.second, generator)
+            variant, lineage = "unrelated", other.side.lineage
         else:
             second, id, variant = rewired(pair.second, generator), pair.second_side.id, "rewired"
             lineage = pair.second_side.lineage

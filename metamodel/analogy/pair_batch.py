@@ -23,10 +23,19 @@ class PairBatch:
     to_second: Int[Tensor, "pair node"]
     """Index of the counterpart; NONE for none; UNKNOWN for anchors, padding, and where nothing is known."""
     present: Bool[Tensor, " pair"]
-    """Whether the first circuit has a counterpart at all."""
+    """Whether the first circuit has a counterpart at all; one that lacks an edge does, in part."""
 
     def __len__(self) -> int:
         return len(self.present)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairBatch":
+        """On another device, as trainers ask for it."""
+        return PairBatch(
+            first=self.first.to(device),
+            second=self.second.to(device),
+            to_second=self.to_second.to(device, non_blocking=non_blocking),
+            present=self.present.to(device, non_blocking=non_blocking),
+        )
 
 
 def batched(pairs: Sequence[MatchedPair]) -> PairBatch:
@@ -39,5 +48,5 @@ def batched(pairs: Sequence[MatchedPair]) -> PairBatch:
             to_second[i, : len(ours)] = torch.where(ours, pair.truth, UNKNOWN)
         elif not pair.present:
             to_second[i, : len(ours)] = torch.where(ours, NONE, UNKNOWN)
-    present = torch.tensor([pair.present for pair in pairs])
+    present = torch.tensor([pair.present or bool(pair.missing) for pair in pairs])
     return PairBatch(first=first, second=second, to_second=to_second, present=present)

@@ -164,8 +164,8 @@ def rounded(
 
 
 def as_map(
-    pairs: Int[Tensor, "pair node"], n_theirs: int, *, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "pair node theirs"]:
+    pairs: Int[Tensor, "*rest node"], n_theirs: int, *, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*rest node theirs"]:
     """0/1 maps from indices of counterparts."""
     p = torch.zeros(*pairs.shape, n_theirs, dtype=dtype, device=pairs.device)
     return p.scatter_(-1, pairs.clamp_min(0)[..., None], (pairs >= 0).to(dtype)[..., None])

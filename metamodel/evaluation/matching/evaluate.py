@@ -14,6 +14,8 @@ from metamodel.analogy.pair_store import PairZoo
 from metamodel.analogy.pairs import NONE, MatchedPair
 from metamodel.baselines.base import META_MODEL
 from metamodel.baselines.matching import MatchingOpponent, TrainingPair, Tuned, opponents, tuned
+from metamodel.baselines.matching.classical import Classical
+from metamodel.baselines.matching.similarity import FeatureScale, prompt_columns
 from metamodel.config.errors import require
 from metamodel.config.matching import MatchReportConfig
 from metamodel.evaluation.bootstrap import Interval
@@ -51,10 +53,8 @@ class Matcher(Protocol):
         """Matches of many pairs."""
         ...
 
-    def similarity(
-        self, first: CircuitGraph, second: CircuitGraph, *, learned: bool
-    ) -> Float[Tensor, "node theirs"]:
-        """How alike nodes are, by raw features or as the matcher has learned to see them."""
+    def similarity(self, first: CircuitGraph, second: CircuitGraph) -> Float[Tensor, "node theirs"]:
+        """How alike nodes are, as the matcher has learned to see them."""
         ...
 
 
@@ -88,7 +88,8 @@ def judge(
     Raises: InputError if there are no pairs in that split.
     """
     methods = opponents() if config.opponents else ()
-    found = _tuned(matcher, zoo, config, (*methods, *more), progress)
+    named = similarities(matcher, zoo)
+    found = _tuned(named, zoo, config, (Classical(), *methods, *more), progress)
     guesses = BreakdownGuesses.of([p for p in zoo.of("train") if p.kind in PARTIAL])
     scores: dict[str, dict[str, dict[str, Interval]]] = {}
     differences: dict[str, dict[str, dict[str, Interval]]] = {}
@@ -108,7 +109,7 @@ def judge(
         }
         for one in found:
             progress(f"  {one.opponent.name}")
-            matches[one.opponent.name] = [one.match(pair, _similarities(matcher)) for pair in pairs]
+            matches[one.opponent.name] = [one.match(pair, named) for pair in pairs]
         measured = measures(Judged(pairs=pairs, matches=matches), guesses)
         scores[split], differences[split] = {}, {}
         for metric, (of, by_method) in measured.items():
@@ -136,15 +137,18 @@ def chosen(pairs: Sequence[MatchedPair], most: int) -> tuple[MatchedPair, ...]:
 Named = Mapping[str, Callable[[MatchedPair], Float[Tensor, "node theirs"] | None]]
 
 
-def _similarities(matcher: Matcher) -> Named:
+def similarities(matcher: Matcher, zoo: PairZoo) -> Named:
+    """What opponents may choose from: features as they are, those of prompts alone, and the learned one."""
+    circuits = [pair.first for pair in zoo.of("train")]
     return {
-        "raw": lambda pair: matcher.similarity(pair.first, pair.second, learned=False),
-        "learned": lambda pair: matcher.similarity(pair.first, pair.second, learned=True),
+        "raw": FeatureScale.of(circuits),
+        "prompts": FeatureScale.of(circuits, prompt_columns(zoo.feature_names)),
+        "learned": lambda pair: matcher.similarity(pair.first, pair.second),
     }
 
 
 def _tuned(
-    matcher: Matcher,
+    named: Named,
     zoo: PairZoo,
     config: MatchReportConfig,
     methods: Sequence[MatchingOpponent],
@@ -153,7 +157,6 @@ def _tuned(
     """Opponents that learn, taught on training pairs; all of them tuned on validation pairs."""
     if not methods:
         return []
-    named = _similarities(matcher)
     training = [pair for pair in zoo.of("train") if pair.truth is not None and pair.present]
     taught = [
         TrainingPair(first=p.first, second=p.second, truth=p.truth, similarity=named["raw"](p))
@@ -203,7 +206,9 @@ def measures(judged: Judged, guesses: BreakdownGuesses) -> Measures:
     put("dustbin_average_precision", parts, by_method)
     natural = [i for i, pair in enumerate(judged.pairs) if pair.kind == "natural"]
     put("label_agreement", natural, mean(natural, lambda p, m: label_agreement(p, m.pairs)))
-    there = [i for i, pair in enumerate(judged.pairs) if pair.kind in (*PARTIAL, "absent")]
+    # circuits that lack a single edge are there in part: they are for `find`
+    asked = [i for i, pair in enumerate(judged.pairs) if not pair.missing]
+    there = [i for i in asked if judged.pairs[i].kind in (*PARTIAL, "absent")]
     present = np.array([judged.pairs[i].present for i in there], dtype=bool)
     if present.any() and not present.all():
         put(
