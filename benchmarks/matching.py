@@ -1,12 +1,12 @@
-"""The public benchmark of circuit matching: fixed pairs with known truth, every method tuned alike, one table.
+"""The public benchmark of circuit matching: fixed pairs with known truth, all methods tuned alike, one table.
 
     python benchmarks/matching.py data/pairs-medium
 
 Pairs are those of a zoo of pairs, spread evenly over each split and kind. Every opponent is tuned on pairs of
 the split `validation` alone; the meta-model is the one in `checkpoints/matching`, and is left out with a note
-where there is none. The difficulty of the pairs was fixed with opponents alone (`matching_difficulty.py`). The
-table goes to stderr; the last line of stdout is one JSON object. Scores in it are of the split `--split`;
-`gain_over_best_opponent` is against the opponent that is best on these very pairs, which favours the opponent.
+where there is none. The difficulty was fixed with opponents alone (`matching_difficulty.py`). The table goes
+to stderr; the last line of stdout is one JSON object, with scores of the split `--split`. The gain is over
+the opponent that is best on these very pairs, which favours the opponent.
 """
 
 import argparse

@@ -31,8 +31,6 @@ from metamodel.evaluation.matching.scores import partial_f1
 ORIGINAL = ("permuted", "natural", "modified", "planted", "larger")
 """Kinds whose first circuit is that of a subject as it was stored."""
 FEWEST, DONORS = 4, 4
-STRIDE = 7
-"""Step through the levels when pairs to tune on are drawn; it has no divisor with their number in common."""
 STRONG = ("local_statistics", "faq_channels", "sm", "ipfp", "partial_fgw", "structure_mapping", "rrwm")
 
 
@@ -83,11 +81,11 @@ def main() -> None:
     parser.add_argument("--opponents", nargs="+", default=list(STRONG))
     parser.add_argument("--pairs", type=int, default=12, help="pairs of each level")
     parser.add_argument("--tuning", type=int, default=60, help="pairs on which opponents are tuned")
-    parser.add_argument("--noise", type=float, nargs="+", default=[0.2, 0.4, 0.7])
-    parser.add_argument("--dropped", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--inserted", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.4, 0.8])
+    parser.add_argument("--dropped", type=int, nargs="+", default=[1, 3])
+    parser.add_argument("--inserted", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--extra-layers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--feature-noise", type=float, nargs="+", default=[0.5, 1.0, 2.0])
+    parser.add_argument("--feature-noise", type=float, nargs="+", default=[1.0, 2.0, 3.0])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -99,9 +97,10 @@ def main() -> None:
         PlantedLevel(noise=a, feature_noise=b, dropped=c, inserted=d, extra_layers=e)
         for a, b, c, d, e in product(*axes)
     ]
-    # pair i is of the i-th level, in rounds: all levels and many circuits are among them
+    # levels in random order, round after round, each time with another circuit
+    order = torch.randperm(len(levels), generator=torch.Generator().manual_seed(options.seed)).tolist()
     mixed = [
-        pairs_at(levels[i * STRIDE % len(levels)], validation, spread, 1, seed=options.seed + 1, begin=i)[0]
+        pairs_at(levels[order[i % len(levels)]], validation, spread, 1, seed=options.seed + 1, begin=i)[0]
         for i in range(options.tuning)
     ]
     print(f"{len(validation)} circuits, {len(levels)} levels", file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from metamodel.baselines.matching.problem import Problem, agreement, as_matrix
 
 
 class Classical(MatchingOpponent):
-    """Directed, channel-wise, partial Frank–Wolfe on the edge-gain energy; it leaves out what gains nothing."""
+    """Directed, channel-wise, partial Frank–Wolfe on the edge-gain energy."""
 
     @property
     def name(self) -> str:

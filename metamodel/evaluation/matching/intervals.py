@@ -62,10 +62,13 @@ def median_of(values: Float[ndarray, " pair"]) -> Measure:
     return measure
 
 
-def precision_of(
-    truths: Sequence[Bool[ndarray, " item"]], scores: Sequence[Float[ndarray, " item"]]
-) -> Measure:
-    """Average precision over the items of all pairs, such as nodes that have no counterpart."""
+def precision_of(truths: Sequence[Bool[ndarray, "..."]], scores: Sequence[Float[ndarray, "..."]]) -> Measure:
+    """Average precision over the items of all pairs, such as nodes that have no counterpart.
+
+    Args:
+        truths: of each pair, `[item]`.
+        scores: likewise, higher for likelier.
+    """
     pair = np.repeat(np.arange(len(truths)), [len(truth) for truth in truths])
     return average_precision(np.concatenate(truths), np.concatenate(scores), pair, len(truths))
 

@@ -129,13 +129,13 @@ class BreakdownGuesses:
         return int(np.clip(guess, 0, min(sizes[1:])))
 
 
-def breakdown_error(pair: MatchedPair, k: float) -> float:
+def breakdown_error(pair: MatchedPair, k: float | int) -> float:
     """`|k − k_true|`, in pairs.
 
     Args:
         k: number of pairs after which the map breaks down.
     """
-    return abs(k - pair.n_corresponding)
+    return float(abs(k - pair.n_corresponding))
 
 
 def _sizes(pair: MatchedPair) -> tuple[float, float, float]:
