@@ -132,19 +132,20 @@ def measured(rows: list[Row], how: str, n: int, names: tuple[str, ...] | None) -
     """All figures of one description of one size's rows."""
     group, lineage = np.array([r.group for r in rows]), np.array([r.lineage for r in rows])
     raw = np.stack([r.described[how] for r in rows])
-    kept = ((~np.isnan(raw)).sum(0) > 1) & (np.nanstd(np.where(np.isnan(raw), np.nan, raw), axis=0) > 1e-6)
+    kept = (~np.isnan(raw)).sum(0) > 1
+    kept[kept] &= np.nanstd(raw[:, kept], axis=0) > 1e-6
     x, draw = standardised(raw[:, kept]), np.random.default_rng(0)
     value = icc(x, group)
     permuted = [draw.permutation(group) for _ in range(n)]
-    p = (1 + sum((icc(x, one) >= value).astype(int) for one in permuted)) / (n + 1)
+    p = (1 + np.sum([icc(x, one) >= value for one in permuted], axis=0)) / (n + 1)
     null = [retrieval(x, one, lineage) for one in permuted[:100]]
     tasks, steadiness = steady(x, group, n, draw)
     firm, quiet = discoveries(p), discoveries(steadiness)
     found: dict[str, object] = {
         "n": len(rows),
         "n_ratios": int(kept.sum()),
-        "icc": _round(np.nanmedian(value)),
-        "icc_above_half": _round(np.nanmean(value > 0.5)),
+        "icc": _round(float(np.nanmedian(value))),
+        "icc_above_half": _round(float(np.nanmean(value > 0.5))),
         "map": _round(retrieval(x, group, lineage)),
         "map_null": _round(np.mean(null)),
         "map_null_95": _round(np.quantile(null, 0.95)),
@@ -155,7 +156,7 @@ def measured(rows: list[Row], how: str, n: int, names: tuple[str, ...] | None) -
     if names is not None:
         own = [name for name, k in zip(names, kept, strict=True) if k]
         best = [i for i in np.argsort(-np.nan_to_num(value)) if firm[i]][:8]
-        found["most_stable"] = {own[i]: _round(value[i]) for i in best}
+        found["most_stable"] = {own[i]: _round(float(value[i])) for i in best}
         found["steadiest_of_task"] = {
             task: [own[i] for i in np.argsort(row) if q[i]][:5]
             for task, row, q in zip(tasks, steadiness, quiet, strict=True)

@@ -154,9 +154,10 @@ def contradiction(
 ) -> Contradiction | None:
     """What a pattern that does not hold with strength 1 lacks; None where it holds.
 
-    A role that no node can play is named first, with the first edge that needs it. Otherwise it is the edge
-    without which the rest holds most strongly, if the rest holds; if more is missing, the first edge, in the
-    order of the pattern, that those before it cannot be joined with.
+    A role that no node can play is named first, with the first edge that needs it. Otherwise, of the edges
+    without which the rest holds, it is the one of which there is least where the rest is; if no such edge
+    would do, more is missing, and it is the first edge, in the order of the pattern, that those before it
+    cannot be joined with.
     """
     _check(template, scores, edges)
     fits, strong = scores.detach().cpu().double().numpy(), edges.detach().cpu().double().numpy()
@@ -175,8 +176,10 @@ def contradiction(
     ]
     if not rests:
         return Contradiction(role=template.roles[-1], edge=None, rest=0.0)
-    missing = int(np.argmax(rests))
-    if rests[missing] < 1:
+    would_do = [i for i, rest in enumerate(rests) if rest >= 1]
+    if would_do:
+        missing = min(would_do, key=lambda i: (_there_is(template, fits, strong, i), -rests[i]))
+    else:
         missing = next(
             i
             for i in range(len(template.edges))
@@ -188,6 +191,14 @@ def contradiction(
         )
     edge = template.edges[missing]
     return Contradiction(role=edge.source, edge=edge, rest=rests[missing])
+
+
+def _there_is(template: Template, scores: np.ndarray, edges: np.ndarray, index: int) -> float:
+    """The most that there is of one edge, in embeddings in which all else holds with strength 1."""
+    fits = np.where(scores >= 1, np.inf, 0.0)
+    strong = np.where(edges >= 1, np.inf, 0.0)
+    strong[index] = edges[index]
+    return _strength(template, fits, strong)[0]
 
 
 def _check(template: Template, nodes: Tensor, edges: Tensor) -> None:

@@ -172,7 +172,7 @@ def test_a_deleted_edge_is_named(missing):
     assert CHAIN.edges[0].name == "k: a -> b"
 
 
-def test_of_two_edges_that_would_do_the_one_is_named_without_which_the_rest_is_stronger():
+def test_of_two_edges_that_would_do_the_one_is_named_of_which_there_is_less():
     scores, edges, nodes = planted(5, CHAIN)
     value, _ = strength(CHAIN, scores, edges)
     a, b, c = nodes
@@ -184,12 +184,10 @@ def test_of_two_edges_that_would_do_the_one_is_named_without_which_the_rest_is_s
     assert why is not None
     assert why.edge == CHAIN.edges[2], "without the first edge the rest holds too, with strength 1"
     assert strength(CHAIN.without(0), scores, edges[1:])[0] == 1.0
-    edges[2, other, c] = 1.99
-    edges[1, b, c] = 1.5
-    edges[0, a, b] = 1.2
+    edges[2, a, c] = edges[0, other, b] + 0.05
     why = contradiction(CHAIN, scores, edges)
     assert why is not None
-    assert why.edge == CHAIN.edges[0]
+    assert why.edge == CHAIN.edges[0], "there is less of the first edge from the other node"
 
 
 def test_where_more_is_missing_the_first_edge_in_order_is_named():
