@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.analogy.graph import CircuitGraph, circuit_graph, stacked
+from metamodel.analogy.graph import CircuitGraph, circuit_graph, compatible, stacked
 from metamodel.analogy.mapping import Match
 from metamodel.analogy.solver import UNMATCHED, best_map
 from metamodel.asking import one_thread
@@ -140,7 +140,7 @@ class SubjectMatcher:
         network = self.checkpoint.matcher.eval()
         device = next(network.parameters()).device
         one, other = stacked([first]).to(device), stacked([second]).to(device)
-        return network.similarity(*network.encoder(one, other))[0].cpu()
+        return network.similarity(one, other, compatible(one, other))[1][0].cpu()
 
     def _decoded(self, soft: SoftMatch, pairs: Sequence[tuple[CircuitGraph, CircuitGraph]]) -> list[Match]:
         kept = best_map((soft.p - self.checkpoint.keep_above) * soft.free, soft.free)

@@ -41,9 +41,9 @@ class MatchTrainingConfig:
     """Optimiser steps."""
     batch_size: int = 32
     """Pairs a step."""
-    synthetic: float = 0.3
+    synthetic: float = 0.15
     """Share of pairs of synthetic circuits, drawn anew in every step."""
-    planted: float = 0.4
+    planted: float = 0.45
     """Share of pairs of a training circuit and a changed copy, drawn anew in every step; the zoo's are the
     rest."""
     loss_unmatched: float = 1.0

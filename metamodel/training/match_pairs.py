@@ -17,7 +17,7 @@ from metamodel.analogy.synthetic import synthetic_pair
 from metamodel.config.matching import MatchTrainingConfig
 from metamodel.subjects.config import KINDS
 
-MOST_NOISE, MOST_FEATURE_NOISE, MOST_CHANGED, MOST_LAYERS = 1.0, 3.0, 4, 3
+MOST_NOISE, MOST_FEATURE_NOISE, MOST_CHANGED, MOST_LAYERS = 1.0, 4.0, 4, 3
 """Largest levels that training draws, uniformly from 0."""
 ABSENT = 0.15
 """Share of drawn pairs whose second circuit is rewired, so that nothing corresponds."""

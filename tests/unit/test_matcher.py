@@ -10,7 +10,7 @@ import torch
 
 import metamodel
 from metamodel.analogy.energy import Edges
-from metamodel.analogy.graph import CHANNELS, CircuitGraph, compatible, is_anchor, stacked
+from metamodel.analogy.graph import CHANNELS, CircuitGraph, compatible, is_anchor, normalised, stacked
 from metamodel.analogy.pair_batch import UNKNOWN, batched
 from metamodel.analogy.pairs import NONE, MatchedPair
 from metamodel.analogy.planted import PlantedLevel
@@ -21,7 +21,7 @@ from metamodel.config import InputError
 from metamodel.config.matching import MatcherConfig, MatchingConfig, MatchTrainingConfig
 from metamodel.features.registry import feature_names
 from metamodel.matching import SubjectMatcher
-from metamodel.networks.matching.matcher import Matcher
+from metamodel.networks.matching.matcher import START_POWER, Matcher
 from metamodel.objectives.matching import MatchingObjective
 from metamodel.training.fit_matching import circuits_of, fit_scales, sizes_of
 from metamodel.training.match_pairs import MatchPairs
@@ -73,7 +73,7 @@ def test_with_learning_off_it_is_the_unrolled_solver():
     first, second = stacked([pair.first]), stacked([pair.second])
     allowed = compatible(first, second)
     solver = ascend(
-        Edges.of(first.edges, second.edges),
+        Edges.of(*(normalised(graph.edges**START_POWER) for graph in (first, second))),
         allowed,
         allowed & is_anchor(first.kinds)[:, :, None],
         rates=torch.full((3,), START_RATE),

@@ -4,17 +4,30 @@ A siamese relational transformer: both circuits go through the same layers, atte
 scores that know the edges, then to the other's (Li et al. 2019, Graph Matching Networks; Sarlin et al. 2020).
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from metamodel.analogy.graph import CHANNELS, CircuitBatch
+from metamodel.networks.matching.alike import N_LOCAL, local_edges
 from metamodel.networks.normaliser import soft_limited
 from metamodel.networks.trunk import RelationalLayer
 from metamodel.subjects.config import KINDS
 
 _FAINT = 0.003
 """Edge size from which logarithms tell sizes apart; edges of a circuit have norm 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Encoded:
+    """What is known of two circuits before they are matched."""
+
+    first: Float[Tensor, "pair node width"]
+    second: Float[Tensor, "pair theirs width"]
+    features: tuple[Float[Tensor, "pair node feature"], Float[Tensor, "pair theirs feature"]]
+    """Standardised, as they were seen."""
 
 
 class CircuitEncoder(nn.Module):
@@ -39,7 +52,7 @@ class CircuitEncoder(nn.Module):
         self.register_buffer("inverse_scale", torch.ones(len(KINDS), n_features))
         self.feature_dropout = feature_dropout
         self.features = nn.Linear(n_features, width)
-        self.local = nn.Linear(4 * len(CHANNELS), width)
+        self.local = nn.Linear(N_LOCAL, width)
         self.kind = nn.Embedding(len(KINDS), width)
         self.depth = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
         self.relation = nn.Sequential(
@@ -51,15 +64,14 @@ class CircuitEncoder(nn.Module):
         self.across = nn.ModuleList(CrossLayer(width, n_heads) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(
-        self, first: CircuitBatch, second: CircuitBatch
-    ) -> tuple[Float[Tensor, "pair node width"], Float[Tensor, "pair theirs width"]]:
-        x, in_first = self._entered(first)
-        y, in_second = self._entered(second)
+    def forward(self, first: CircuitBatch, second: CircuitBatch) -> "Encoded":
+        z = self._seen(first), self._seen(second)
+        x, in_first = self._entered(first, z[0])
+        y, in_second = self._entered(second, z[1])
         for own, across in zip(self.own, self.across, strict=True):
             x, y = own(x, in_first, first.mask), own(y, in_second, second.mask)
             x, y = across(x, y, second.mask), across(y, x, first.mask)
-        return self.norm(x), self.norm(y)
+        return Encoded(first=self.norm(x), second=self.norm(y), features=z)
 
     def standardised(self, batch: CircuitBatch) -> Float[Tensor, "pair node feature"]:
         """Features in robust deviations from the median of training nodes of their kind."""
@@ -67,21 +79,21 @@ class CircuitEncoder(nn.Module):
         z = (batch.features - self.centre[kinds]) * self.inverse_scale[kinds]
         return soft_limited(z) * batch.mask[..., None]
 
-    def _entered(
-        self, batch: CircuitBatch
-    ) -> tuple[Float[Tensor, "pair node width"], Float[Tensor, "pair node node2 edge_width"]]:
+    def _seen(self, batch: CircuitBatch) -> Float[Tensor, "pair node feature"]:
+        """Standardised features; training hides those of some circuits, for edges alone must do, too."""
         z = self.standardised(batch)
         if self.training and self.feature_dropout > 0:
-            # of some circuits no feature is seen: edges alone must do, too
-            seen = torch.rand(len(z), 1, 1, device=z.device) >= self.feature_dropout
-            z = z * seen
+            z = z * (torch.rand(len(z), 1, 1, device=z.device) >= self.feature_dropout)
+        return z
+
+    def _entered(
+        self, batch: CircuitBatch, z: Float[Tensor, "pair node feature"]
+    ) -> tuple[Float[Tensor, "pair node width"], Float[Tensor, "pair node node2 edge_width"]]:
         edges = batch.edges
         logs = (edges / _FAINT).log1p() / 4
         both = torch.cat([edges, logs], 1).permute(0, 2, 3, 1)
         relation = self.relation(torch.cat([both, both.transpose(1, 2)], -1))
-        read, written = edges.sum(2), edges.sum(3)
-        sums = torch.cat([read, written], 1)
-        local = torch.cat([sums, (sums / _FAINT).log1p() / 4], 1).transpose(1, 2)
+        local = torch.cat(local_edges(batch), -1)
         depth = torch.stack([batch.depth, batch.depth.pow(2)], -1)
         x = self.features(z) + self.local(local) + self.kind(batch.kinds.clamp_min(0)) + self.depth(depth)
         return x * batch.mask[..., None], relation

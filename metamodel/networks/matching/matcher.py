@@ -11,11 +11,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from metamodel.analogy.energy import Edges, bound, energy
-from metamodel.analogy.graph import CHANNELS, CircuitBatch, compatible, is_anchor
+from metamodel.analogy.graph import CHANNELS, CircuitBatch, compatible, is_anchor, normalised
 from metamodel.analogy.sinkhorn import coupling, log_sinkhorn
 from metamodel.analogy.unrolled import START_RATE, START_TAU, ascend
+from metamodel.networks.matching.alike import Alike
 from metamodel.networks.matching.encoder import CircuitEncoder
 
+START_POWER = 0.5
+"""Power of edges before learning: sizes span several orders of magnitude, and weak edges tell, too."""
+_LEAST = 1e-6
 PRESENCE_TAUS = (0.0, 0.3, 0.5, 0.7)
 """Thresholds at which the presence of a circuit is judged."""
 
@@ -64,6 +68,8 @@ class Matcher(nn.Module):
         self.to_similarity = nn.Linear(width, width, bias=False)
         self.matchable = nn.Linear(width, 1)
         self.gain = nn.Parameter(torch.tensor(0.0))
+        self.alike = Alike(n_features)
+        self.power = nn.Parameter(torch.tensor(START_POWER).log())
         self.rate = nn.Parameter(torch.full((n_steps,), START_RATE).log())
         self.tau = nn.Parameter(torch.full((n_steps,), START_TAU).logit())
         self.channel = nn.Parameter(torch.zeros(len(CHANNELS)))
@@ -85,18 +91,16 @@ class Matcher(nn.Module):
             self.tau.fill_(START_TAU).logit_()
             self.channel.zero_()
             self.dustbin.zero_()
-            for parameter in self.correction[-1].parameters():
-                parameter.zero_()
+            self.power.fill_(START_POWER).log_()
+            for last in (self.correction[-1], self.alike.mix[-1]):
+                for parameter in last.parameters():
+                    parameter.zero_()
 
     def forward(self, first: CircuitBatch, second: CircuitBatch) -> SoftMatch:
-        x, y = self.encoder(first, second)
-        similarity = self.similarity(x, y)
-        leave = self.matchable(x).squeeze(-1), self.matchable(y).squeeze(-1)
-        start = similarity + leave[0][:, :, None] + leave[1][:, None, :]
         allowed = compatible(first, second)
         fixed = allowed & is_anchor(first.kinds)[:, :, None]
-        weight = self.channel.exp()[:, None, None]
-        edges = Edges.of(first.edges * weight, second.edges * weight)
+        similarity, start = self.similarity(first, second, allowed)
+        edges = Edges.of(self._bent(first.edges), self._bent(second.edges))
 
         def corrected(z: Tensor, p: Tensor, read: Tensor, written: Tensor) -> Tensor:
             told = torch.stack([z / 8, p, 4 * read, 4 * written, start / 8, similarity / 8], -1)
@@ -124,11 +128,22 @@ class Matcher(nn.Module):
         )
 
     def similarity(
-        self, x: Float[Tensor, "pair node width"], y: Float[Tensor, "pair theirs width"]
-    ) -> Float[Tensor, "pair node theirs"]:
-        """Scaled products of what both embeddings are projected to."""
-        u, v = self.to_similarity(x), self.to_similarity(y)
-        return torch.einsum("pnd,pmd->pnm", u, v) * self.gain.exp() / u.shape[-1] ** 0.5
+        self, first: CircuitBatch, second: CircuitBatch, allowed: Bool[Tensor, "pair node theirs"]
+    ) -> tuple[Float[Tensor, "pair node theirs"], Float[Tensor, "pair node theirs"]]:
+        """Scaled products of what both embeddings are projected to, and what pairs are worth at first."""
+        seen = self.encoder(first, second)
+        u, v = self.to_similarity(seen.first), self.to_similarity(seen.second)
+        similarity = torch.einsum("pnd,pmd->pnm", u, v) * self.gain.exp() / u.shape[-1] ** 0.5
+        start = similarity + self.alike(first, second, seen.features, similarity, allowed)
+        leave = self.matchable(seen.first), self.matchable(seen.second).mT
+        return similarity, start + leave[0] + leave[1]
+
+    def _bent(
+        self, edges: Float[Tensor, "pair channel node node2"]
+    ) -> Float[Tensor, "pair channel node node2"]:
+        """Edges to a power, times what each channel counts; their norm stays 1."""
+        bent = torch.where(edges > 0, edges.clamp_min(_LEAST) ** self.power.exp(), 0.0)
+        return normalised(bent * self.channel.exp()[:, None, None])
 
     def _presence(
         self,
