@@ -11,6 +11,7 @@ of stdout is one JSON object: `{"values": {metric: {arm: ...}}, "against_plain",
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,13 @@ def main(arguments: list[str]) -> None:
     print(json.dumps(result))
 
 
-def _difference(ours: dict[str, float], theirs: dict[str, float], lineages: list[str]) -> dict[str, object]:
+def _difference(
+    ours: Mapping[str, float], theirs: Mapping[str, float], lineages: list[str]
+) -> dict[str, object]:
     known = sorted(set(lineages))
     lineage = np.array([known.index(one) for one in lineages])
-    of = [mean(np.array(list(side.values())), lineage, len(known)) for side in (ours, theirs)]
-    return dict(plain_interval(paired_difference(*of, resampled_weights(len(known), seed=0))))
+    one, other = (mean(np.array(list(side.values())), lineage, len(known)) for side in (ours, theirs))
+    return dict(plain_interval(paired_difference(one, other, resampled_weights(len(known), seed=0))))
 
 
 def _plain(scores) -> dict[str, dict[str, object]]:

@@ -206,13 +206,10 @@ def batches(
     kinds: Kinds | None = None,
 ) -> tuple[CircuitBatch, CircuitBatch]:
     """Both sides as matchers take them, with one leading axis."""
-    if kinds is None:
-        kinds = tuple(
-            torch.full((*x.shape[:-3], x.shape[-1]), _ALIKE, device=x.device) for x in (first, second)
-        )
     made = []
-    for edges, kind in zip((first, second), kinds, strict=True):
+    for i, edges in enumerate((first, second)):
         n = edges.shape[-1]
+        kind = torch.full((n,), _ALIKE, device=edges.device) if kinds is None else kinds[i]
         flat = edges.detach().reshape(-1, *edges.shape[-3:]).to(torch.get_default_dtype())
         kind = kind.expand(*edges.shape[:-3], n).reshape(-1, n)
         made.append(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -117,6 +118,14 @@ def _pair(record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> StudentPai
         lineage=record["lineage"],
         teacher=subject("teacher", record["teacher"], record["teacher_name"]),
         students={arm: subject(arm, record["student"], f"{name}/{arm}") for arm in record["arms"]},
-        prompts=Prompts(**fields, slice=fields["position"] * 0, slice_names=("all",)),
+        prompts=Prompts(
+            clean=fields["clean"],
+            corrupt=fields["corrupt"],
+            position=fields["position"],
+            answer=fields["answer"],
+            corrupt_answer=fields["corrupt_answer"],
+            slice=torch.zeros_like(fields["position"]),
+            slice_names=("all",),
+        ),
         probes=arrays[f"{name}/probes"],
     )
