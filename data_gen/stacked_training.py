@@ -187,7 +187,7 @@ def _is_matrix(key: str) -> bool:
     return key.rsplit(".", 1)[1].startswith("W_")
 
 
-def _draw(
+def draw(
     task: Task, generator: torch.Generator, n_steps: int, batch_size: int
 ) -> tuple[Int[Tensor, "step batch pos"], Int[Tensor, "step batch pos"]]:
     """Data of one subject for `n_steps`."""
@@ -247,7 +247,7 @@ def train_stack(
     kept: dict[int, dict[str, Tensor]] = {}
     for first in range(0, recipe.steps, CHUNK_STEPS):
         n_steps = min(CHUNK_STEPS, recipe.steps - first)
-        drawn = [_draw(t, g, n_steps, recipe.batch_size) for t, g in zip(tasks, generators, strict=True)]
+        drawn = [draw(t, g, n_steps, recipe.batch_size) for t, g in zip(tasks, generators, strict=True)]
         tokens = torch.stack([d[0] for d in drawn]).to(device)
         rows, targets = supervised_rows(torch.stack([d[1] for d in drawn]).flatten(2).to(device))
         for i in range(n_steps):

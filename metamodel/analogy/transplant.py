@@ -1,10 +1,11 @@
 """Causal transplant: whether a component of one subject does the work of its counterpart in another.
 
 One orthogonal map R of residual streams is fitted for the two subjects, on other prompts than those that
-count: a map for each pair of components would transplant anything. Then, for i ↔ j, what i writes in the first
-subject on a source prompt is carried by R into the second in place of what j writes there, and the answer is
-compared with the one under the second's own interchange (j writes what it writes on the source prompt), among
-places where that changes the answer (Geiger et al. 2021; across models, Wu & Geiger et al. 2025, MAS):
+count: a map for each pair of components would transplant anything. Then, for i ↔ j, what i writes in the
+first subject on a source prompt is carried by R into the second in place of what j writes there, and the
+answer is compared with the one under the second's own interchange (j writes what it writes on the source
+prompt), among places where that changes the answer (Geiger et al. 2021; across models, Model Alignment
+Search, arXiv 2501.06164):
 
     TR = (IIA_match − IIA_null) / (IIA_within − IIA_null)
 
@@ -137,7 +138,7 @@ def transplant(
             match = null = within = float("nan")
         else:
             match = share(stand_in(i))
-            rest = [k for k in _alike(one, names, i)]
+            rest = _alike(one, names, i)
             null = median(share(stand_in(k)) for k in rest) if rest else float("nan")
             within = share(own_mean[j] + through.reached(own[j] - own_mean[j]))
         found.append(
@@ -235,5 +236,5 @@ def _answers(
 def _alike(subject: Subject, names: Sequence[Component], i: int) -> list[int]:
     """Other components of its kind within its depth band; all others of its kind if there are none."""
     depth = [depth_fraction(name, subject.config) for name in names]
-    kind = [k for k, name in enumerate(names) if name.kind == names[i].kind and k != i]
+    kind = [k for k, name in enumerate(names) if k != i and name.kind == names[i].kind]
     return [k for k in kind if abs(depth[k] - depth[i]) <= DEPTH_BAND] or kind

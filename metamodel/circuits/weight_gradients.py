@@ -2,8 +2,8 @@
 
     score(s, d) = (corrupt_s − clean_s) · ∂margin/∂(what d reads)        Syed et al. 2023, EAP
 
-of stacks of subjects, under noising, where each prompt asks one answer. The gradient is taken in the clean run
-or, with `points`, averaged over the way of the embeddings to the corrupt ones (EAP-IG, Hanna et al. 2024;
+of stacks of subjects, under noising, where each prompt asks one answer. The gradient is taken in the clean
+run or, with `points`, averaged over the way of the embeddings to the corrupt ones (EAP-IG, Hanna et al. 2024;
 midpoints). All of it is one graph, so that a loss of the scores has a gradient in the weights: a second
 derivative. `metamodel.circuits.attribution` gives the same numbers, without one.
 """
@@ -19,7 +19,7 @@ from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, forward
 
 LEAST_GAP = 1.0
-"""Margin between clean and corrupt prompts, in logits, below which shares are not divided by it any further."""
+"""Margin between clean and corrupt prompts, in logits: shares are divided by no less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,16 +37,16 @@ class StackedPrompts:
 def edge_shares(
     weights: Weights, config: SubjectConfig, prompts: StackedPrompts, *, points: int = 0
 ) -> Float[Tensor, "subject edge"]:
-    """Estimated effect of each edge on the margin, as a share of the margin between clean and corrupt prompts.
+    """Estimated effect of each edge on the margin, as a share of that between clean and corrupt prompts.
 
-    In the order of `component_edges(config)`, negative where the edge helps. A subject's shares are comparable
-    with another's, whatever the sizes of their logits. Differentiable in the weights.
+    In the order of `component_edges(config)`, negative where the edge helps. Shares of subjects are
+    comparable, whatever the sizes of their logits. Differentiable in the weights.
 
     Args:
         weights: `[subject, ...]`, raw: under noising every gauge gives the same scores.
         points: of the path; 0 takes the gradient in the clean run.
     """
-    sites = _sites(config)
+    sites = writing_sites(config)
     clean = forward(weights, config, prompts.clean, taps=sites)
     corrupt = forward(weights, config, prompts.corrupt, taps=sites)
     change = written(weights, config, corrupt.taps) - written(weights, config, clean.taps)
@@ -74,7 +74,8 @@ def written(
     return torch.cat(found, 1)
 
 
-def _sites(config: SubjectConfig) -> list[str]:
+def writing_sites(config: SubjectConfig) -> list[str]:
+    """Sites that `written` needs."""
     names = ["hook_embed", "hook_pos_embed"]
     for layer in range(config.n_layers):
         names.append(f"blocks.{layer}.attn.hook_z")

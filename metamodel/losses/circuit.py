@@ -3,11 +3,11 @@
     L_τ(A, B) = (N − max(E_τ(P*), 0)) / (N + ε₀),   N = (1 − τ) Σ_c (‖A_c‖² + ‖B_c‖²)
 
 `E_τ` is the energy of `metamodel.analogy.energy`, `P*` its best substochastic map. 2ab ≤ a² + b² and
-marginals of at most 1 give 0 ≤ E ≤ N, so that L lies in [0, 1]: 0 where all edge mass matches exactly, 1 where
-no pair of edges earns a gain. Merely row-stochastic maps break the bound, so that maps are given substochastic.
+marginals of at most 1 give E ≤ N, so that L lies in [0, 1]: 0 where all edge mass matches exactly, 1 where
+no pair of edges earns a gain. Merely row-stochastic maps break the bound: maps are substochastic.
 
 The gradient goes through edges, not through the map: at an optimum the two agree (envelope theorem). It has
-the normaliser's term, ∂L/∂B = −∂E/∂B / N + 2 (1 − τ) E·B / N², without which it is wrong by its own size. Maps
+the normaliser's term, ∂L/∂B = −∂E/∂B / N + 2 (1 − τ) E·B / N², and is wrong by its own size without it. Maps
 of a Sinkhorn temperature above 0.03 are no optima, and edges are not trained by them.
 
 At a fixed τ weak edges match nothing and get no gradient: anneal τ from 0 (`annealed_tau`).
@@ -206,13 +206,10 @@ def batches(
     kinds: Kinds | None = None,
 ) -> tuple[CircuitBatch, CircuitBatch]:
     """Both sides as matchers take them, with one leading axis."""
-    if kinds is None:
-        kinds = tuple(
-            torch.full((*x.shape[:-3], x.shape[-1]), _ALIKE, device=x.device) for x in (first, second)
-        )
     made = []
-    for edges, kind in zip((first, second), kinds, strict=True):
+    for i, edges in enumerate((first, second)):
         n = edges.shape[-1]
+        kind = torch.full((n,), _ALIKE, device=edges.device) if kinds is None else kinds[i]
         flat = edges.detach().reshape(-1, *edges.shape[-3:]).to(torch.get_default_dtype())
         kind = kind.expand(*edges.shape[:-3], n).reshape(-1, n)
         made.append(

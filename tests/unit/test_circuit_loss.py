@@ -173,7 +173,8 @@ def test_the_map_gets_no_gradient_and_the_teacher_may_have_none():
     p = torch.full((5, 5), 0.2, requires_grad=True)
     circuit_loss(a, b, tau=0.0, p=p).backward()
     assert p.grad is None
-    assert b.grad is not None and b.grad.abs().sum() > 0
+    assert b.grad is not None
+    assert bool(b.grad.any())
 
 
 def mean_loss(change) -> float:
@@ -217,14 +218,17 @@ def test_padding_changes_nothing_and_gives_finite_gradients():
     assert torch.allclose(loss[0], plain, atol=1e-6)
     loss.sum().backward()
     for edges, _ in big:
-        assert edges.grad is not None and bool(edges.grad.isfinite().all())
-    assert big[0][0].grad is not None and not big[0][0].grad[0, :, n:].any()
+        assert edges.grad is not None
+        assert bool(edges.grad.isfinite().all())
+    assert big[0][0].grad is not None
+    assert not big[0][0].grad[0, :, n:].any()
 
 
 def test_unrelated_circuits_score_in_the_band_of_the_null_and_copies_below_it():
     a, others = stacked(circuit, range(16)), stacked(circuit, range(100, 116))
     unrelated = circuit_loss(a, others, tau=0.5, setting=QUICK)
-    assert float(unrelated.min()) > 0.3 and float(unrelated.max()) <= 1
+    assert float(unrelated.min()) > 0.3
+    assert float(unrelated.max()) <= 1
     assert float(unrelated.median()) > 0.5
     copies = circuit_loss(a, stacked(lambda s: noisy(circuit(s), s, 0.3), range(16)), tau=0.5, setting=QUICK)
     assert float(copies.max()) < float(unrelated.quantile(0.05))
@@ -285,5 +289,5 @@ def test_a_kept_map_changes_only_where_that_gains_enough():
 
 
 def test_bad_input_is_answered_in_words():
-    with pytest.raises(InputError, match="tau: expected at least 0, below 1, got 1.0"):
+    with pytest.raises(InputError, match=r"tau: expected at least 0, below 1, got 1\.0"):
         circuit_loss(circuit(1), circuit(2), tau=1.0)

@@ -10,6 +10,7 @@ import pytest
 import metamodel
 from data_gen.config import ZooConfig
 from data_gen.population import shard_specs
+from data_gen.student.config import ARMS, StudentConfig
 from metamodel.config.function import FunctionConfig
 from metamodel.config.parser import command_parser, parse_config
 from metamodel.triples import Zoo
@@ -32,7 +33,14 @@ def of(kind: str) -> list[Path]:
 
 
 def test_every_configuration_is_of_a_kind_that_is_parsed_here():
-    assert {file.parent.name for file in CONFIGS} == {"zoo", "function", "edits", "editing"}
+    assert {file.parent.name for file in CONFIGS} == {"zoo", "function", "edits", "editing", "student"}
+
+
+@pytest.mark.parametrize("file", of("student"), ids=lambda file: file.stem)
+def test_a_shipped_zoo_of_students_is_parsed(file):
+    config = parsed(file, StudentConfig)
+    assert config.name == f"students-{file.stem}"
+    assert config.arms == ARMS
 
 
 @pytest.mark.parametrize("file", of("zoo"), ids=lambda file: file.stem)

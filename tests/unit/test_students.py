@@ -1,0 +1,199 @@
+"""Terms by which students become like teachers, their training, their store and their scores."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from data_gen.config import RecipeConfig, SizeConfig
+from data_gen.population import subject_config
+from data_gen.seeds import generator_for
+from data_gen.student.config import ARMS, PairsConfig, StrengthConfig, StudentConfig
+from data_gen.student.likeness import cka, interchange, kl, matched_layers, rsa
+from data_gen.student.teachers import Teacher, exact_shares
+from data_gen.student.training import train_students
+from data_gen.tasks import make_task
+from metamodel.analogy.graph import edge_matrix
+from metamodel.config.errors import InputError
+from metamodel.evaluation.students import measured_pair, summary
+from metamodel.subjects.config import components
+from metamodel.subjects.forward import forward
+from metamodel.subjects.subject import Subject, initial_weights, stack, unstack
+from metamodel.triples.student_store import StudentPair, StudentZoo
+
+SIZE = SizeConfig(n_layers=2, n_heads=2, d_model=16, d_head=8)
+RECIPE = RecipeConfig(steps=6, batch_size=8, warmup_steps=1, learning_rate=0.01)
+PAIRS = PairsConfig(
+    family="sorting", teacher_size="a", teacher_recipe="b", size="small", recipe="brief", n_pairs=2
+)
+CONFIG = StudentConfig(
+    name="x",
+    zoo="none",
+    sizes={"small": SIZE},
+    recipes={"brief": RECIPE},
+    pairs=(PAIRS,),
+    n_circuit_prompts=4,
+    circuit_every=1,
+    map_every=2,
+)
+
+
+def teacher(seed: int) -> Teacher:
+    """Untrained, of another depth than the students."""
+    task = make_task("sorting", "base", seed)
+    config = subject_config(dataclasses.replace(SIZE, n_layers=1), n_ctx=16)
+    weights = unstack(initial_weights(config, [generator_for(seed)], init_std=0.6), 0)
+    subject, pool = Subject(config=config, weights=weights), task.prompts(generator_for(seed, "pool"), 512)
+    return Teacher(
+        subject=subject,
+        id=f"t{seed}",
+        lineage=f"t{seed}",
+        task=task,
+        pool=pool,
+        shares=exact_shares(subject, pool.where(torch.arange(16))),
+    )
+
+
+TEACHERS = (teacher(1), teacher(2))
+STUDENT = subject_config(SIZE, n_ctx=16)
+
+
+def trained(arm, **strength):
+    config = dataclasses.replace(CONFIG, strength=StrengthConfig(**strength))
+    return train_students(config, STUDENT, RECIPE, TEACHERS, arm)
+
+
+def differ(one, other) -> float:
+    return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != "plain"])
+def test_an_arm_of_no_strength_is_plain_training_and_one_of_some_is_not(arm):
+    plain = trained("plain")
+    nothing = trained(
+        arm, circuit=0.0, interchange=0.0, transplant=0.0, alignment=0.0, logits=0.0, cka=0.0, rsa=0.0
+    )
+    assert differ(plain, nothing) < 1e-4
+    assert differ(plain, trained(arm)) > 1e-3
+
+
+def test_training_is_the_same_twice():
+    assert differ(trained("circuit_interchange"), trained("circuit_interchange")) == 0
+
+
+def test_a_rewired_teacher_has_the_same_effects_on_other_edges():
+    one = TEACHERS[0]
+    edges = one.rewired(generator_for(1))
+    for channel in range(len(edges)):
+        assert torch.allclose(edges[channel].sum(), one.edges[channel].sum(), atol=1e-5)
+    assert float((edges - one.edges).norm() / one.edges.norm()) > 0.5
+
+
+def test_kernels_and_distances_do_not_see_rotation_or_scale_but_a_real_change():
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 30, 6, generator=g)
+    q = torch.linalg.qr(torch.randn(6, 6, generator=g)).Q
+    other = torch.randn(2, 30, 8, generator=g)
+    for likeness in (cka, rsa):
+        assert torch.allclose(likeness(x, 3 * x @ q + 1), torch.ones(2), atol=1e-5)
+        assert float(likeness(x, other).max()) < 0.6
+        assert torch.allclose(likeness(x, other), likeness(other, x), atol=1e-6)
+    one, two = x[0] - x[0].mean(0), other[0] - other[0].mean(0)
+    k, m = one @ one.T, two @ two.T
+    assert float(cka(x, other)[0]) == pytest.approx(float((k * m).sum() / (k.norm() * m.norm())), abs=1e-5)
+
+
+def test_answers_that_agree_cost_nothing():
+    a, b = torch.randn(2, 2, 5, 7, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(kl(a, a + 3), torch.zeros(2), atol=1e-6)
+    naive = (a.softmax(-1) * (a.softmax(-1).log() - b.softmax(-1).log())).sum(-1).mean(-1)
+    assert torch.allclose(kl(a, b), naive, atol=1e-6)
+
+
+def test_depths_are_matched_from_the_end():
+    assert matched_layers(2, 2) == [(0, 0), (1, 1)]
+    assert matched_layers(3, 1) == [(0, 0), (1, 0), (2, 0)]
+    assert matched_layers(2, 4) == [(0, 1), (1, 3)]
+
+
+def test_interchange_patches_the_component_that_is_named():
+    subjects = [one.subject for one in TEACHERS]
+    side = (stack(subjects), subjects[0].config)
+    tokens = torch.stack([one.pool.clean[:6] for one in TEACHERS])
+    position = torch.stack([one.pool.position[:6] for one in TEACHERS])
+    node = torch.full((2, 6), 3)
+    assert torch.allclose(interchange(side, side, tokens, position, node, node), torch.zeros(2), atol=1e-5)
+    z = forward(*side, tokens, taps=["blocks.0.attn.hook_z"]).taps["blocks.0.attn.hook_z"]
+
+    def answers(head: int) -> torch.Tensor:
+        def patch(value):
+            value = value.clone()
+            value[..., head, :] = z.roll(-1, 1)[..., head, :]
+            return value
+
+        logits = forward(*side, tokens, replace={"blocks.0.attn.hook_z": patch}).logits
+        return logits.gather(2, position[..., None, None].expand(-1, -1, 1, logits.shape[-1])).squeeze(2)
+
+    assert components(side[1])[3].name == "L0H1"
+    found = interchange(side, side, tokens, position, node, node - 1)
+    assert torch.allclose(found, kl(answers(1), answers(0)), atol=1e-5)
+    assert float(found.min()) > 1e-4
+
+
+def pair_of(students, one: Teacher) -> StudentPair:
+    return StudentPair(
+        name=f"{one.id}-to-small",
+        family="sorting",
+        lineage=one.lineage,
+        teacher=one.subject,
+        students=students,
+        prompts=one.task.prompts(generator_for(5), 40),
+        probes=one.task.prompts(generator_for(6), 30).clean,
+    )
+
+
+def test_a_student_that_is_its_teacher_has_no_distance_and_all_of_the_transplant():
+    one = TEACHERS[0]
+    found = measured_pair(pair_of({"plain": one.subject, "other": TEACHERS[1].subject}, one))
+    assert found["plain"]["circuit_distance"] == pytest.approx(0, abs=1e-5)
+    assert found["plain"]["transplant"] == pytest.approx(1)
+    assert found["other"]["circuit_distance"] > 0.05
+    assert found["other"]["transplant"] < 0.95
+
+
+def test_a_zoo_of_students_comes_back_as_it_was(tmp_path):
+    student = Subject(config=STUDENT, weights=unstack(trained("plain"), 0), name="plain")
+    zoo = StudentZoo(name="x", config={"seed": 1}, pairs=(pair_of({"plain": student}, TEACHERS[0]),))
+    zoo.save(tmp_path / "zoo")
+    back = StudentZoo.open(tmp_path / "zoo")
+    assert (back.name, back.config, back.fingerprint) == ("x", {"seed": 1}, zoo.fingerprint)
+    (one,), (two,) = zoo.pairs, back.pairs
+    assert two.teacher.fingerprint() == one.teacher.fingerprint()
+    assert two.students["plain"].fingerprint() == student.fingerprint()
+    for name in ("clean", "corrupt", "position", "answer", "corrupt_answer"):
+        assert torch.equal(getattr(two.prompts, name), getattr(one.prompts, name))
+    (tmp_path / "zoo/students.safetensors").unlink()
+    with pytest.raises(InputError, match=r"students\.safetensors: expected a file of a zoo of students"):
+        StudentZoo.open(tmp_path / "zoo")
+
+
+def test_differences_are_paired_over_teachers():
+    raw = {
+        "accuracy": {
+            "plain": {str(i): 0.1 * i for i in range(8)},
+            "circuit": {str(i): 0.1 * i + 0.05 for i in range(8)},
+        }
+    }
+    found = summary(raw, [str(i) for i in range(8)])
+    gain = found.against_plain["accuracy"]["circuit"]
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.05, 0.05, 0.05))
+    value = found.values["accuracy"]["plain"]
+    assert value.high - value.low > 0.1
+    assert value.n_lineages == 8
+
+
+def test_the_teachers_edges_are_shares_of_its_margin():
+    one = TEACHERS[0]
+    assert torch.equal(one.edges, edge_matrix(one.subject.config, one.shares))
+    assert one.shares.shape == (sum(1 for _ in one.shares),)
+    assert 0 < float(one.shares.abs().max()) < 5
