@@ -1,12 +1,12 @@
-"""The public benchmark of circuit matching: fixed pairs with known truth, every method tuned alike, one table.
+"""The public benchmark of circuit matching: fixed pairs with known truth, every method tuned alike.
 
     python benchmarks/matching.py data/pairs-medium
 
 Pairs are those of a zoo of pairs, spread evenly over each split and kind; the meta-model is the one in
-`checkpoints/matching`. Opponents are tuned on pairs of the split `validation` alone. The difficulty of the pairs
-was fixed with opponents alone (`matching_difficulty.py`). Tables go to stderr; the last line of stdout is one
-JSON object. Scores in it are of the split `--split`; `gain_over_best_opponent` is against the opponent that is
-best on these very pairs, which favours the opponent. The classical solver counts as ours, not as an opponent.
+`checkpoints/matching`. Opponents are tuned on pairs of the split `validation` alone. How difficult the pairs
+are was fixed with opponents alone (`matching_difficulty.py`). Tables go to stderr; the last line of stdout is
+one JSON object. Scores in it are of the split `--split`; `gain_over_best_opponent` is against the opponent
+that is best on these very pairs, which favours it. The classical solver counts as ours, not as an opponent.
 """
 
 import argparse
