@@ -241,7 +241,7 @@ def test_equal_heads_are_one_orbit_and_any_difference_tells_them_apart():
     edges[4, 1, 3] *= 1.5
     assert orbits(replace(graph, edges=edges)).tolist() == [0, 1, 2, 3, 4]
     channel = graph.edges.clone()
-    channel[4, 0, 1], channel[2, 0, 1] = 0.0, channel[4, 0, 1]
+    channel[4, 0, 1], channel[2, 0, 1] = 0.0, float(channel[4, 0, 1])
     assert orbits(replace(graph, edges=channel)).tolist() == [0, 1, 2, 3, 4]
     features = torch.tensor([[0.0], [1.0], [2.0], [0.0], [0.0]])
     assert orbits(replace(graph, features=features)).tolist() == [0, 1, 2, 3, 4]
