@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install train test check format zoo release-function-small release-function release-editing-small release-editing benchmarks clean
+.PHONY: install train test check format zoo release-function-small release-function release-editing-small release-editing release-matching-small release-matching benchmarks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -49,6 +49,17 @@ release-editing-small: $(INSTALLED)
 release-editing: $(INSTALLED)
 	$(BIN)/python -m metamodel.train --config configs/editing/full.yaml
 	$(BIN)/python -m metamodel.release editing
+
+# The released matcher, from nothing: zoo of triples, zoo of pairs, matcher, report. The small one from the default zoo.
+release-matching-small: $(INSTALLED)
+	$(BIN)/python -m data_gen.build --config configs/zoo/small.yaml
+	$(BIN)/python -m metamodel.train --config configs/matching/small.yaml
+	$(BIN)/python -m metamodel.release matching-small
+
+release-matching: $(INSTALLED)
+	$(BIN)/python -m data_gen.build --config configs/zoo/medium.yaml
+	$(BIN)/python -m metamodel.train --config configs/matching/full.yaml
+	$(BIN)/python -m metamodel.release matching
 
 # The released reader, from nothing: zoo, labels measured again, readers, report. Hours on two cores.
 release-function: $(INSTALLED)

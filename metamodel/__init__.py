@@ -8,6 +8,8 @@
     proposal = metamodel.load("path/to/editor").propose(subject, spec)
     edited = proposal.apply()
 
+    mapping = metamodel.load("checkpoints/matching").match(one_triple, other_triple)
+
 Names are imported when they are first used, so that `import metamodel` is quick.
 """
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from metamodel.editing import SubjectEditor
     from metamodel.features.graph import graph_of
     from metamodel.loading import load
+    from metamodel.mapping import Mapping
+    from metamodel.matching import Behaving, SubjectMatcher
     from metamodel.proposal import Proposal
     from metamodel.reading import FunctionReader, Reading
     from metamodel.subjects.config import SubjectConfig
@@ -30,14 +34,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Behaving": "metamodel.matching",
     "EditSpec": "metamodel.triples.edit_spec",
     "FunctionReader": "metamodel.reading",
     "InputError": "metamodel.config.errors",
+    "Mapping": "metamodel.mapping",
     "Proposal": "metamodel.proposal",
     "Reading": "metamodel.reading",
     "Subject": "metamodel.subjects.subject",
     "SubjectConfig": "metamodel.subjects.config",
     "SubjectEditor": "metamodel.editing",
+    "SubjectMatcher": "metamodel.matching",
     "Zoo": "metamodel.triples.store",
     "from_bridge": "metamodel.subjects.interchange",
     "from_pretrained": "metamodel.subjects.interchange",
@@ -46,14 +53,17 @@ _HOME = {
 }
 
 __all__ = [
+    "Behaving",
     "EditSpec",
     "FunctionReader",
     "InputError",
+    "Mapping",
     "Proposal",
     "Reading",
     "Subject",
     "SubjectConfig",
     "SubjectEditor",
+    "SubjectMatcher",
     "Zoo",
     "from_bridge",
     "from_pretrained",
