@@ -13,7 +13,7 @@ from metamodel.config.matching import MatchingConfig
 from metamodel.config.parser import plain
 from metamodel.evaluation import report as reports
 from metamodel.evaluation.matching.card import write_matching_card
-from metamodel.evaluation.matching.evaluate import judge
+from metamodel.evaluation.matching.evaluate import judge, tuning_pairs
 from metamodel.evaluation.matching.scores import partial_f1
 from metamodel.evaluation.terminal import report_console, show
 from metamodel.matching import SubjectMatcher
@@ -70,7 +70,7 @@ def _checkpoint(
         lineages=tuple(sorted({name for pair in [*train, *validation] for name in pair.lineages if name})),
         training=plain(config),
     )
-    known = [pair for pair in validation if pair.truth is not None and pair.present]
+    known = tuning_pairs(zoo, config.report)
     absent = [pair for pair in validation if not pair.present and not pair.missing]
     scores = sorted(found.score for found in SubjectMatcher(draft).match_all(graphs_of(absent)))
     return replace(draft, keep_above=_best_threshold(draft, known), null_scores=tuple(scores))

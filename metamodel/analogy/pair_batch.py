@@ -8,10 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from metamodel.analogy.graph import CircuitBatch, stacked
-from metamodel.analogy.pairs import NONE, MatchedPair
-
-UNKNOWN = -2
-"""In a truth: padding, an anchor, or nothing is known."""
+from metamodel.analogy.pairs import NONE, UNKNOWN, MatchedPair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,7 +20,9 @@ class PairBatch:
     to_second: Int[Tensor, "pair node"]
     """Index of the counterpart; NONE for none; UNKNOWN for anchors, padding, and where nothing is known."""
     present: Bool[Tensor, " pair"]
-    """Whether the first circuit has a counterpart at all; one that lacks an edge does, in part."""
+    """Whether the first circuit has a counterpart at all."""
+    presence_known: Bool[Tensor, " pair"]
+    """Where that is known: not of natural pairs, nor of circuits that lack an edge, which are there in part."""
 
     def __len__(self) -> int:
         return len(self.present)
@@ -35,6 +34,7 @@ class PairBatch:
             second=self.second.to(device),
             to_second=self.to_second.to(device, non_blocking=non_blocking),
             present=self.present.to(device, non_blocking=non_blocking),
+            presence_known=self.presence_known.to(device, non_blocking=non_blocking),
         )
 
 
@@ -48,5 +48,10 @@ def batched(pairs: Sequence[MatchedPair]) -> PairBatch:
             to_second[i, : len(ours)] = torch.where(ours, pair.truth, UNKNOWN)
         elif not pair.present:
             to_second[i, : len(ours)] = torch.where(ours, NONE, UNKNOWN)
-    present = torch.tensor([pair.present or bool(pair.missing) for pair in pairs])
-    return PairBatch(first=first, second=second, to_second=to_second, present=present)
+    return PairBatch(
+        first=first,
+        second=second,
+        to_second=to_second,
+        present=torch.tensor([pair.present for pair in pairs]),
+        presence_known=torch.tensor([pair.kind != "natural" and not pair.missing for pair in pairs]),
+    )

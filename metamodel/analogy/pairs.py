@@ -21,6 +21,8 @@ PAIR_SPLITS = ("train", "validation", "seed", "size", "task")
 """Both circuits of a pair belong to lineages of its split."""
 NONE = -1
 """In a truth: no node of the other circuit corresponds."""
+UNKNOWN = -2
+"""In the truth of a batch: padding, an anchor, or a node of which nothing is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -21,13 +21,10 @@ from torch import Tensor
 
 from metamodel.analogy.energy import Edges, bound, energy, messages
 from metamodel.analogy.graph import CircuitBatch, compatible, is_anchor
+from metamodel.analogy.pairs import NONE, UNKNOWN
 from metamodel.analogy.sinkhorn import coupling, log_sinkhorn
 from metamodel.config.errors import require
 
-NONE = -1
-"""In a true map: this node has no counterpart."""
-UNKNOWN = -2
-"""In a true map: nothing is known of this node."""
 _LEAST_MASS = 1e-3
 
 

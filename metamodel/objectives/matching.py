@@ -38,8 +38,10 @@ class MatchingObjective(lightning.LightningModule):
             weights=self.weights,
             truth=batch.to_second,
         )
-        there = batch.present.to(found.presence)
-        presence = F.binary_cross_entropy_with_logits(found.presence, there)
+        known = batch.presence_known.to(found.presence)
+        presence = F.binary_cross_entropy_with_logits(
+            found.presence, batch.present.to(found.presence), weight=known, reduction="sum"
+        ) / known.sum().clamp_min(1)
         total = terms.total.mean() + self.config.training.loss_presence * presence
         logged = {
             "matched/train": terms.matched.mean(),

@@ -22,12 +22,14 @@ from metamodel.training.trainer import train as train_objective
 
 SAVE_EVERY = 200
 """Steps between resumable states."""
+AS_STORED = ("permuted", "modified", "larger", "partial", "program", "natural")
+"""Kinds of pairs whose first circuit is that of a subject of the zoo, unchanged."""
 
 
 def fit_matcher(config: MatchingConfig, pairs: Sequence[MatchedPair], folder: Path) -> Matcher:
     """A trained matcher. Goes on from `folder / "last.ckpt"` where there is one.
 
-    A run that goes on draws its pairs anew from another seed: it sees others, and as many.
+    A run that goes on draws its pairs from another seed, which the step it begins at gives.
 
     Args:
         pairs: of the split `train`.
@@ -41,8 +43,8 @@ def fit_matcher(config: MatchingConfig, pairs: Sequence[MatchedPair], folder: Pa
         dropout=m.dropout, feature_dropout=m.feature_dropout
     )
     fit_scales(matcher.encoder, circuits)
-    resumes = (folder / RESUME).is_file()
-    data = MatchPairs(pairs, circuits, config.training, seed=config.seed + resumes)
+    begins = steps_done(folder)
+    data = MatchPairs(pairs, circuits, config.training, seed=config.seed + begins)
     train_objective(
         MatchingObjective(matcher, config),
         DataLoader(data, batch_size=None),
@@ -54,6 +56,12 @@ def fit_matcher(config: MatchingConfig, pairs: Sequence[MatchedPair], folder: Pa
         grad_clip=config.optim.grad_clip,
     )
     return matcher.cpu().eval()
+
+
+def steps_done(folder: Path) -> int:
+    """Steps that a run has behind it, by its resumable state; 0 for none."""
+    state = folder / RESUME
+    return int(torch.load(state, weights_only=True)["global_step"]) if state.is_file() else 0
 
 
 def sizes_of(config: MatchingConfig, n_features: int) -> MatcherSizes:
@@ -69,8 +77,13 @@ def sizes_of(config: MatchingConfig, n_features: int) -> MatcherSizes:
 
 
 def circuits_of(pairs: Sequence[MatchedPair]) -> list[CircuitGraph]:
-    """Different real circuits of these pairs, unchanged ones: the first of each pair, once each."""
-    found = {pair.first_side.id: pair.first for pair in pairs if pair.first_side.id}
+    """Real circuits as they were stored, each once: the first ones of pairs of real networks.
+
+    Planted pairs, and absent ones that are made from them, have strangers in their first circuit, too.
+    """
+    found = {
+        pair.first_side.id: pair.first for pair in pairs if pair.kind in AS_STORED and pair.first_side.id
+    }
     return [graph for graph in found.values() if not bool(graph.is_anchor.all())]
 
 

@@ -67,7 +67,8 @@ class MatchPairs(IterableDataset):
             return _absent_sometimes(pair, generator)
         if choice < c.synthetic + c.planted or not self.by_kind:
             graph = _one_of(self.circuits, generator)
-            pair = planted_pair(graph, self.circuits, generator, _level(generator), spread=self.spread)
+            others = [circuit for circuit in self.circuits if circuit is not graph]
+            pair = planted_pair(graph, others, generator, _level(generator), spread=self.spread)
             return _absent_sometimes(pair, generator)
         pair = _one_of(_one_of(self.by_kind, generator), generator)
         swaps = pair.truth is not None and not pair.missing and _coin(generator)

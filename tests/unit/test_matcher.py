@@ -10,9 +10,9 @@ import torch
 
 import metamodel
 from metamodel.analogy.energy import Edges
-from metamodel.analogy.graph import CHANNELS, CircuitGraph, compatible, is_anchor, normalised, stacked
-from metamodel.analogy.pair_batch import UNKNOWN, batched
-from metamodel.analogy.pairs import NONE, MatchedPair
+from metamodel.analogy.graph import CircuitGraph, compatible, is_anchor, normalised, stacked
+from metamodel.analogy.pair_batch import batched
+from metamodel.analogy.pairs import NONE, UNKNOWN, MatchedPair, blank_side
 from metamodel.analogy.planted import PlantedLevel
 from metamodel.analogy.solver import UNMATCHED
 from metamodel.analogy.synthetic import synthetic_pair
@@ -150,6 +150,7 @@ def test_batches_hold_the_truth_and_ask_nothing_of_anchors():
     assert bool((batch.to_second[1][inner] == NONE).all())
     assert bool((batch.to_second[2] == UNKNOWN).all())
     assert batch.present.tolist() == [True, False, True]
+    assert batch.presence_known.tolist() == [True, True, False]
 
 
 def test_scales_leave_out_what_is_constant():
@@ -238,8 +239,11 @@ def test_circuits_without_the_features_are_refused():
         SubjectMatcher(checkpoint_of(untrained(), feature_names=("x",) * N_FEATURES))
 
 
-def test_circuits_of_training_are_each_there_once():
+def test_circuits_of_training_are_those_that_were_stored_each_once():
     pair = pair_at(1)
-    named = replace(pair, first_side=replace(pair.first_side, id="a"))
-    assert len(circuits_of([named, named, pair])) == 1
-    assert len(CHANNELS) == pair.first.edges.shape[0]
+    named = replace(pair, kind="natural", truth=None, first_side=replace(pair.first_side, id="a"))
+    strange = replace(
+        named, kind="planted", first=pair_at(2).first, first_side=blank_side(len(pair_at(2).first), id="a")
+    )
+    (found,) = circuits_of([named, named, strange, pair])
+    assert found is named.first

@@ -137,6 +137,11 @@ def chosen(pairs: Sequence[MatchedPair], most: int) -> tuple[MatchedPair, ...]:
     return tuple(found)
 
 
+def tuning_pairs(zoo: PairZoo, config: MatchReportConfig) -> tuple[MatchedPair, ...]:
+    """Validation pairs on which every method is tuned, the meta-model's threshold too."""
+    return chosen(zoo.of("validation", TUNED_ON, present=True), max(1, config.tuning // len(TUNED_ON)))
+
+
 Named = Mapping[str, Callable[[MatchedPair], Float[Tensor, "node theirs"] | None]]
 
 
@@ -166,7 +171,7 @@ def _tuned(
         for p in training
         if p.truth is not None
     ]
-    validation = chosen(zoo.of("validation", TUNED_ON, present=True), config.tuning // len(TUNED_ON))
+    validation = tuning_pairs(zoo, config)
     found = []
     for opponent in methods:
         progress(f"tuning {opponent.name}")

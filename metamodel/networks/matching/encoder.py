@@ -65,7 +65,7 @@ class CircuitEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, first: CircuitBatch, second: CircuitBatch) -> "Encoded":
-        z = self._seen(first), self._seen(second)
+        z = self._seen(first, second)
         x, in_first = self._entered(first, z[0])
         y, in_second = self._entered(second, z[1])
         for own, across in zip(self.own, self.across, strict=True):
@@ -79,12 +79,15 @@ class CircuitEncoder(nn.Module):
         z = (batch.features - self.centre[kinds]) * self.inverse_scale[kinds]
         return soft_limited(z) * batch.mask[..., None]
 
-    def _seen(self, batch: CircuitBatch) -> Float[Tensor, "pair node feature"]:
-        """Standardised features; training hides those of some circuits, for edges alone must do, too."""
-        z = self.standardised(batch)
+    def _seen(
+        self, first: CircuitBatch, second: CircuitBatch
+    ) -> tuple[Float[Tensor, "pair node feature"], Float[Tensor, "pair theirs feature"]]:
+        """Standardised features; training hides those of some pairs, for edges alone must do, too."""
+        z, w = self.standardised(first), self.standardised(second)
         if self.training and self.feature_dropout > 0:
-            z = z * (torch.rand(len(z), 1, 1, device=z.device) >= self.feature_dropout)
-        return z
+            shown = torch.rand(len(z), 1, 1, device=z.device) >= self.feature_dropout
+            z, w = z * shown, w * shown
+        return z, w
 
     def _entered(
         self, batch: CircuitBatch, z: Float[Tensor, "pair node feature"]
