@@ -24,6 +24,7 @@ from rich.console import Console
 from metamodel.analogy.pair_store import PairZoo
 from metamodel.baselines.base import META_MODEL
 from metamodel.config.matching import MatchReportConfig
+from metamodel.evaluate_matcher import check_held_out
 from metamodel.evaluation.matching.evaluate import TESTS, judge
 from metamodel.evaluation.terminal import show
 from metamodel.matching import SubjectMatcher
@@ -77,10 +78,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the resamples of lineages")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    matcher = SubjectMatcher.from_pretrained(options.checkpoint)
+    matcher, zoo = SubjectMatcher.from_pretrained(options.checkpoint), PairZoo.open(options.zoo)
+    check_held_out(matcher, zoo)
     report = judge(
         matcher,
-        PairZoo.open(options.zoo),
+        zoo,
         MatchReportConfig(most=options.pairs, tuning=options.tuning),
         command="python benchmarks/matching.py",
         seed=options.seed,

@@ -33,23 +33,7 @@ def evaluated(matcher: SubjectMatcher, options: EvaluateOptions, *, command: str
     """The report, with opponents tuned again; one split of it if one is named."""
     checkpoint = matcher.checkpoint
     zoo = PairZoo.open(Path(options.zoo or checkpoint.zoo["folder"]))
-    known = set(checkpoint.lineages)
-    tests = {name for split in TESTS for name in zoo.lineages(split)}
-    require(
-        not tests & known,
-        str(zoo.folder),
-        expected="test pairs of lineages that the matcher was not trained on",
-        got=f"{len(tests & known)} that it was",
-        do="Evaluate on the zoo that the checkpoint's card names, or on another one.",
-    )
-    have, want = zoo.feature_names, checkpoint.feature_names
-    require(
-        have == want,
-        str(zoo.folder),
-        expected=f"the {len(want)} features of the matcher",
-        got=f"{len(have)}, {len(set(have) & set(want))} of them the same",
-        do="Build the zoo that the checkpoint's card names.",
-    )
+    check_held_out(matcher, zoo)
     if zoo.fingerprint != checkpoint.zoo["fingerprint"]:
         sys.stderr.write(
             f"note: {zoo.folder} is not byte for byte the zoo of the checkpoint: numbers may differ\n"
@@ -65,4 +49,25 @@ def evaluated(matcher: SubjectMatcher, options: EvaluateOptions, *, command: str
         seed=int(checkpoint.training.get("bootstrap_seed", 0)),
         progress=lambda text: sys.stderr.write(f"{text}\n"),
         only=options.split,
+    )
+
+
+def check_held_out(matcher: SubjectMatcher, zoo: PairZoo) -> None:
+    """Raises: InputError where test pairs have lineages of training, or nodes have other features."""
+    known = set(matcher.checkpoint.lineages)
+    tests = {name for split in TESTS for name in zoo.lineages(split)}
+    require(
+        not tests & known,
+        str(zoo.folder),
+        expected="test pairs of lineages that the matcher was not trained on",
+        got=f"{len(tests & known)} that it was",
+        do="Evaluate on the zoo that the checkpoint's card names, or on another one.",
+    )
+    have, want = zoo.feature_names, matcher.checkpoint.feature_names
+    require(
+        have == want,
+        str(zoo.folder),
+        expected=f"the {len(want)} features of the matcher",
+        got=f"{len(have)}, {len(set(have) & set(want))} of them the same",
+        do="Build the zoo that the checkpoint's card names.",
     )

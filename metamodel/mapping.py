@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from metamodel.analogy.graph import CHANNELS, CircuitGraph
-from metamodel.analogy.mapping import Growth, Match, edge_score, grown, matched_edges
-from metamodel.analogy.solver import UNMATCHED, best_map
+from metamodel.analogy.local_conditions import local_conditions
+from metamodel.analogy.mapping import Match, edge_score, grown, matched_edges
+from metamodel.analogy.solver import UNMATCHED
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+TAU = 0.5
+"""Analogy threshold at which maps are explained."""
 REASONS = 3
 """Matched edges that an explanation names."""
 
@@ -27,8 +30,8 @@ class Pair:
     confidence: float
     """0 to 1."""
     gain: float
-    """What the pair adds to the map grown before it, as a share of the best there could be; at the breakdown
-    point it stops being positive."""
+    """What the pair adds to the edge-gain energy of those above it, as a share of the best possible; not
+    positive where features alone speak for it."""
     why: str
     """The edges that speak for the pair, and its closest rival."""
 
@@ -66,11 +69,14 @@ class Mapping:
     """Share of pairs of circuits that have nothing in common, set aside in training, with a lower score. NaN
     where none were."""
     edge_share: float
-    """Share of the edge-gain energy of a complete match: one minus the circuit loss of the rounded map."""
+    """Share of the edge-gain energy of a complete match at τ = 0.5: one minus the circuit loss of the map."""
     breakdown: int
-    """How many pairs the map takes, best first, before one that gains nothing."""
+    """How many pairs the map takes, surest first, before one whose confidence is too low."""
     broken_by: str
-    """The pair at which the analogy breaks down; empty where all pairs of a complete map gain something."""
+    """That pair, at which the analogy breaks down; empty where no component is left to be matched."""
+    contradiction: str
+    """The first edge, as the map grows, that one circuit has between matched components and the other has
+    not; empty where every strong edge has its counterpart."""
 
     @classmethod
     def of(
@@ -80,27 +86,22 @@ class Mapping:
         match: Match,
         *,
         null_share: float,
-        tau: float,
         keep_above: float,
     ) -> "Mapping":
         """Grows the map and explains it."""
-        complete = _completed(match, first, second)
-        growth = grown(first, second, complete, tau, linear=None)
-        kept = [i for i in range(len(first)) if int(match.pairs[i]) != UNMATCHED and not first.is_anchor[i]]
-        gains = dict(zip(growth.nodes, growth.gains, strict=True))
-        order = sorted(kept, key=growth.nodes.index)
+        growth = grown(first, second, match.pairs, TAU)
+        lacking = local_conditions(first, second, match.pairs, tau=TAU).first
         pairs = tuple(
             Pair(
                 first=first.names[i],
                 second=second.names[int(match.pairs[i])],
                 confidence=float(match.p[i, match.pairs[i]]),
-                gain=gains[i],
+                gain=gain,
                 why=_why(first, second, match, i),
             )
-            for i in order
+            for i, gain in zip(growth.nodes, growth.gains, strict=True)
         )
         taken = set(match.pairs.tolist())
-        stop, broken = _breakdown(growth, match, first, second, complete, keep_above)
         return cls(
             first=first,
             second=second,
@@ -122,9 +123,10 @@ class Mapping:
             ),
             score=match.score,
             null_share=null_share,
-            edge_share=edge_score(first, second, match.pairs, tau),
-            breakdown=stop,
-            broken_by=broken,
+            edge_share=edge_score(first, second, match.pairs, TAU),
+            breakdown=len(pairs),
+            broken_by=_next(match, first, second, keep_above),
+            contradiction=lacking.name if lacking is not None else "",
         )
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -148,6 +150,7 @@ class Mapping:
             "edge_share": self.edge_share,
             "breakdown": self.breakdown,
             "broken_by": self.broken_by,
+            "contradiction": self.contradiction,
         }
         return json.dumps(held, indent=1)
 
@@ -158,30 +161,17 @@ class Mapping:
         return draw(self)
 
 
-def _completed(match: Match, first: CircuitGraph, second: CircuitGraph):
-    """The map with all further pairs of one kind that are still possible, likeliest first."""
-    same = first.kinds[:, None] == second.kinds
+def _next(match: Match, first: CircuitGraph, second: CircuitGraph, keep_above: float) -> str:
+    """The surest pair of components that are both left over, in words; empty where there is none."""
     taken = torch.zeros(len(second), dtype=torch.bool)
     taken[match.pairs[match.pairs != UNMATCHED]] = True
-    free = same & (match.pairs == UNMATCHED)[:, None] & ~taken & ~first.is_anchor[:, None]
-    more = best_map((match.p + 1e-6)[None], free[None])[0]
-    return torch.where(more.any(1), more.int().argmax(1), match.pairs)
-
-
-def _breakdown(
-    growth: Growth, match: Match, first: CircuitGraph, second: CircuitGraph, complete, keep_above: float
-) -> tuple[int, str]:
-    """How many pairs are kept, and the first one that is not, or that gains nothing."""
-    kept = [i for i in growth.nodes if int(match.pairs[i]) != UNMATCHED]
-    left = [i for i in growth.nodes if int(match.pairs[i]) == UNMATCHED]
-    if not left:
-        return len(kept), ""
-    best = max(left, key=lambda i: float(match.p[i, complete[i]]))
-    j = int(complete[best])
-    sure = float(match.p[best, j])
-    return len(
-        kept
-    ), f"{first.names[best]} ~ {second.names[j]} (confidence {sure:.2f}, below {keep_above:.2f})"
+    free = (first.kinds[:, None] == second.kinds) & (match.pairs == UNMATCHED)[:, None] & ~taken
+    free &= ~first.is_anchor[:, None]
+    if not bool(free.any()):
+        return ""
+    i, j = divmod(int(match.p.masked_fill(~free, -1.0).argmax()), len(second))
+    sure = float(match.p[i, j])
+    return f"{first.names[i]} ~ {second.names[j]} (confidence {sure:.2f}, below {keep_above:.2f})"
 
 
 def _why(first: CircuitGraph, second: CircuitGraph, match: Match, i: int) -> str:

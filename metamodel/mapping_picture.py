@@ -63,7 +63,7 @@ def draw(mapping: "Mapping") -> "Figure":
     axes.set_axis_off()
     n_left = len(mapping.unmatched_first), len(mapping.unmatched_second)
     axes.set_title(
-        f"{len(mapping.pairs)} pairs; left over: {n_left[0]} here, {n_left[1]} there; edges shared "
+        f"{len(mapping.pairs)} pairs; left over: {n_left[0]} here, {n_left[1]} there; edge-gain energy "
         f"{mapping.edge_share:.0%}\none colour for what corresponds; arrows: blue helps "
         "the answer, red hurts it",
         fontsize=9,

@@ -107,9 +107,12 @@ def show(mapping: "Mapping", first: str, second: str) -> None:
         else f"; {mapping.null_share:.0%} of unrelated pairs below"
     )
     broken = f"; next would be {mapping.broken_by}" if mapping.broken_by else ""
+    if mapping.contradiction:
+        sys.stdout.write(f"first contradiction: {mapping.contradiction}\n")
     sys.stdout.write(
         f"the analogy holds for {mapping.breakdown} pairs{broken}\n"
-        f"presence {mapping.score:+.2f} (logit){null}; {mapping.edge_share:.0%} of the edge mass is matched\n"
+        f"presence {mapping.score:+.2f} (logit){null}; its edges reach {mapping.edge_share:.0%} of what those "
+        "of equal circuits would\n"
     )
 
 

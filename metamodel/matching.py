@@ -1,7 +1,7 @@
 """A trained matcher, which maps one circuit onto another: `metamodel.load(path).match(a, b)`."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from metamodel.subjects.subject import Subject
 from metamodel.training.matching_checkpoint import MatchingCheckpoint, load_matching_checkpoint
 from metamodel.triples.schema import Triple
 
-BATCH = 64
-"""Pairs that are matched at once."""
+MOST_ENTRIES = 64 * 32 * 32
+"""Pairs of nodes, of all pairs of circuits that are matched at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,12 +82,7 @@ class SubjectMatcher:
             found = self.match_graphs(one, other)
         null = self.checkpoint.null_scores
         above = bisect_left(null, found.score) / len(null) if null else float("nan")
-        tau = (
-            float(self.checkpoint.matcher.tau.sigmoid()[-1].detach())
-            if self.checkpoint.sizes.n_steps
-            else 0.5
-        )
-        return Mapping.of(one, other, found, null_share=above, tau=tau, keep_above=self.checkpoint.keep_above)
+        return Mapping.of(one, other, found, null_share=above, keep_above=self.checkpoint.keep_above)
 
     def describe(self, what: "Behaving | Triple | CircuitGraph") -> CircuitGraph:
         """The circuit as the matcher sees it."""
@@ -125,8 +120,7 @@ class SubjectMatcher:
         device = next(network.parameters()).device
         order = sorted(range(len(pairs)), key=lambda i: max(map(len, pairs[i])))
         found: dict[int, Match] = {}
-        for begin in range(0, len(order), BATCH):
-            rows = order[begin : begin + BATCH]
+        for rows in _batches([max(map(len, pairs[i])) for i in order], order):
             first = stacked([pairs[i][0] for i in rows]).to(device)
             second = stacked([pairs[i][1] for i in rows]).to(device)
             found |= dict(
@@ -151,6 +145,18 @@ class SubjectMatcher:
             Match(p=p[i, : len(one), : len(other)], pairs=place[i, : len(one)], score=float(presence[i]))
             for i, (one, other) in enumerate(pairs)
         ]
+
+
+def _batches(sizes: Sequence[int], order: Sequence[int]) -> Iterator[list[int]]:
+    """Rows of ascending size, in batches that hold `MOST_ENTRIES` pairs of nodes at most, or one row."""
+    held: list[int] = []
+    for size, row in zip(sizes, order, strict=True):
+        if held and (len(held) + 1) * size**2 > MOST_ENTRIES:
+            yield held
+            held = []
+        held.append(row)
+    if held:
+        yield held
 
 
 def load(folder: str | Path) -> SubjectMatcher:

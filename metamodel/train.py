@@ -9,13 +9,14 @@ Builds the zoo if it is missing, trains, scores held-out subjects, and leaves a 
 imported only after the arguments are understood.
 """
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import yaml
 
 from metamodel.config.command import run_command
 from metamodel.config.editing import EditingConfig
@@ -65,8 +66,17 @@ def kind_of_job(arguments: Sequence[str]) -> str:
     named = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
     named += [after for word, after in pairwise(arguments) if word == "--config"]
     files = [Path(name) for name in named if Path(name).is_file()]
-    said = [re.search(r"^kind: *(editing|matching) *$", file.read_text(), re.MULTILINE) for file in files]
-    return next((found.group(1) for found in said if found), "")
+    said = [_kind_in(file) for file in files]
+    return next((kind for kind in said if kind in ("editing", "matching")), "")
+
+
+def _kind_in(file: Path) -> str:
+    """What a file of YAML says under `kind`; nothing for what its own reader will refuse."""
+    try:
+        held = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return ""
+    return str(held.get("kind", "")) if isinstance(held, dict) else ""
 
 
 def zoo_of(config: FunctionConfig) -> "Zoo":

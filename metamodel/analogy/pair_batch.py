@@ -22,7 +22,7 @@ class PairBatch:
     present: Bool[Tensor, " pair"]
     """Whether the first circuit has a counterpart at all."""
     presence_known: Bool[Tensor, " pair"]
-    """Where that is known: not of natural pairs, nor of circuits that lack an edge, which are there in part."""
+    """Where that is known: not of natural pairs, nor of circuits that lack an edge, which are half there."""
 
     def __len__(self) -> int:
         return len(self.present)

@@ -23,7 +23,14 @@ EDIT_REFERENCES = frozenset({ORACLE, SHUFFLED_SPECIFICATION})
 REFERENCES = frozenset({RIGHT_ANSWER, NOISE_CEILING, SHUFFLED_LABELS}) | EDIT_REFERENCES
 """Methods that know what no reader knows, or are asked something else: shown, never counted as baselines."""
 LOWER_IS_BETTER = frozenset(
-    {"calibration_error", "abstention_area", "slice_accuracy_error", "kl", "milliseconds"}
+    {
+        "calibration_error",
+        "abstention_area",
+        "slice_accuracy_error",
+        "kl",
+        "milliseconds",
+        "breakdown_error",
+    }
 )
 MARK = "†"
 """Beside labels that a split's averages do not count."""

@@ -1,4 +1,4 @@
-"""A matcher on disk: config.json, model.safetensors, splits.json. Strict loading, without pickle."""
+"""A matcher on disk: config.json and model.safetensors. Strict loading, without pickle."""
 
 import dataclasses
 import json

@@ -42,6 +42,16 @@ def test_a_copy_in_another_gauge_does_all_of_the_work_and_others_none(make_subje
     assert abs(pooled(scores(subject, moved.subject, wrong))) < 0.25
 
 
+def test_a_copy_with_louder_writes_does_all_of_the_work(make_subject):
+    """Under LayerNorm the size of the stream says nothing; what is carried must have the size of its readers."""
+    subject = make_subject(3, n_heads=4)
+    writes = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
+    louder = subject.with_weights({k: 3 * v if k.endswith(writes) else v for k, v in subject.weights.items()})
+    assert fitted(canonical(subject), canonical(louder), PROBES).scale == pytest.approx(3, rel=1e-3)
+    found = scores(subject, louder, [[i, i] for i in inner(subject)])
+    assert pooled(found) > 0.98
+
+
 def test_a_real_change_moves_the_score_and_a_change_of_basis_does_not(make_subject):
     subject = make_subject(3, n_heads=4)
     pairs = [[i, i] for i in inner(subject)]

@@ -95,13 +95,14 @@ def test_bad_input_is_one_line(job, matcher_folder, refused_here, tmp_path):
     assert said.startswith("--out: expected a new or an empty folder")
 
 
-def test_a_subject_with_prompts_is_its_own_best_match(job, matcher_folder):
+def test_a_triple_is_described_by_its_stored_circuit(job, matcher_folder):
     triple = Zoo.open(job[0] / "data/tiny").triple(Zoo.open(job[0] / "data/tiny").rows["id"][0])
     matcher = metamodel.load(matcher_folder)
     assert isinstance(matcher, SubjectMatcher)
-    mapping = matcher.match(triple, triple)
-    assert mapping.edge_share <= 1.0
-    assert {pair.first for pair in mapping.pairs} <= set(mapping.first.names)
+    graph = matcher.describe(triple)
+    assert float(graph.edges.norm()) == pytest.approx(1.0)
+    assert graph.features.shape[1] == len(matcher.checkpoint.feature_names)
+    assert {pair.first for pair in matcher.match(triple, triple).pairs} <= set(graph.names)
 
 
 def test_a_zoo_with_lineages_of_training_is_refused(matching_job, matcher_folder, run, tmp_path):

@@ -187,14 +187,17 @@ def confidence(match: Match) -> Float[Tensor, " node"]:
 
 
 def pruned(match: Match, first: CircuitGraph, second: CircuitGraph, pruning: Pruning) -> Match:
-    """The match without the pairs that are not worth keeping; anchors stay."""
+    """The match without the pairs that are not worth keeping, whose confidence is then 0; anchors stay."""
     pairs = match.pairs
     if pruning.how == "confidence":
         below = (confidence(match) < pruning.threshold) & ~first.is_anchor
         pairs = torch.where(below, torch.full_like(pairs, NONE), pairs)
     elif pruning.how == "gain":
         pairs = without_losses(first, second, pairs, pruning.threshold)
-    return Match(p=match.p, pairs=pairs, score=match.score)
+    p = match.p.clone()
+    gone = ((pairs == NONE) & (match.pairs != NONE)).nonzero().squeeze(1)
+    p[gone, match.pairs[gone]] = 0.0
+    return Match(p=p, pairs=pairs, score=match.score)
 
 
 def without_losses(

@@ -14,12 +14,13 @@ from metamodel.analogy.mapping import Match
 from metamodel.analogy.pair_store import PairZoo
 from metamodel.analogy.pairs import NONE, MatchedPair
 from metamodel.baselines.base import META_MODEL
-from metamodel.baselines.matching import MatchingOpponent, TrainingPair, Tuned, opponents, tuned
+from metamodel.baselines.matching import MatchingOpponent, TrainingPair, opponents, tuned
 from metamodel.baselines.matching.classical import Classical
 from metamodel.baselines.matching.similarity import FeatureScale, prompt_columns
 from metamodel.config.errors import require
 from metamodel.config.matching import MatchReportConfig
 from metamodel.evaluation.bootstrap import Interval
+from metamodel.evaluation.matching.contenders import Contender, Named, contender
 from metamodel.evaluation.matching.intervals import (
     auroc_of,
     difference_of,
@@ -110,8 +111,8 @@ def judge(
             META_MODEL: matcher.match_all([(pair.first, pair.second) for pair in pairs])
         }
         for one in found:
-            progress(f"  {one.opponent.name}")
-            matches[one.opponent.name] = [one.match(pair, named) for pair in pairs]
+            progress(f"  {one.name}")
+            matches[one.name] = [one.match(pair, named) for pair in pairs]
         judged = Judged(pairs=pairs, matches=matches)
         measured = measures(judged, guesses) | _transplants(judged, zoo, config.transplants, progress)
         scores[split], differences[split] = {}, {}
@@ -142,9 +143,6 @@ def tuning_pairs(zoo: PairZoo, config: MatchReportConfig) -> tuple[MatchedPair, 
     return chosen(zoo.of("validation", TUNED_ON, present=True), max(1, config.tuning // len(TUNED_ON)))
 
 
-Named = Mapping[str, Callable[[MatchedPair], Float[Tensor, "node theirs"] | None]]
-
-
 def similarities(matcher: Matcher, zoo: PairZoo) -> Named:
     """What opponents may choose from: features as they are, those of prompts alone, and the learned one."""
     circuits = [pair.first for pair in zoo.of("train")]
@@ -161,7 +159,7 @@ def _tuned(
     config: MatchReportConfig,
     methods: Sequence[MatchingOpponent],
     progress: Callable[[str], object],
-) -> list[Tuned]:
+) -> list[Contender]:
     """Opponents that learn, taught on training pairs; all of them tuned on validation pairs."""
     if not methods:
         return []
@@ -172,11 +170,14 @@ def _tuned(
         if p.truth is not None
     ]
     validation = tuning_pairs(zoo, config)
+    absent = [p for p in zoo.of("validation", ["absent"]) if not p.missing][: len(validation)]
     found = []
     for opponent in methods:
         progress(f"tuning {opponent.name}")
         opponent.fit(taught)
-        found += tuned([opponent], validation, named, lambda pair, pairs: partial_f1(pair, pairs))
+        for one in tuned([opponent], validation, named, lambda pair, pairs: partial_f1(pair, pairs)):
+            found.append(contender(one, validation, absent, named))
+            progress(f"  {found[-1].said()}")
     return found
 
 
@@ -246,7 +247,9 @@ def _transplants(judged: Judged, zoo: PairZoo, most: int, progress: Callable[[st
     progress(f"  transplants of {len(natural)} pairs")
     pairs = [judged.pairs[i] for i in natural]
     maps = {name: [of[i].pairs for i in natural] for name, of in judged.matches.items()}
-    ratios = transplant_ratios(pairs, maps, Path(str(zoo.manifest.config["source"])), progress)
+    made_of = zoo.manifest.config
+    source, fingerprint = Path(str(made_of["source"])), str(made_of["source_fingerprint"])
+    ratios = transplant_ratios(pairs, maps, source, fingerprint, progress)
     return {"transplant": (pairs, {n: mean_of(r) for n, r in ratios.items()})} if ratios else {}
 
 

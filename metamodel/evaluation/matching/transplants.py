@@ -30,11 +30,17 @@ class Exchanged:
     """The same of the second's own component: what can be gained."""
 
     def ratio(self, pairs: Int[Tensor, " node"]) -> float:
-        """TR of a map: all that its pairs gain, by all that they could; NaN where it has no pair to ask."""
+        """TR of a map: all that its pairs gain, by what there is to gain in the second circuit.
+
+        A component that is left unmatched gains nothing, so that a map of few safe pairs is no better for it.
+        NaN where no component of the second circuit can be judged.
+        """
+        room = torch.where(self.room >= LEAST_ROOM, self.room, torch.nan).nanmean(0)
+        there = room[~room.isnan()].sum()
         held = (pairs != NONE).nonzero().squeeze(1)
-        gained, room = self.gained[held, pairs[held]], self.room[held, pairs[held]]
-        known = ~gained.isnan() & (room >= LEAST_ROOM)
-        return float(gained[known].sum() / room[known].sum()) if bool(known.any()) else float("nan")
+        gained = self.gained[held, pairs[held]]
+        counted = ~gained.isnan() & ~room[pairs[held]].isnan()
+        return float(gained[counted].sum() / there) if bool(there > 0) else float("nan")
 
 
 def exchanged(pair: MatchedPair, zoo: Zoo) -> Exchanged:
@@ -74,16 +80,24 @@ def transplant_ratios(
     pairs: Sequence[MatchedPair],
     maps: Mapping[str, Sequence[Int[Tensor, " node"]]],
     source: Path,
+    fingerprint: str,
     progress: Callable[[str], object],
 ) -> dict[str, Float[np.ndarray, " pair"]]:
     """Of each method the ratio of its map of each pair, NaN where nothing can be said.
 
     Empty, with a word, where the zoo that the pairs were made from is not at hand.
+
+    Args:
+        source: folder of that zoo.
+        fingerprint: that it must have.
     """
     try:
         zoo = Zoo.open(source)
     except InputError as error:
         progress(f"no transplants: {error}")
+        return {}
+    if zoo.fingerprint != fingerprint:
+        progress(f"no transplants: {source} is another zoo than the one that the pairs were made from")
         return {}
     found = {name: np.full(len(pairs), np.nan) for name in maps}
     for i, pair in enumerate(pairs):
