@@ -111,7 +111,7 @@ def show(mapping: "Mapping", first: str, second: str) -> None:
         sys.stdout.write(f"first contradiction: {mapping.contradiction}\n")
     sys.stdout.write(
         f"the analogy holds for {mapping.breakdown} pairs{broken}\n"
-        f"presence {mapping.score:+.2f} (logit){null}; its edges reach {mapping.edge_share:.0%} of what those "
+        f"presence {mapping.score:+.2f} (logit){null}; edges reach {mapping.edge_share:.0%} of what those "
         "of equal circuits would\n"
     )
 

@@ -43,7 +43,7 @@ def test_a_copy_in_another_gauge_does_all_of_the_work_and_others_none(make_subje
 
 
 def test_a_copy_with_louder_writes_does_all_of_the_work(make_subject):
-    """Under LayerNorm the size of the stream says nothing; what is carried must have the size of its readers."""
+    """Under LayerNorm the size of the stream says nothing; what is carried must have that of its readers."""
     subject = make_subject(3, n_heads=4)
     writes = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
     louder = subject.with_weights({k: 3 * v if k.endswith(writes) else v for k, v in subject.weights.items()})
