@@ -66,7 +66,8 @@ def trained(first, second, weights, *, truth=None, n_steps=150, start=1e-3, lr=0
         optimizer.zero_grad()
         found.total.sum().backward()
         optimizer.step()
-    return analogy_loss(scores, dustbin, first, second, weights=weights, truth=truth)
+    with torch.no_grad():
+        return analogy_loss(scores, dustbin, first, second, weights=weights, truth=truth)
 
 
 def inner(first: CircuitBatch) -> torch.Tensor:
