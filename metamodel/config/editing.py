@@ -106,7 +106,7 @@ class EditingConfig:
     training: EditTrainingConfig = field(default_factory=EditTrainingConfig)
     report: EditReportConfig = field(default_factory=EditReportConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    splits: SplitsConfig = field(default_factory=lambda: SplitsConfig(test_fraction=0.25))
+    splits: SplitsConfig = field(default_factory=lambda: SplitsConfig(test_fraction=0.35))
 
     def __post_init__(self):
         for name in ("seed", "bootstrap_seed"):
