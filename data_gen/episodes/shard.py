@@ -168,7 +168,8 @@ def _edits(
     """All edits of one subject; those of test subjects are test edits by their rules."""
     domain, n = domains[i], config.edits_per_subject
     if cell.backdoor:
-        return [cleaned(domain, int(domain.answers[0]))]
+        found = [cleaned(domain, int(domain.answers[0]))]
+        return _held_back([*found, *rewrites(domain, generator, n // 2)])
     found: list[Edit] = []
     if cell.family in ("lookup", "grid"):
         found += rewrites(domain, generator, n)

@@ -32,6 +32,8 @@ class Targets:
     map_logits: Float[Tensor, "subject answer answer2"]
     wanted: Float[Tensor, "subject example answer"]
     """A distribution over answers."""
+    share: Float[Tensor, "subject way"]
+    """How far each way is taken."""
     sure: Float[Tensor, "subject example"]
     """How far what is wanted of an input in scope is known at all, 0 to 1."""
     summary: Float[Tensor, "subject summary"]
@@ -100,6 +102,7 @@ class TargetReader(nn.Module):
             inside=inside,
             map_logits=map_logits,
             wanted=wanted,
+            share=share,
             sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
             summary=summary,
         )
