@@ -65,17 +65,19 @@ class EditReportConfig:
 
     edits: int = 1
     """Edits of each kind and number of pairs, of each test subject."""
-    most: int = 48
+    most: int = 64
     """Edits of a split that are judged, spread evenly over its subjects; more take longer."""
     tuning: int = 24
     """Edits of training subjects on which opponents are tuned."""
     validation: int = 80
     """Edits of validation subjects on which alpha is chosen."""
+    sequences: int = 8
+    """Subjects of a split that are given ten edits in sequence."""
     opponents: bool = True
     """Whether opponents are tuned and judged."""
 
     def __post_init__(self):
-        for name in ("edits", "most", "tuning", "validation"):
+        for name in ("edits", "most", "tuning", "validation", "sequences"):
             check_within(getattr(self, name), 1, 10**5, f"report.{name}")
 
 

@@ -8,7 +8,8 @@ import torch
 from metamodel.config.edits import FAR, IN_SCOPE, KEEP, NEAR, PAIR
 from metamodel.evaluation.bootstrap import interval, resampled_weights
 from metamodel.evaluation.editing.card import METHODS, METRICS, SPLITS
-from metamodel.evaluation.editing.evaluate import _auroc, _equivalent, shuffled
+from metamodel.evaluation.editing.controls import shuffled
+from metamodel.evaluation.editing.measures import auroc, equivalent
 from metamodel.evaluation.editing.scores import EditScores, logits_of, scores
 from metamodel.evaluation.report import EDIT_REFERENCES
 
@@ -50,7 +51,13 @@ def test_shares_are_those_that_are_counted_one_by_one(taught, specified):
 def test_the_harmonic_mean_is_of_what_applies():
     nan = math.nan
     one = EditScores(
-        efficacy=1.0, generalisation=0.5, locality_near=nan, locality_far=1.0, two_hop=0.0, kl=0.0
+        efficacy=1.0,
+        in_scope=0.6,
+        generalisation=0.5,
+        locality_near=nan,
+        locality_far=1.0,
+        two_hop=0.0,
+        kl=0.0,
     )
     assert abs(one.harmonic_mean - 3 / (1 + 2 + 1)) < 1e-9
 
@@ -69,16 +76,14 @@ def test_the_area_under_the_curve_counts_pairs_and_ties_half():
     import numpy as np
 
     said, good = np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False])
-    measure = _auroc(said, good, np.arange(4), 4)
+    measure = auroc(said, good, np.arange(4), 4)
     assert interval(measure, resampled_weights(4, seed=0)).value == (2 + 1.5) / 4
-    assert math.isnan(
-        interval(_auroc(said, good | True, np.arange(4), 4), resampled_weights(4, seed=0)).value
-    )
+    assert math.isnan(interval(auroc(said, good | True, np.arange(4), 4), resampled_weights(4, seed=0)).value)
 
 
 def test_steps_of_fine_tuning_are_the_fewest_that_reach_as_much():
     curve = {1: 0.1, 10: 0.4, 100: 0.6}
-    assert [_equivalent(curve, s) for s in (0.05, 0.3, 0.6, 0.7)] == [1, 10, 100, 200]
+    assert [equivalent(curve, s) for s in (0.05, 0.3, 0.6, 0.7)] == [1, 10, 100, 200]
 
 
 def test_every_method_metric_and_split_of_an_editor_is_put_in_words():

@@ -5,8 +5,9 @@ import torch
 
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import observed
-from metamodel.networks.editing.class_map import ClassMap, profile_cost
+from metamodel.networks.editing.class_map import ClassMap
 from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.profiles import profile_cost
 from metamodel.networks.editing.scope import fitted
 from metamodel.networks.editing.told import editing_form, told_batch
 from metamodel.networks.editing.writer import _through_norm

@@ -17,9 +17,9 @@ RIDGE = 0.02
 """Ridge of the regressions, relative to a kernel's diagonal of one."""
 N_BEST = 4
 """Kernels whose scores are shown one by one, the best first."""
-NAMED = (-1, -3, 0, 1)
-"""Kernels whose nearest examples are shown as they are: sharp ones of what the last matrix reads and of the
-last stream, and the two of prompts."""
+NAMED = (-1, -3, -5, 0, 1, 2)
+"""Kernels whose nearest examples are shown as they are: sharp ones of what the last matrix reads, of how sure
+the subject is and of the last stream, and those of prompts."""
 N_STATISTICS = 12
 
 
