@@ -52,8 +52,8 @@ METHODS = {
     "nearest_case": "the change of the most similar solved edit, carried over",
     "oracle": "reference, no baseline: Adam on the whole edited function, whose truth it knows",
     "shuffled_specification": "reference, no baseline: the editor, told answers drawn at random",
-    "other_subject": "reference, no baseline: the editor, shown another subject's activations; no change where "
-    "no other is asked the same",
+    "other_subject": "reference, no baseline: the editor, shown another subject's activations; no change "
+    "where no other is asked the same",
 }
 """What stands beside the editor. All are tuned on the same edits of training subjects."""
 BY_KIND = (META_MODEL, "profile_match", "self_label", "fine_tuning", "ridge")
@@ -64,7 +64,7 @@ SPLITS = {
     "seed": "subjects of other seeds; rules that no training edit has",
     "size": "wider and deeper subjects, and a modulus never trained on",
     "task": "families of tasks never trained on",
-    "kind": "kinds of rules never trained on (answers multiplied), on subjects of training and of other seeds",
+    "kind": "kinds of rules never trained on (answers multiplied), on subjects of training and other seeds",
 }
 
 
