@@ -20,7 +20,7 @@ N_ROUNDS, N_BALANCINGS = 8, 3
 """Rounds of matching, and how often rows and columns are balanced in each."""
 START = 2.0
 HIDDEN = -1e4
-TINY = 1e-6
+TINY = 1e-9
 
 
 class _Layer(nn.Module):
@@ -54,8 +54,8 @@ class ClassMap(nn.Module):
         """Weights of G X Gᵀ, of the profiles, and of the pairs themselves."""
         self.trust = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
         """Logits of each Gram matrix's share."""
-        self.pin = nn.Parameter(torch.tensor(4.0))
-        """How far the pairs themselves have the last word."""
+        self.pin = nn.Parameter(torch.tensor(2.0))
+        """Logit of how far the pairs themselves have the last word on the answers that they show."""
         self.embed = nn.Linear(3 * N_GRAMS + 5, width)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(n_layers))
         last = nn.Linear(width, 1)
@@ -83,8 +83,10 @@ class ClassMap(nn.Module):
         x = self.embed(torch.stack(features, dim=-1)) * both[..., None]
         for layer in self.layers:
             x = layer(x, both[..., None])
-        corrected = matched + self.out(x).squeeze(-1) + self.pin * share
-        return corrected.masked_fill(both == 0, HIDDEN)
+        corrected = (matched + self.out(x).squeeze(-1)).masked_fill(both == 0, HIDDEN)
+        shown = self.pin.sigmoid() * share.square().sum(2, keepdim=True)  # 0 where pairs say nothing, or much
+        mixed = (1 - shown) * corrected.softmax(-1) + shown * share
+        return mixed.clamp_min(TINY).log().masked_fill(both == 0, HIDDEN)
 
     def _matched(self, gram: Tensor, profile: Tensor, share: Tensor, both: Tensor) -> Tensor:
         """Logarithm of a nearly doubly stochastic map."""

@@ -87,8 +87,8 @@ class TargetReader(nn.Module):
         copy = _attend(near, pair[:, :n_known], seen.wanted[:, :n_known])
         outside = (1 - inside) * (role != PADDING)
         near = heat[1] * torch.einsum("skij,k->sij", seen.prompts, self.nearest.softmax(0))
-        near = near.masked_fill(itself, -torch.inf) + outside.clamp_min(1e-6).log()[:, None]
-        borrow = _attend(near, outside > 0, _hard(seen.old))
+        # an input that may be in scope lends nothing: it is often the most similar one
+        borrow = _attend(near.masked_fill(itself, -torch.inf), outside > 0.5, _hard(seen.old))
         closed_map = matched_maps(seen.answer_grams[:, SAID], seen_map, seen.answer_mask)
         closed = torch.einsum("sna,sab->snb", _hard(seen.old), closed_map)
         others = seen.logits.masked_fill(~seen.answer_mask[:, None] | (_hard(seen.old) > 0), HIDDEN)
