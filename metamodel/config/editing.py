@@ -50,11 +50,13 @@ class EditTrainingConfig:
     """Weight of the map of answers, of rules."""
     loss_forecast: float = 0.2
     """Weight of the forecast of success."""
+    loss_size: float = 0.02
+    """Weight of the size of the change: log(1 + its square norm relative to that of its matrix)."""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "inputs"):
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        losses = [f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast")]
+        losses = [f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast", "size")]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")
 
@@ -65,13 +67,13 @@ class EditReportConfig:
 
     edits: int = 1
     """Edits of each kind and number of pairs, of each test subject."""
-    most: int = 64
+    most: int = 54
     """Edits of a split that are judged, spread evenly over its subjects; more take longer."""
     tuning: int = 24
     """Edits of training subjects on which opponents are tuned."""
     validation: int = 80
     """Edits of validation subjects on which alpha is chosen."""
-    sequences: int = 8
+    sequences: int = 6
     """Subjects of a split that are given ten edits in sequence."""
     opponents: bool = True
     """Whether opponents are tuned and judged."""

@@ -17,7 +17,7 @@ METRICS = {
     "harmonic_mean": "S: of efficacy, generalisation and both localities, as far as they apply",
     "normalised_gain": "S between no edit (0) and the oracle (1), where the oracle gains at least 0.2",
     "efficacy_at_drawdown": "inputs in scope answered as wanted (pairs and others), at the best factor of "
-    "the change from 0.25 to 2 that costs at most 0.5 points of each locality",
+    "the change from 0.25 to 1.5 that costs at most 0.5 points of each locality",
     "harmonic_mean_after_ten": "S of ten rewrites in sequence, scored after the last; five of the opponents",
     "relative_norm": "of all that is added, relative to the weights it is added to; lower is better",
     "specification_gap": "S less S with wanted answers drawn at random, repairs left out",
