@@ -73,8 +73,8 @@ class EditReportConfig:
     """Edits of training subjects on which opponents are tuned."""
     validation: int = 80
     """Edits of validation subjects on which alpha is chosen."""
-    sequences: int = 6
-    """Subjects of a split that are given ten edits in sequence."""
+    sequences: int = 8
+    """Subjects of other seeds that are given ten edits in sequence."""
     opponents: bool = True
     """Whether opponents are tuned and judged."""
 

@@ -34,6 +34,8 @@ SWEPT = (1.0, 0.5, 0.75, 1.5, 0.25)
 """Factors among which the best is chosen for each edit, at a bounded loss of locality, in this order."""
 DRAWDOWN = 0.005
 """Loss of locality, as a share, at which efficacy is asked for."""
+IN_SEQUENCE_SPLIT = "seed"
+"""Where edits in sequence are asked for."""
 IN_SEQUENCE = (META_MODEL, "no_op", "profile_match", "self_label", "fine_tuning", "ridge")
 """Methods that are asked for edits in sequence."""
 
@@ -115,11 +117,10 @@ def judge(
         lineages[split] = len(index)
         by_lineage = np.array([index[e.editable.lineage] for e in episodes])
         found[split] = measures_of(episodes, outcomes, by_lineage, len(index))
-        progress(f"judging {split}: edits in sequence")
-        by_name = {one.subject.name: one for one in zoo.subjects}
-        ids = splits.tests.get(split, ())
-        for metric, of in _after_ten([by_name[id] for id in ids], methods, config.sequences, index).items():
-            found[split][metric] = of
+        if split == IN_SEQUENCE_SPLIT:
+            chosen = set(splits.tests[split])
+            subjects = [one for one in zoo.subjects if one.subject.name in chosen]
+            found[split] |= _after_ten(subjects, methods, config.sequences, index)
         if tuned is not None:
             curve = {k: [] for k in FINE_TUNING_STEPS}
             for e in episodes:
