@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import torch
 
+from metamodel.baselines.editing.aims import truth
+from metamodel.baselines.editing.suffix import suffix
 from metamodel.config.edits import FAR, IN_SCOPE, KEEP, NEAR, PAIR
 from metamodel.evaluation.bootstrap import interval, resampled_weights
 from metamodel.evaluation.editing.card import METHODS, METRICS, SPLITS
@@ -90,3 +92,19 @@ def test_every_method_metric_and_split_of_an_editor_is_put_in_words():
     assert set(METHODS) >= EDIT_REFERENCES
     assert {"edit", "seed", "size", "task", "kind"} == set(SPLITS)
     assert {"harmonic_mean", "normalised_gain", "forecast_auroc"} <= set(METRICS)
+
+
+def test_the_least_rank_of_a_rule_at_the_last_writer_is_found_and_a_lesser_one_fails(taught, specified):
+    from benchmarks import edit_ranks
+
+    episode = specified(taught, 4)
+    rank = edit_ranks.least(episode, edit_ranks.WRITER)
+    assert rank in edit_ranks.RANKS[1:]  # five answers move: one direction does not carry them
+    aims = truth(episode)
+    end = suffix(taught.subject, aims.tokens, aims.position)
+    one = scores(episode, edit_ranks.trained(end, aims, edit_ranks.WRITER, 1)).harmonic_mean
+    enough = scores(episode, edit_ranks.trained(end, aims, edit_ranks.WRITER, rank)).harmonic_mean
+    assert one < 0.9 <= enough
+    assert edit_ranks.median([1, None, 4]) == 4
+    assert edit_ranks.median([None, None, 4]) is None
+    assert "| over 16 | 2 |" in edit_ranks.table({"x": {"a": None, "b": 2.0}})
