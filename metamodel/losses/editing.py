@@ -129,12 +129,13 @@ def _mean(
 
 def size_loss(changes: Mapping[str, Tensor], told: Told) -> Float[Tensor, " subject"]:
     """log(1 + |ΔW|² / |W|²), the mean over the matrices that change, in canonical form: a rule needs a change
-    about as large as its matrix, not one of ten times as much."""
-    each = [
-        (change.square().flatten(1).sum(1) / told.weights[name].square().flatten(1).sum(1)).log1p()
-        for name, change in changes.items()
-    ]
-    return torch.stack(each).mean(0)
+    about as large as its matrix, not one of ten times as much. 0 for a matrix of zeros, which was removed."""
+    found = []
+    for name, change in changes.items():
+        whole = told.weights[name].square().flatten(1).sum(1)
+        ratio = change.square().flatten(1).sum(1) / torch.where(whole > 0, whole, 1.0)
+        found.append((ratio * (whole > 0)).log1p())
+    return torch.stack(found).mean(0)
 
 
 @torch.no_grad()

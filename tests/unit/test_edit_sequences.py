@@ -93,3 +93,5 @@ def test_the_loss_of_size_is_the_logarithm_of_the_relative_square_norm(taught, s
     told = told_batch([editing_form(taught.subject)], [specified(taught, 4).examples])
     changes = {"blocks.0.mlp.W_out": scale * told.weights["blocks.0.mlp.W_out"]}
     assert float(size_loss(changes, told)[0]) == pytest.approx(float(torch.tensor(scale**2).log1p()))
+    removed = replace(told, weights={k: torch.zeros_like(v) for k, v in told.weights.items()})
+    assert float(size_loss(changes, removed)[0]) == 0

@@ -181,10 +181,13 @@ def _outcome(method: Method, episode: Episode, before: Float[Tensor, "input d_vo
 
 
 def _relative_norm(subject: Subject, changes: Changes) -> float:
-    """Frobenius norm of all that is added, relative to that of the weights it is added to; 0 for none."""
+    """Frobenius norm of all that is added, relative to that of the weights it is added to; 0 for none.
+
+    NaN where those weights are zeros.
+    """
     added = sum(float(v.double().square().sum()) for v in changes.values())
     whole = sum(float(subject.weights[k].double().square().sum()) for k in changes)
-    return (added / whole) ** 0.5 if added else 0.0
+    return (added / whole) ** 0.5 if added and whole else float("nan") if added else 0.0
 
 
 def _after_ten(

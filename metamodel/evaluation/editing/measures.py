@@ -74,7 +74,7 @@ def measures_of(
             found.setdefault(f"rule_generalisation/{m}", {})[name] = mean(values["generalisation"], among)
     gap = s[META_MODEL] - s[SHUFFLED_SPECIFICATION]
     told = feasible & (kinds != "repair")
-    comparable = np.array([o.relative_norm > 0 for o in outcomes[OTHER_SUBJECT]])
+    comparable = np.array([o.relative_norm != 0 for o in outcomes[OTHER_SUBJECT]])
     found["specification_gap"] = {META_MODEL: mean(gap, told)}
     found["subject_gap"] = {META_MODEL: mean(s[META_MODEL] - s[OTHER_SUBJECT], told & comparable)}
     forecast = np.array([o.forecast for o in outcomes[META_MODEL]])
