@@ -30,7 +30,7 @@ class EditorConfig:
 class EditTrainingConfig:
     """How long, on how much at a time, and what counts."""
 
-    steps: int = 1600
+    steps: int = 1000
     """Optimiser steps."""
     batch_size: int = 8
     """Subjects of one shape a step, each with an edit of its own."""
@@ -67,7 +67,7 @@ class EditReportConfig:
 
     edits: int = 1
     """Edits of each kind and number of pairs, of each test subject."""
-    most: int = 54
+    most: int = 52
     """Edits of a split that are judged, spread evenly over its subjects; more take longer."""
     tuning: int = 24
     """Edits of training subjects on which opponents are tuned."""
