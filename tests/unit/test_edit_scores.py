@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import edit_ranks
 import torch
 
 from metamodel.baselines.editing.aims import truth
@@ -95,8 +96,6 @@ def test_every_method_metric_and_split_of_an_editor_is_put_in_words():
 
 
 def test_the_least_rank_of_a_rule_at_the_last_writer_is_found_and_a_lesser_one_fails(taught, specified):
-    from benchmarks import edit_ranks
-
     episode = specified(taught, 4)
     rank = edit_ranks.least(episode, edit_ranks.WRITER)
     assert rank in edit_ranks.RANKS[1:]  # five answers move: one direction does not carry them
