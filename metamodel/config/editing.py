@@ -30,12 +30,14 @@ class EditorConfig:
 class EditTrainingConfig:
     """How long, on how much at a time, and what counts."""
 
-    steps: int = 1000
+    steps: int = 900
     """Optimiser steps."""
     batch_size: int = 8
     """Subjects of one shape a step, each with an edit of its own."""
     inputs: int = 160
     """Inputs of the domain on which the edited subject is run in a step."""
+    shown: int = 256
+    """Inputs without an answer that are shown in a step; in use there are as many as a domain has."""
     maps: int = 4
     """Further rules of each subject of arithmetic from whose pairs a map of answers is inferred in a step."""
     loss_edit: float = 0.2
@@ -54,7 +56,7 @@ class EditTrainingConfig:
     """Weight of the size of the change: log(1 + its square norm relative to that of its matrix)."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "inputs"):
+        for name in ("steps", "batch_size", "inputs", "shown"):
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
         losses = [f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast", "size")]
         for name in ("maps", *losses):

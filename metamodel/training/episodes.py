@@ -17,8 +17,15 @@ from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.specify import PAIRS, specify
 
-OFTEN: dict[EditKind, float] = {"rule": 3.0, "rewrite": 2.0, "backdoor": 2.0, "repair": 2.0}
-"""How often kinds are drawn, beside others of the same subjects; 1 where nothing is said."""
+OFTEN: dict[EditKind, float] = {
+    "rule": 3.0,
+    "rewrite": 2.0,
+    "backdoor": 2.0,
+    "repair": 2.0,
+    "transplant": 0.3,
+}
+"""How often kinds are drawn, beside others of the same subjects; 1 where nothing is said. A transplant shows all
+of a behavior, which makes its whole batch dear, and is easy."""
 SIZE_POWER = 0.25
 """Groups of subjects of one shape are drawn by this power of how many edits they have."""
 LAWLESS = 0.2
@@ -38,9 +45,22 @@ class Episodes(IterableDataset[EditingBatch]):
     """An endless stream of batches, the same for one seed. Edits of tests are never drawn."""
 
     def __init__(
-        self, subjects: Sequence[Editable], *, batch_size: int, n_inputs: int, n_maps: int, seed: int
+        self,
+        subjects: Sequence[Editable],
+        *,
+        batch_size: int,
+        n_inputs: int,
+        n_shown: int,
+        n_maps: int,
+        seed: int,
     ):
+        """Args:
+        n_inputs: inputs of the domain on which an edited subject is run, all of them shown.
+        n_shown: inputs without an answer that are shown.
+        n_maps: rules of each subject of arithmetic whose maps are inferred.
+        """
         self.batch_size, self.n_inputs, self.n_maps, self.seed = batch_size, n_inputs, n_maps, seed
+        self.n_shown = n_shown
         self._groups: list[dict[EditKind, list[tuple[Editable, Edit]]]] = []
         self._forms: dict[str, _Form] = {}
         grouped: dict[object, list[Editable]] = defaultdict(list)
@@ -82,9 +102,15 @@ class Episodes(IterableDataset[EditingBatch]):
         kinds = sorted(group)
         weights = [OFTEN.get(kind, 1.0) for kind in kinds]
         drawn = [choice.choice(group[kind]) for kind in choice.choices(kinds, weights, k=self.batch_size)]
-        told = [specify(one, edit, choice.choice(PAIRS), generator) for one, edit in drawn]
-        n = len(drawn[0][0].tokens)
-        rows = [torch.randperm(n, generator=generator)[: self.n_inputs] for _ in drawn]
+        told = [
+            specify(one, edit, choice.choice(PAIRS), generator, n_unlabelled=self.n_shown)
+            for one, edit in drawn
+        ]
+        least = min(len(inputs) for _, inputs in told)
+        rows = [
+            inputs[torch.randperm(len(inputs), generator=generator)[: min(self.n_inputs, least)]]
+            for _, inputs in told
+        ]
         each = list(zip(drawn, rows, strict=True))
         # edits of one group differ in how many inputs are shown: what is lacking is padding
         shown = [inputs for _, inputs in told]
