@@ -25,7 +25,7 @@ OFTEN: dict[EditKind, float] = {
     "transplant": 0.3,
 }
 """How often kinds are drawn, beside others of the same subjects; 1 where nothing is said. A transplant shows all
-of a behavior, which makes its whole batch dear, and is easy."""
+of a behavior: it is easy, and makes its whole batch dear."""
 SIZE_POWER = 0.25
 """Groups of subjects of one shape are drawn by this power of how many edits they have."""
 LAWLESS = 0.2
