@@ -30,7 +30,7 @@ class EditorConfig:
 class EditTrainingConfig:
     """How long, on how much at a time, and what counts."""
 
-    steps: int = 900
+    steps: int = 1500
     """Optimiser steps."""
     batch_size: int = 8
     """Subjects of one shape a step, each with an edit of its own."""

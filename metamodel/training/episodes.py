@@ -28,7 +28,7 @@ OFTEN: dict[EditKind, float] = {
 of a behavior: it is easy, and makes its whole batch dear."""
 SIZE_POWER = 0.25
 """Groups of subjects of one shape are drawn by this power of how many edits they have."""
-LAWLESS = 0.2
+LAWLESS = 0.1
 """Share of the maps of answers that are drawn at random, and follow no law: only the pairs tell them."""
 
 

@@ -114,12 +114,15 @@ class Scope(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.choose = nn.Sequential(nn.Linear(N_STATISTICS + 2, width), nn.GELU(), nn.Linear(width, 2))
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.decide = nn.Sequential(
             nn.Linear(2 * N_BEST + 7 + 2 * len(NAMED) + N_STATISTICS, width),
             nn.GELU(),
             nn.Linear(width, width),
             nn.GELU(),
-            nn.Linear(width, 1),
+            last,
         )
 
     def forward(

@@ -21,10 +21,12 @@ from metamodel.networks.editing.scope import N_STATISTICS, Fitted, Scope, fitted
 
 WAYS = ("map", "closed", "copy", "borrow", "second", "alike")
 N_EVIDENCE = 3 * len(WAYS) + 5
-START_TRUST, START_SURE = 4.0, 2.0
+START_TRUST, START_SURE = 2.0, 2.0
 """Before training: the power of a way's evidence in its share, and the logit of being sure."""
-UNLIKELY = 0.02
-"""What counts as evidence at least."""
+UNLIKELY = 0.1
+"""What counts as evidence at least: copying has none where every pair is a fact of its own."""
+ALIKE = 10.0
+"""What is added to the logit of the last way where no answer is wanted of any pair: all are then alike."""
 N_LOOKS = N_EVIDENCE + N_STATISTICS + 1
 
 
@@ -72,8 +74,8 @@ class TargetReader(nn.Module):
     def forward(self, seen: Observed) -> Targets:
         role, pair = seen.role, (seen.role == PAIR)
         found: Fitted = fitted(seen.kernels, role)
-        sharp = seen.wanted.square().sum(-1).sum(1) / pair.sum(1).clamp_min(1)
-        gate, weight = self.scope(found, role, 1 - sharp)
+        removed = 1 - seen.wanted.square().sum(-1).sum(1) / pair.sum(1).clamp_min(1)
+        gate, weight = self.scope(found, role, removed)
         inside = placed(gate, role)
         seen_map = torch.einsum("sna,snb->sab", _hard(seen.old) * pair[..., None], seen.wanted)
         map_logits = self.map(seen.answer_grams, seen_map, seen.answer_mask)
@@ -101,7 +103,11 @@ class TargetReader(nn.Module):
         statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
         share_inside = inside.sum(1, keepdim=True) / (role != PADDING).sum(1, keepdim=True)
         logits = self.way(torch.cat([evidence, statistic, share_inside], dim=1))
-        share = (logits[:, :-1] + self.trust * right.clamp_min(UNLIKELY).log()).softmax(-1)
+        begun = self.trust * right.clamp_min(UNLIKELY).log()
+        begun = begun + ALIKE * removed[:, None] * (
+            torch.arange(len(WAYS), device=role.device) == len(WAYS) - 1
+        )
+        share = (logits[:, :-1] + begun).softmax(-1)
         sure = logits[:, -1].sigmoid()
         changed = torch.einsum("snwa,sw->sna", ways, share)
         gated = inside[..., None]
