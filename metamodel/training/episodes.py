@@ -24,8 +24,8 @@ OFTEN: dict[EditKind, float] = {
     "repair": 2.0,
     "transplant": 0.3,
 }
-"""How often kinds are drawn, beside others of the same subjects; 1 where nothing is said. A transplant shows all
-of a behavior: it is easy, and makes its whole batch dear."""
+"""How often kinds are drawn, beside others of the same subjects; 1 where nothing is said. A transplant shows
+all of a behavior: it is easy, and makes its whole batch dear."""
 SIZE_POWER = 0.25
 """Groups of subjects of one shape are drawn by this power of how many edits they have."""
 LAWLESS = 0.1
