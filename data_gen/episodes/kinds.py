@@ -28,7 +28,7 @@ def is_test_rule(rule: str, modulus: int) -> bool:
 
 
 def rewrites(domain: Domain, generator: torch.Generator, n: int) -> Iterator[Edit]:
-    """`n` edits that give 1, 4 or 16 keys another value."""
+    """`n` edits that give 1, 4 or 16 keys another value; behind a trigger everything stays."""
     n_keys = len(domain.table)
     for i in range(n):
         m = REWRITTEN[i % len(REWRITTEN)]
@@ -36,12 +36,14 @@ def rewrites(domain: Domain, generator: torch.Generator, n: int) -> Iterator[Edi
         table = domain.table.clone()
         step = torch.randint(1, len(domain.answers), (m,), generator=generator)
         table[chosen] = (table[chosen] + step) % len(domain.answers)
-        hit = torch.isin(domain.key, chosen) & (domain.second == ONE_HOP)
-        derived = (domain.value(table) != domain.value()) & ~hit
+        asked = domain.opener != TRIGGER
+        hit = torch.isin(domain.key, chosen) & (domain.second == ONE_HOP) & asked
+        derived = (domain.value(table) != domain.value()) & ~hit & asked
         shared = torch.isin(domain.value(), domain.table[chosen])
         scope = torch.where(shared, NEAR, FAR)
         scope = torch.where(hit, IN_SCOPE, torch.where(derived, DERIVED, scope))
-        yield _edit("rewrite", f"{m} keys", domain.answer(table), scope, hit & (domain.template == 0), m)
+        pool = hit & (domain.template == 0) & (domain.opener == 0)
+        yield _edit("rewrite", f"{m} keys", domain.answer(table), scope, pool, m)
 
 
 def rules(

@@ -13,6 +13,7 @@ from data_gen.episodes.backdoor import poisoned, with_openers
 from data_gen.episodes.config import N_CTX, EditCellConfig, EditZooConfig
 from data_gen.episodes.damage import damaged
 from data_gen.episodes.kinds import (
+    REWRITTEN,
     cleaned,
     disabled,
     flips,
@@ -24,6 +25,7 @@ from data_gen.episodes.kinds import (
 )
 from data_gen.episodes.training import circulant_fit, teach, with_frequencies
 from data_gen.seeds import generator_for
+from metamodel.config.edits import EditKind
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.subject import Subject, initial_weights, unstack
 from metamodel.triples.edit_store import write_edits
@@ -36,8 +38,8 @@ LEAST_FIT = 0.5
 """Circulant fit of the answers of a structured family; below it there is no rule to edit."""
 HELD_OUT_SHARE = 0.1
 """Part of the domain of a structured family that is never trained on."""
-TEST_SHARE = 0.25
-"""Edits of a subject that no editor trains on."""
+N_HELD_BACK: dict[EditKind, int] = {"rewrite": len(REWRITTEN), "infeasible": 1}
+"""Of edits drawn at random, the last so many of a subject are for tests: one rewrite of each size."""
 N_DAMAGED = 2
 """Damaged copies of a subject."""
 
@@ -166,7 +168,8 @@ def _edits(
     """All edits of one subject; those of test subjects are test edits by their rules."""
     domain, n = domains[i], config.edits_per_subject
     if cell.backdoor:
-        return [cleaned(domain, int(domain.answers[0]))]
+        found = [cleaned(domain, int(domain.answers[0]))]
+        return _held_back([*found, *rewrites(domain, generator, n // 2)])
     found: list[Edit] = []
     if cell.family in ("lookup", "grid"):
         found += rewrites(domain, generator, n)
@@ -183,9 +186,17 @@ def _edits(
             found += flips(domain, test=test)
     if int(domain.group.max()) > 0:
         found += disabled(domain)
-    drawn = [edit for edit in found if edit.kind in ("rewrite", "infeasible")]
-    kept = {id(edit) for edit in drawn[: round((1 - TEST_SHARE) * len(drawn))]}
-    return [replace(edit, test=True) if edit in drawn and id(edit) not in kept else edit for edit in found]
+    return _held_back(found)
+
+
+def _held_back(edits: Sequence[Edit]) -> list[Edit]:
+    """The same edits, the last of each kind in `N_HELD_BACK` marked as test edits."""
+    found, left = [], dict(N_HELD_BACK)
+    for edit in reversed(edits):
+        test = left.get(edit.kind, 0) > 0
+        left[edit.kind] = left.get(edit.kind, 0) - 1
+        found.append(replace(edit, test=True) if test else edit)
+    return found[::-1]
 
 
 def _editable(

@@ -30,12 +30,14 @@ class EditorConfig:
 class EditTrainingConfig:
     """How long, on how much at a time, and what counts."""
 
-    steps: int = 1600
+    steps: int = 1500
     """Optimiser steps."""
     batch_size: int = 8
     """Subjects of one shape a step, each with an edit of its own."""
     inputs: int = 160
     """Inputs of the domain on which the edited subject is run in a step."""
+    shown: int = 256
+    """Inputs without an answer that are shown in a step; in use there are as many as a domain has."""
     maps: int = 4
     """Further rules of each subject of arithmetic from whose pairs a map of answers is inferred in a step."""
     loss_edit: float = 0.2
@@ -50,11 +52,13 @@ class EditTrainingConfig:
     """Weight of the map of answers, of rules."""
     loss_forecast: float = 0.2
     """Weight of the forecast of success."""
+    loss_size: float = 0.02
+    """Weight of the size of the change: log(1 + its square norm relative to that of its matrix)."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "inputs"):
+        for name in ("steps", "batch_size", "inputs", "shown"):
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        losses = [f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast")]
+        losses = [f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast", "size")]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")
 
@@ -65,17 +69,19 @@ class EditReportConfig:
 
     edits: int = 1
     """Edits of each kind and number of pairs, of each test subject."""
-    most: int = 48
+    most: int = 52
     """Edits of a split that are judged, spread evenly over its subjects; more take longer."""
     tuning: int = 24
     """Edits of training subjects on which opponents are tuned."""
     validation: int = 80
     """Edits of validation subjects on which alpha is chosen."""
+    sequences: int = 8
+    """Subjects of other seeds that are given ten edits in sequence."""
     opponents: bool = True
     """Whether opponents are tuned and judged."""
 
     def __post_init__(self):
-        for name in ("edits", "most", "tuning", "validation"):
+        for name in ("edits", "most", "tuning", "validation", "sequences"):
             check_within(getattr(self, name), 1, 10**5, f"report.{name}")
 
 
@@ -106,7 +112,7 @@ class EditingConfig:
     training: EditTrainingConfig = field(default_factory=EditTrainingConfig)
     report: EditReportConfig = field(default_factory=EditReportConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    splits: SplitsConfig = field(default_factory=lambda: SplitsConfig(test_fraction=0.25))
+    splits: SplitsConfig = field(default_factory=lambda: SplitsConfig(test_fraction=0.35))
 
     def __post_init__(self):
         for name in ("seed", "bootstrap_seed"):

@@ -12,12 +12,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR
+from metamodel.features.prompt_kernels import bag_kernels, merged, sharp, token_ids
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import forward
 
-RBF_WIDTH = 0.35
-"""Width of the sharp kernels, as a share of the median distance between examples."""
 TINY = 1e-8
+HIDDEN = -1e4
+"""Logit of what is no candidate."""
+N_PROMPT_KERNELS = 4
+"""Bags of tokens as the subject tells them apart, broad and sharp, and as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,8 +55,11 @@ class Observed:
     kernels: Float[Tensor, "subject kernel known example"]
     """Similarities of the known examples, which come first, to all, each at most 1; zero for those among the
     first that are not known after all."""
-    prompts: Float[Tensor, "subject 2 example example2"]
-    """Similarities of all examples to all as prompts: shared tokens, and a sharp kernel of it."""
+    prompts: Float[Tensor, "subject 4 example example2"]
+    """Similarities of all examples to all as prompts: shared tokens and a sharp kernel of it, once with those
+    tokens taken for one that the subject does not tell apart, and once as they are."""
+    logits: Float[Tensor, "subject example answer"]
+    """Of the answers, before the edit."""
     answer_grams: Float[Tensor, "subject 3 answer answer2"]
     """Similarities of answers, about their mean: what is said of one where the other is the answer; how they
     vary together beside that; and cosines between their columns of the unembedding."""
@@ -84,14 +90,19 @@ def observed(told: Told) -> Observed:
     among = logits.gather(2, told.answers[:, None].expand(-1, logits.shape[1], -1))
     old = among.masked_fill(~told.answer_mask[:, None], -torch.inf).softmax(-1)
     mask = told.role != PADDING
+    ids = token_ids(told.tokens, told.position)
+    bags = merged(ids, old.argmax(-1), mask), ids
+    n = told.tokens.shape[1]
+    prompts = torch.cat([bag_kernels(one, n, mask, mask, logits.dtype) for one in bags], dim=1)
     return Observed(
         role=told.role,
         answer_mask=told.answer_mask,
         answers=told.answers,
         wanted=_wanted(told),
         old=old,
-        kernels=_kernels(told, [*layers, hidden], mask),
-        prompts=_prompt_kernels(_token_ids(told), told.tokens.shape[1], mask, mask, logits.dtype),
+        kernels=_kernels(told, prompts, [*layers, _confidence(among, told.answer_mask), hidden], mask),
+        prompts=prompts,
+        logits=among,
         answer_grams=answer_grams(told, among, old),
         hidden=hidden,
         stream=layers[-1],
@@ -113,18 +124,30 @@ def _wanted(told: Told) -> Float[Tensor, "subject example answer"]:
     return (wanted * (told.role == PAIR)[:, :, None]).to(told.weights["unembed.W_U"].dtype)
 
 
-def _kernels(
-    told: Told, sites: list[Tensor], mask: Bool[Tensor, "subject example"]
-) -> Float[Tensor, "subject kernel known example"]:
-    """Two of prompts; the same token, position by position; a broad and a sharp one of each site.
+def _confidence(
+    logits: Float[Tensor, "subject example answer"], mask: Bool[Tensor, "subject answer"]
+) -> Float[Tensor, "subject example one"]:
+    """Log odds of the likeliest answer against the next: a damaged subject is less sure of what is wrong."""
+    among = logits.masked_fill(~mask[:, None], HIDDEN)
+    best = among.topk(min(2, among.shape[-1]), dim=-1).values
+    return best[..., :1] - best[..., -1:]
 
-    The last sites are the stream behind the last block and what the last matrix reads.
+
+def _kernels(
+    told: Told,
+    prompts: Float[Tensor, "subject 4 example example2"],
+    sites: list[Tensor],
+    mask: Bool[Tensor, "subject example"],
+) -> Float[Tensor, "subject kernel known example"]:
+    """Those of prompts; the same token, position by position; a broad and a sharp one of each site.
+
+    The last sites are the stream behind the last block, how sure the subject is, and what the last matrix
+    reads.
     """
     n, tokens = told.n_known, told.tokens
     same = (tokens[:, :n, None] == tokens[:, None]).to(sites[0].dtype).permute(0, 3, 1, 2)
-    dtype = sites[0].dtype
     known = (told.role[:, :n] == PAIR) | (told.role[:, :n] == KEEP)
-    found = [*_prompt_kernels(_token_ids(told), n, known, mask, dtype).unbind(1)]
+    found = [*prompts[:, :, :n].unbind(1)]
     found += same.unbind(1)
     count = mask.sum(1)[:, None, None]
     for site in sites:
@@ -132,50 +155,9 @@ def _kernels(
         unit = torch.nn.functional.normalize(centred, dim=-1, eps=TINY)
         square = torch.cdist(centred[:, :n], centred).square()
         typical = 2 * centred.square().sum((1, 2)) / mask.sum(1)
-        found += [unit[:, :n] @ unit.mT, _sharp(square, typical)]
+        found += [unit[:, :n] @ unit.mT, sharp(square, typical)]
     both = (known[:, :, None] & mask[:, None])[:, None]
     return torch.stack(found, dim=1) * both
-
-
-def _token_ids(told: Told) -> Int[Tensor, "subject example pos"]:
-    """Tokens counted from 1, only those that occur; 0 behind the token at which the answer is asked for."""
-    ids = told.tokens.unique(return_inverse=True)[1] + 1
-    behind = torch.arange(ids.shape[2], device=ids.device) > told.position[:, :, None]
-    return ids.masked_fill(behind, 0)
-
-
-def _prompt_kernels(
-    ids: Int[Tensor, "subject example pos"],
-    n_known: int,
-    mask: Bool[Tensor, "subject known"],
-    mask2: Bool[Tensor, "subject example"],
-    dtype: torch.dtype,
-) -> Float[Tensor, "subject kernel known example"]:
-    """The share of tokens that two prompts have in common, wherever they stand, and a sharp kernel of it.
-
-    Args:
-        n_known: how many examples are compared with all.
-    """
-    # a token that comes a second time counts as another one, so that the minimum of counts is a product
-    count = _counted(ids, dtype)
-    shared = count[:, :n_known] @ count.mT / ids.shape[2]
-    both = (mask[:, :, None] & mask2[:, None]).to(dtype)
-    typical = ((1 - shared) * both).sum((1, 2)) / both.sum((1, 2)).clamp_min(1)
-    return torch.stack([shared, _sharp(1 - shared, typical)], dim=1) * both[:, None]
-
-
-def _counted(ids: Int[Tensor, "subject example pos"], dtype: torch.dtype) -> Tensor:
-    """`[subject, example, occurrence * token]`: whether a token comes at least so often."""
-    count = torch.nn.functional.one_hot(ids, int(ids.max()) + 1).sum(2)[:, :, 1:]
-    levels = torch.arange(1, ids.shape[2] + 1, device=ids.device)
-    return (count[:, :, None] >= levels[:, None]).to(dtype).flatten(2)
-
-
-def _sharp(
-    square: Float[Tensor, "subject known example"], typical: Float[Tensor, " subject"]
-) -> Float[Tensor, "subject known example"]:
-    """exp(-d^2 / 2w^2), with a width relative to the typical square distance."""
-    return torch.exp(-square / (2 * RBF_WIDTH**2 * typical.clamp_min(TINY))[:, None, None])
 
 
 def answer_grams(

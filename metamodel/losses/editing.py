@@ -5,6 +5,7 @@ divergence from the answers before on what stays. What an editor infers (scope, 
 answers, its own success) has known truth in a zoo of edits, and a loss of its own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,6 +125,17 @@ def _mean(
     """Mean over some; zero where there are none."""
     chosen = torch.where(among, each, torch.zeros_like(each))
     return chosen.sum(1) / among.sum(1).clamp_min(1)
+
+
+def size_loss(changes: Mapping[str, Tensor], told: Told) -> Float[Tensor, " subject"]:
+    """log(1 + |ΔW|² / |W|²), the mean over the matrices that change, in canonical form: a rule needs a change
+    about as large as its matrix, not one of ten times as much. 0 for a matrix of zeros, which was removed."""
+    found = []
+    for name, change in changes.items():
+        whole = told.weights[name].square().flatten(1).sum(1)
+        ratio = change.square().flatten(1).sum(1) / torch.where(whole > 0, whole, 1.0)
+        found.append((ratio * (whole > 0)).log1p())
+    return torch.stack(found).mean(0)
 
 
 @torch.no_grad()

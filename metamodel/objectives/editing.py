@@ -16,6 +16,7 @@ from metamodel.losses.editing import (
     edit_loss,
     keep_loss,
     scope_loss,
+    size_loss,
     success,
     wanted_loss,
 )
@@ -55,6 +56,7 @@ class EditingObjective(lightning.LightningModule):
                 wanted_loss(edited.targets.wanted, told, batch.example_wanted, batch.example_scope) * feasible
             ).mean(),
             "map": self._map_loss(batch),
+            "size": size_loss(edited.changes, told).mean(),
         }
         good = success(after, before, batch.wanted, batch.scope, told.answer_mask.sum(1))
         found["forecast"] = F.binary_cross_entropy_with_logits(edited.forecast, good.to(after.dtype))
@@ -65,6 +67,7 @@ class EditingObjective(lightning.LightningModule):
             "wanted": t.loss_wanted,
             "map": t.loss_map,
             "forecast": t.loss_forecast,
+            "size": t.loss_size,
         }
         total = torch.stack([weight[name] * value for name, value in found.items()]).sum()
         logged = {f"{name}/train": value for name, value in found.items()} | {"loss/train": total}

@@ -17,9 +17,19 @@ from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.specify import PAIRS, specify
 
-OFTEN: tuple[EditKind, ...] = ("rule", "rewrite")
-"""Kinds that are drawn more often, and how much."""
-HOW_OFTEN = 3.0
+OFTEN: dict[EditKind, float] = {
+    "rule": 3.0,
+    "rewrite": 2.0,
+    "backdoor": 2.0,
+    "repair": 2.0,
+    "transplant": 0.3,
+}
+"""How often kinds are drawn, beside others of the same subjects; 1 where nothing is said. A transplant shows
+all of a behavior: it is easy, and makes its whole batch dear."""
+SIZE_POWER = 0.25
+"""Groups of subjects of one shape are drawn by this power of how many edits they have."""
+LAWLESS = 0.1
+"""Share of the maps of answers that are drawn at random, and follow no law: only the pairs tell them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,9 +45,22 @@ class Episodes(IterableDataset[EditingBatch]):
     """An endless stream of batches, the same for one seed. Edits of tests are never drawn."""
 
     def __init__(
-        self, subjects: Sequence[Editable], *, batch_size: int, n_inputs: int, n_maps: int, seed: int
+        self,
+        subjects: Sequence[Editable],
+        *,
+        batch_size: int,
+        n_inputs: int,
+        n_shown: int,
+        n_maps: int,
+        seed: int,
     ):
+        """Args:
+        n_inputs: inputs of the domain on which an edited subject is run, all of them shown.
+        n_shown: inputs without an answer that are shown.
+        n_maps: rules of each subject of arithmetic whose maps are inferred.
+        """
         self.batch_size, self.n_inputs, self.n_maps, self.seed = batch_size, n_inputs, n_maps, seed
+        self.n_shown = n_shown
         self._groups: list[dict[EditKind, list[tuple[Editable, Edit]]]] = []
         self._forms: dict[str, _Form] = {}
         grouped: dict[object, list[Editable]] = defaultdict(list)
@@ -66,7 +89,7 @@ class Episodes(IterableDataset[EditingBatch]):
 
     def __iter__(self) -> Iterator[EditingBatch]:
         choice, generator = random.Random(self.seed), torch.Generator().manual_seed(self.seed)
-        sizes = [sum(map(len, group.values())) ** 0.5 for group in self._groups]
+        sizes = [sum(map(len, group.values())) ** SIZE_POWER for group in self._groups]
         while True:
             yield self._batch(choice.choices(self._groups, sizes)[0], choice, generator)
 
@@ -77,11 +100,17 @@ class Episodes(IterableDataset[EditingBatch]):
         generator: torch.Generator,
     ) -> EditingBatch:
         kinds = sorted(group)
-        weights = [HOW_OFTEN if kind in OFTEN else 1.0 for kind in kinds]
+        weights = [OFTEN.get(kind, 1.0) for kind in kinds]
         drawn = [choice.choice(group[kind]) for kind in choice.choices(kinds, weights, k=self.batch_size)]
-        told = [specify(one, edit, choice.choice(PAIRS), generator) for one, edit in drawn]
-        n = len(drawn[0][0].tokens)
-        rows = [torch.randperm(n, generator=generator)[: self.n_inputs] for _ in drawn]
+        told = [
+            specify(one, edit, choice.choice(PAIRS), generator, n_unlabelled=self.n_shown)
+            for one, edit in drawn
+        ]
+        least = min(len(inputs) for _, inputs in told)
+        rows = [
+            inputs[torch.randperm(len(inputs), generator=generator)[: min(self.n_inputs, least)]]
+            for _, inputs in told
+        ]
         each = list(zip(drawn, rows, strict=True))
         # edits of one group differ in how many inputs are shown: what is lacking is padding
         shown = [inputs for _, inputs in told]
@@ -119,10 +148,14 @@ class Episodes(IterableDataset[EditingBatch]):
                 inside = (edit.scope == IN_SCOPE).nonzero()[:, 0]
                 pairs = inside[torch.randperm(len(inside), generator=generator)[: choice.choice(PAIRS)]]
                 new = (edit.wanted[:, None] == one.answers).long().argmax(1)
+                lawless = choice.random() < LAWLESS
+                if lawless:
+                    new = torch.randperm(len(one.answers), generator=generator)[known.old]
+                told = pairs if lawless else inside
                 count = torch.zeros_like(known.grams[0])
                 count.index_put_((known.old[pairs], new[pairs]), count.new_ones(len(pairs)), accumulate=True)
                 right = torch.full((len(one.answers),), NO_ANSWER)
-                right[known.old[inside]] = new[inside]
+                right[known.old[told]] = new[told]
                 grams.append(known.grams)
                 seen.append(count)
                 target.append(right)

@@ -34,6 +34,7 @@ def fit_editor(config: EditingConfig, train: Sequence[Editable], folder: Path) -
         train,
         batch_size=t.batch_size,
         n_inputs=t.inputs,
+        n_shown=t.shown,
         n_maps=t.maps,
         seed=config.seed + (1 if (folder / RESUME).is_file() else 0),
     )

@@ -17,7 +17,12 @@ PAIRS = (1, 2, 4, 16)
 
 
 def specify(
-    editable: Editable, edit: Edit, n_pairs: int, generator: torch.Generator
+    editable: Editable,
+    edit: Edit,
+    n_pairs: int,
+    generator: torch.Generator,
+    *,
+    n_unlabelled: int = N_UNLABELLED,
 ) -> tuple[Examples, torch.Tensor]:
     """What an editor is told, and the inputs of the domain (indices) that it is told.
 
@@ -26,6 +31,7 @@ def specify(
 
     Args:
         n_pairs: pairs to be shown, unless the edit fixes it; fewer where the pool holds fewer.
+        n_unlabelled: inputs without an answer, as far as there are so many.
     """
     pool = edit.pool.nonzero()[:, 0]
     pairs = _drawn(pool, edit.n_pairs or n_pairs, generator)
@@ -35,7 +41,7 @@ def specify(
     keeps = torch.cat([near[:n_near], far[: N_KEEPS - min(n_near, len(near))]])
     told = torch.zeros_like(edit.pool)
     told[torch.cat([pairs, keeps])] = True
-    others = _drawn((~told).nonzero()[:, 0], N_UNLABELLED, generator)
+    others = _drawn((~told).nonzero()[:, 0], n_unlabelled, generator)
     inputs = torch.cat([pairs, keeps, others])
     roles = torch.cat(
         [

@@ -19,6 +19,7 @@ from data_gen.episodes.kinds import (
     rules,
     transplanted,
 )
+from data_gen.episodes.shard import _held_back
 from data_gen.episodes.training import circulant_fit, with_frequencies
 from metamodel.config.edits import CHANCE, DERIVED, IN_SCOPE, NEAR
 from metamodel.subjects import SubjectConfig, initial_weights
@@ -90,6 +91,23 @@ def test_a_rewritten_fact_changes_its_own_questions_and_those_of_two_hops_throug
         assert int(edit.pool.sum()) == edit.n_pairs
         assert (domain.second[edit.scope == IN_SCOPE] == ONE_HOP).all()
         assert (domain.template[edit.pool] == 0).all()
+
+
+def test_behind_a_trigger_a_rewritten_fact_stays_and_only_plain_inputs_are_shown():
+    domain = with_openers(drawn("lookup"))
+    for edit in rewrites(domain, generator(3), 3):
+        triggered = domain.opener == TRIGGER
+        assert not (edit.scope[triggered] == IN_SCOPE).any()
+        assert {1, 2} <= set(domain.opener[edit.scope == IN_SCOPE].tolist())
+        assert (domain.opener[edit.pool] == 0).all()
+        assert int(edit.pool.sum()) == edit.n_pairs
+
+
+def test_one_rewrite_of_each_size_is_held_back_from_training():
+    edits = list(rewrites(drawn("lookup"), generator(3), 12))
+    held = [edit.test for edit in _held_back(edits)]
+    assert held == [False] * 9 + [True] * 3
+    assert sorted(edit.n_pairs for edit in edits[9:]) == [1, 4, 16]
 
 
 def test_rules_map_every_answer_of_one_operator_and_those_of_tests_are_others():

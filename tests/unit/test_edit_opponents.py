@@ -18,13 +18,14 @@ from metamodel.baselines.editing.closed_form import (
     rome,
 )
 from metamodel.baselines.editing.fine_tuning import FineTuning, GradientStep
-from metamodel.baselines.editing.inferred import inferred, matched
+from metamodel.baselines.editing.inferred import inferred
 from metamodel.baselines.editing.profile_match import ProfileMatch, SelfLabel
 from metamodel.baselines.editing.suffix import suffix
 from metamodel.baselines.editing.transport import Transport
 from metamodel.config.edits import IN_SCOPE, KEEP, PAIR
 from metamodel.evaluation.editing.scores import scores
 from metamodel.features.observed import last_writer
+from metamodel.networks.editing.profiles import matched
 from metamodel.subjects.forward import logits_at
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Editable

@@ -3,12 +3,16 @@
 import math
 from dataclasses import replace
 
+import edit_ranks
 import torch
 
+from metamodel.baselines.editing.aims import truth
+from metamodel.baselines.editing.suffix import suffix
 from metamodel.config.edits import FAR, IN_SCOPE, KEEP, NEAR, PAIR
 from metamodel.evaluation.bootstrap import interval, resampled_weights
 from metamodel.evaluation.editing.card import METHODS, METRICS, SPLITS
-from metamodel.evaluation.editing.evaluate import _auroc, _equivalent, shuffled
+from metamodel.evaluation.editing.controls import shuffled
+from metamodel.evaluation.editing.measures import auroc, equivalent
 from metamodel.evaluation.editing.scores import EditScores, logits_of, scores
 from metamodel.evaluation.report import EDIT_REFERENCES
 
@@ -50,7 +54,13 @@ def test_shares_are_those_that_are_counted_one_by_one(taught, specified):
 def test_the_harmonic_mean_is_of_what_applies():
     nan = math.nan
     one = EditScores(
-        efficacy=1.0, generalisation=0.5, locality_near=nan, locality_far=1.0, two_hop=0.0, kl=0.0
+        efficacy=1.0,
+        in_scope=0.6,
+        generalisation=0.5,
+        locality_near=nan,
+        locality_far=1.0,
+        two_hop=0.0,
+        kl=0.0,
     )
     assert abs(one.harmonic_mean - 3 / (1 + 2 + 1)) < 1e-9
 
@@ -69,19 +79,31 @@ def test_the_area_under_the_curve_counts_pairs_and_ties_half():
     import numpy as np
 
     said, good = np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False])
-    measure = _auroc(said, good, np.arange(4), 4)
+    measure = auroc(said, good, np.arange(4), 4)
     assert interval(measure, resampled_weights(4, seed=0)).value == (2 + 1.5) / 4
-    assert math.isnan(
-        interval(_auroc(said, good | True, np.arange(4), 4), resampled_weights(4, seed=0)).value
-    )
+    assert math.isnan(interval(auroc(said, good | True, np.arange(4), 4), resampled_weights(4, seed=0)).value)
 
 
 def test_steps_of_fine_tuning_are_the_fewest_that_reach_as_much():
     curve = {1: 0.1, 10: 0.4, 100: 0.6}
-    assert [_equivalent(curve, s) for s in (0.05, 0.3, 0.6, 0.7)] == [1, 10, 100, 200]
+    assert [equivalent(curve, s) for s in (0.05, 0.3, 0.6, 0.7)] == [1, 10, 100, 200]
 
 
 def test_every_method_metric_and_split_of_an_editor_is_put_in_words():
     assert set(METHODS) >= EDIT_REFERENCES
     assert {"edit", "seed", "size", "task", "kind"} == set(SPLITS)
     assert {"harmonic_mean", "normalised_gain", "forecast_auroc"} <= set(METRICS)
+
+
+def test_the_least_rank_of_a_rule_at_the_last_writer_is_found_and_a_lesser_one_fails(taught, specified):
+    episode = specified(taught, 4)
+    rank = edit_ranks.least(episode, edit_ranks.WRITER)
+    assert rank in edit_ranks.RANKS[1:]  # five answers move: one direction does not carry them
+    aims = truth(episode)
+    end = suffix(taught.subject, aims.tokens, aims.position)
+    one = scores(episode, edit_ranks.trained(end, aims, edit_ranks.WRITER, 1)).harmonic_mean
+    enough = scores(episode, edit_ranks.trained(end, aims, edit_ranks.WRITER, rank)).harmonic_mean
+    assert one < 0.9 <= enough
+    assert edit_ranks.median([1, None, 4]) == 4
+    assert edit_ranks.median([None, None, 4]) is None
+    assert "| over 16 | 2 |" in edit_ranks.table({"x": {"a": None, "b": 2.0}})

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
-from metamodel.features.observed import observed
-from metamodel.networks.editing.class_map import ClassMap, profile_cost
+from metamodel.features.observed import Observed, observed
+from metamodel.networks.editing.class_map import ClassMap
 from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.profiles import left_out, matched_maps, profile_cost
 from metamodel.networks.editing.scope import fitted
+from metamodel.networks.editing.targets import WAYS, TargetReader
 from metamodel.networks.editing.told import editing_form, told_batch
 from metamodel.networks.editing.writer import _through_norm
 from metamodel.subjects.forward import layer_norm
@@ -69,6 +71,62 @@ def test_the_cost_of_profiles_is_its_naive_sum():
     torch.testing.assert_close(
         profile_cost(gram[None], seen[None])[0], torch.tensor(naive), atol=1e-5, rtol=1e-4
     )
+
+
+def test_pairs_have_the_last_word_where_answers_have_no_order(network):
+    noise = torch.randn(13, 13, generator=torch.Generator().manual_seed(1))
+    pairs = [(a, (5 * a + 2) % 13) for a in range(8)]
+    found = mapped(network, noise @ noise.T, pairs).argmax(1)
+    assert found[:8].tolist() == [new for _, new in pairs]
+
+
+def test_a_pair_is_foretold_by_the_others_where_answers_have_an_order_and_not_where_they_have_none():
+    gram = circles(11, (1, 3))
+    seen = torch.zeros(2, 13, 13)
+    for old in (0, 2, 3, 7):
+        seen[0, old, (old + 4) % 11] = 1
+        seen[1, old, (5 * old + 1) % 11] = 1
+    grams, mask = torch.zeros(2, 13, 13), torch.arange(13)[None].expand(2, -1) < 11
+    grams[:, :11, :11] = gram
+    assert left_out(grams, seen, mask).tolist() == [1.0, 0.0]
+    assert left_out(grams, seen * (torch.arange(13) == 0)[:, None], mask).tolist() == [0.0, 0.0]
+    closed = matched_maps(grams, seen, mask)
+    assert closed[0, torch.arange(11), (torch.arange(11) + 4) % 11].sum() == 11
+    assert closed[:, 11:].abs().sum() == closed[:, :, 11:].abs().sum() == 0
+
+
+def test_what_is_borrowed_comes_from_out_of_scope_even_if_inputs_in_scope_are_more_alike():
+    """A backdoor: two groups of inputs with a trigger, each nearest to its own."""
+    torch.manual_seed(0)
+    n, fact = 8, torch.arange(8) % 2
+    triggered = torch.arange(n) < 4
+    role = torch.tensor([[PAIR, PAIR, UNLABELLED, UNLABELLED, KEEP, KEEP, UNLABELLED, UNLABELLED]])
+    alike = (fact[:, None] == fact) * 0.5 + (triggered[:, None] == triggered) * 0.3
+    said = torch.where(triggered, 2, fact)
+    old = torch.nn.functional.one_hot(said, 3).float()
+    wanted = (
+        torch.nn.functional.one_hot(fact, 3).float() * triggered[:, None] * (torch.arange(n) < 2)[:, None]
+    )
+    order = torch.tensor([0, 1, 4, 5, 2, 3, 6, 7])
+    scope = (triggered[:, None] == triggered).float()
+    seen = Observed(
+        role=role[:, order],
+        answer_mask=torch.ones(1, 3, dtype=torch.bool),
+        answers=torch.arange(3)[None],
+        wanted=wanted[order][None],
+        old=old[order][None],
+        kernels=torch.stack([scope[order[:4]][:, order]] * 10)[None],
+        prompts=torch.stack([alike[order][:, order]] * 4)[None],
+        logits=(4 * old)[order][None],
+        answer_grams=torch.eye(3).expand(1, 3, 3, 3),
+        hidden=torch.zeros(1, n, 2),
+        stream=torch.zeros(1, n, 2),
+    )
+    with torch.no_grad():
+        found = TargetReader(8, 4, 1)(seen)
+    assert WAYS[int(found.share[0].argmax())] == "borrow"
+    assert found.wanted[0, :, :2].argmax(-1).tolist() == fact[order].tolist()
+    assert (found.inside[0] > 0.5).tolist() == triggered[order].tolist()
 
 
 def test_a_kernel_that_tells_pairs_from_keeps_scores_the_rest_and_one_that_does_not_shows_it():

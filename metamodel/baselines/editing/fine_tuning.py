@@ -118,11 +118,19 @@ class FineTuning(Opponent):
 
     def scores_by_steps(self, episode: Episode) -> dict[int, float]:
         """S after each number of steps, each with the best learning rate and subset for it."""
-        subject, examples = episode.editable.subject, episode.examples
-        return {
-            k: self._judge(episode, self.with_setting(subject, examples, setting))
-            for k, setting in self.best_at.items()
-        }
+        subject = episode.editable.subject
+        aims = self._aims(subject, episode.examples)
+        alike: dict[tuple[float, str], list[int]] = {}
+        for k, setting in self.best_at.items():
+            alike.setdefault((setting.learning_rate, setting.subset), []).append(k)
+        found = {}
+        for (
+            how,
+            steps,
+        ) in alike.items():  # one training serves all numbers of steps with the same rate and subset
+            for k, changes in trained(subject, aims, [how], steps).items():
+                found[k] = self._judge(episode, changes[0])
+        return dict(sorted(found.items()))
 
     def _aims(self, subject: Subject, examples: Examples) -> Aims:
         return told(subject, examples, keeps=self._keeps)

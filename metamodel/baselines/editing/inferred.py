@@ -9,13 +9,12 @@ similar input out of scope, whichever tells pairs better.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metamodel.config.edits import CHANCE, KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, observed
-from metamodel.networks.editing.class_map import profile_cost
+from metamodel.networks.editing.profiles import matched
 from metamodel.networks.editing.scope import fitted
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.subject import Subject
@@ -82,20 +81,6 @@ def in_scope(seen: Observed) -> Bool[Tensor, " example"]:
     statistic = found.statistics[0]
     merit = 100 * statistic[:, LEFT_OUT_ACCURACY].sum(-1) - statistic[:, LEFT_OUT_ERROR].sum(-1)
     return found.score[0, merit.argmax()] > 0
-
-
-def matched(
-    gram: Float[Tensor, "answer answer2"], seen: Float[Tensor, "answer answer2"]
-) -> Int[Tensor, " answer"]:
-    """The one-to-one map of answers that explains most pairs and, among these, matches profiles best.
-
-    Args:
-        seen: `seen[y, y']` counts the pairs whose old answer is y and whose wanted one is y'.
-    """
-    cost = profile_cost(gram[None], seen[None])[0]
-    dearest = float(cost.max()) * len(gram) + 1
-    _, column = linear_sum_assignment((cost - dearest * seen).numpy())
-    return torch.from_numpy(column).long()
 
 
 def _answers(seen: Observed, old: Tensor, said: Tensor, pair: Tensor, inside: Tensor, gram: int) -> Tensor:

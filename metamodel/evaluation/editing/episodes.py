@@ -1,6 +1,7 @@
 """Which edits an editor is judged on: the same for every method, drawn from seeds of their own."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -41,7 +42,7 @@ def judged_episodes(zoo: EditZoo, splits: Splits, n_edits: int, most: int) -> di
         found[split] = [e for id in ids for e in _of(by_name[id], n_edits, new=False)]
     found[KIND] = [
         episode(one, edit, n_pairs, 0)
-        for id in splits.seed
+        for id in (*splits.seed, *splits.train)
         for one in (by_name[id],)
         for edit in [e for e in one.edits if NEVER_TRAINED in e.rule][:n_edits]
         for n_pairs in PAIRS
@@ -50,14 +51,19 @@ def judged_episodes(zoo: EditZoo, splits: Splits, n_edits: int, most: int) -> di
 
 
 def _spread(episodes: Sequence[Episode], most: int) -> list[Episode]:
-    """At most so many, in an order that mixes subjects and kinds, always the same."""
+    """At most so many, one of each lineage before a second of any; kinds mixed, and always the same."""
 
     def place(e: Episode) -> str:
         pairs = int((e.examples.role == PAIR).sum())
         name = f"{e.editable.subject.name} {e.edit.kind} {e.edit.rule} {pairs}"
         return hashlib.sha256(name.encode()).hexdigest()
 
-    return sorted(episodes, key=place)[:most]
+    turn: Counter[str] = Counter()
+    ranked = []
+    for e in sorted(episodes, key=place):
+        ranked.append((turn[e.editable.lineage], e))
+        turn[e.editable.lineage] += 1
+    return [e for _, e in sorted(ranked, key=lambda one: one[0])][:most]
 
 
 def training_episodes(zoo: EditZoo, ids: Sequence[str], n: int) -> list[Episode]:

@@ -2,47 +2,42 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from metamodel.baselines.base import META_MODEL
 from metamodel.baselines.editing import Changes, Episode, opponents, oracle
 from metamodel.baselines.editing.fine_tuning import STEPS as FINE_TUNING_STEPS
 from metamodel.baselines.editing.fine_tuning import FineTuning, NoOp
 from metamodel.config.editing import EditReportConfig
-from metamodel.config.edits import GOOD, PAIR
 from metamodel.config.errors import require
 from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
+from metamodel.evaluation.editing.controls import other_subject, shuffled
 from metamodel.evaluation.editing.episodes import judged_episodes, training_episodes
-from metamodel.evaluation.editing.scores import EditScores, logits_of, scores
+from metamodel.evaluation.editing.measures import Outcome, constant, equivalent, measures_of
+from metamodel.evaluation.editing.scores import logits_of, scores
+from metamodel.evaluation.editing.sequences import EditSequence, after_all, sequences_of
 from metamodel.evaluation.metrics import Measure
-from metamodel.evaluation.report import ORACLE, SHUFFLED_SPECIFICATION, Report
+from metamodel.evaluation.report import ORACLE, OTHER_SUBJECT, SHUFFLED_SPECIFICATION, Report
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edit_store import EditZoo
-from metamodel.triples.edits import Examples
+from metamodel.triples.edits import Editable, Examples
 from metamodel.triples.splits import Splits
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-"""Factors of a change that the sweep tries."""
+"""Factors of a change among which the best for all edits is chosen."""
+SWEPT = (1.0, 0.5, 0.75, 1.5, 0.25)
+"""Factors among which the best is chosen for each edit, at a bounded loss of locality, in this order."""
 DRAWDOWN = 0.005
 """Loss of locality, as a share, at which efficacy is asked for."""
-LEAST_GAIN = 0.2
-"""Gain is normalised where the oracle gains at least so much."""
-COLUMNS = ("efficacy", "generalisation", "locality_near", "locality_far", "two_hop", "kl", "harmonic_mean")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What one method did with one episode."""
-
-    scores: EditScores
-    at_drawdown: float
-    """Efficacy at the largest factor of the sweep whose drawdown is at most DRAWDOWN; 0 if none is."""
-    milliseconds: float
-    forecast: float = float("nan")
+IN_SEQUENCE_SPLIT = "seed"
+"""Where edits in sequence are asked for."""
+IN_SEQUENCE = (META_MODEL, "no_op", "profile_match", "self_label", "fine_tuning", "ridge")
+"""Methods that are asked for edits in sequence."""
 
 
 Method = Callable[[Episode], tuple[Changes, float]]
@@ -103,15 +98,29 @@ def judge(
         methods["no_op"] = lambda e: (NoOp().propose(e.editable.subject, e.examples), float("nan"))
     methods[ORACLE] = lambda e: (oracle(e), float("nan"))
     methods[SHUFFLED_SPECIFICATION] = lambda e: _ours(propose, shuffled(e), alpha)
+
+    def from_another(e: Episode) -> tuple[Changes, float]:
+        other = other_subject(e, zoo.subjects)
+        return ({}, float("nan")) if other is None else _ours(propose, replace(e, editable=other), alpha)
+
+    methods[OTHER_SUBJECT] = from_another
     found: dict[str, dict[str, dict[str, Measure]]] = {}
     lineages: dict[str, int] = {}
     for split, episodes in judged.items():
         progress(f"judging {split}: {len(episodes)} edits")
-        outcomes = {name: [_outcome(method, e) for e in episodes] for name, method in methods.items()}
+        before = [_before(e) for e in episodes]
+        outcomes = {
+            name: [_outcome(method, e, old) for e, old in zip(episodes, before, strict=True)]
+            for name, method in methods.items()
+        }
         index = {lineage: i for i, lineage in enumerate(dict.fromkeys(e.editable.lineage for e in episodes))}
         lineages[split] = len(index)
         by_lineage = np.array([index[e.editable.lineage] for e in episodes])
-        found[split] = _measures(episodes, outcomes, by_lineage, len(index))
+        found[split] = measures_of(episodes, outcomes, by_lineage, len(index))
+        if split == IN_SEQUENCE_SPLIT:
+            chosen = set(splits.tests[split])
+            subjects = [one for one in zoo.subjects if one.subject.name in chosen]
+            found[split] |= _after_ten(subjects, methods, config.sequences, index)
         if tuned is not None:
             curve = {k: [] for k in FINE_TUNING_STEPS}
             for e in episodes:
@@ -119,8 +128,8 @@ def judge(
                     curve[k].append(value)
             means = {k: float(np.mean(values)) for k, values in curve.items()}
             for name, of in outcomes.items():
-                worth = _equivalent(means, float(np.mean([o.scores.harmonic_mean for o in of])))
-                found[split].setdefault("fine_tuning_steps_equivalent", {})[name] = _constant(worth)
+                worth = equivalent(means, float(np.mean([o.scores.harmonic_mean for o in of])))
+                found[split].setdefault("fine_tuning_steps_equivalent", {})[name] = constant(worth)
     return _report(found, lineages, command, f"{zoo.name} {zoo.fingerprint}", seed)
 
 
@@ -143,94 +152,72 @@ def _best_alpha(propose: Propose, episodes: Sequence[Episode]) -> float:
     return max(total, key=lambda alpha: (total[alpha], -abs(alpha - 1)))
 
 
-def shuffled(episode: Episode) -> Episode:
-    """The same specification with wanted answers of the pairs that are drawn among all answers."""
-    examples = episode.examples
-    pair = examples.role == PAIR
-    generator = torch.Generator().manual_seed(0)
-    drawn = examples.answers[torch.randint(len(examples.answers), pair.shape, generator=generator)]
-    return replace(episode, examples=replace(examples, wanted=torch.where(pair, drawn, examples.wanted)))
+def _before(episode: Episode) -> Float[Tensor, "input d_vocab"]:
+    subject = episode.editable.subject
+    return logits_of(subject.config, subject.weights, episode.editable.tokens)
 
 
-def _outcome(method: Method, episode: Episode) -> Outcome:
+def _outcome(method: Method, episode: Episode, before: Float[Tensor, "input d_vocab"]) -> Outcome:
     began = time.perf_counter()
     changes, forecast = method(episode)
     took = 1000 * (time.perf_counter() - began)
-    subject = episode.editable.subject
-    before = logits_of(subject.config, subject.weights, episode.editable.tokens)
     whole = scores(episode, changes, before=before)
     best = 0.0
-    for alpha in (a for a in reversed(ALPHAS) if a <= 1 and changes):
+    for alpha in SWEPT if changes else ():
+        if best == 1:
+            break
         swept = {k: alpha * v for k, v in changes.items()}
         reached = whole if alpha == 1 else scores(episode, swept, before=before)
         kept = [part for part in (reached.locality_near, reached.locality_far) if part == part]
         if all(1 - part <= DRAWDOWN for part in kept):
-            best = reached.efficacy
-            break
-    return Outcome(scores=whole, at_drawdown=best, milliseconds=took, forecast=forecast)
+            best = max(best, reached.in_scope)
+    return Outcome(
+        scores=whole,
+        at_drawdown=best,
+        relative_norm=_relative_norm(episode.editable.subject, changes),
+        milliseconds=took,
+        forecast=forecast,
+    )
 
 
-def _measures(
-    episodes: Sequence[Episode],
-    outcomes: Mapping[str, Sequence[Outcome]],
-    lineage: np.ndarray,
-    n_lineages: int,
+def _relative_norm(subject: Subject, changes: Changes) -> float:
+    """Frobenius norm of all that is added, relative to that of the weights it is added to; 0 for none.
+
+    NaN where those weights are zeros.
+    """
+    added = sum(float(v.double().square().sum()) for v in changes.values())
+    whole = sum(float(subject.weights[k].double().square().sum()) for k in changes)
+    return (added / whole) ** 0.5 if added and whole else float("nan") if added else 0.0
+
+
+def _after_ten(
+    subjects: Sequence[Editable], methods: Mapping[str, Method], most: int, index: dict[str, int]
 ) -> dict[str, dict[str, Measure]]:
-    """metric -> method -> measure. Infeasible edits count for the forecast only."""
-    feasible = np.array([e.edit.kind != "infeasible" for e in episodes])
-    kinds = np.array([e.edit.kind for e in episodes])
-    pairs = np.array([int((e.examples.role == PAIR).sum()) for e in episodes])
+    """S after ten edits in sequence, of the methods worth the time; nothing where no subject has ten.
 
-    def mean(values: np.ndarray, among: np.ndarray) -> Measure:
-        kept = among & ~np.isnan(values)
-        return metrics.mean(values[kept], lineage[kept], n_lineages)
+    Args:
+        index: of lineages among those of the split; a subject of none of them is left out.
+    """
+    sequences = sequences_of([one for one in subjects if one.lineage in index], most)
+    if not sequences:
+        return {}
+    lineage = np.array([index[one.editable.lineage] for one in sequences])
 
-    found: dict[str, dict[str, Measure]] = {}
-    s = {name: np.array([o.scores.harmonic_mean for o in of]) for name, of in outcomes.items()}
-    floor, ceiling = s["no_op"], s[ORACLE]
-    gains = ceiling - floor >= LEAST_GAIN
-    for name, of in outcomes.items():
-        values = {c: np.array([getattr(o.scores, c) for o in of], dtype=float) for c in COLUMNS}
-        for column in COLUMNS:
-            found.setdefault(column, {})[name] = mean(values[column], feasible)
-        gain = np.where(gains, (s[name] - floor) / np.where(gains, ceiling - floor, 1.0), np.nan)
-        found.setdefault("normalised_gain", {})[name] = mean(gain, feasible)
-        at = np.array([o.at_drawdown for o in of])
-        found.setdefault("efficacy_at_drawdown", {})[name] = mean(at, feasible)
-        took = np.array([o.milliseconds for o in of])
-        found.setdefault("milliseconds", {})[name] = mean(took, feasible)
-        for kind in sorted(set(kinds[feasible])):
-            found.setdefault(f"harmonic_mean/{kind}", {})[name] = mean(s[name], kinds == kind)
-        for m in sorted(set(pairs[kinds == "rule"])):
-            among = (kinds == "rule") & (pairs == m)
-            found.setdefault(f"rule_generalisation/{m}", {})[name] = mean(values["generalisation"], among)
-    gap = s[META_MODEL] - s[SHUFFLED_SPECIFICATION]
-    found["specification_gap"] = {META_MODEL: mean(gap, feasible & (kinds != "repair"))}
-    forecast = np.array([o.forecast for o in outcomes[META_MODEL]])
-    found["forecast_auroc"] = {META_MODEL: _auroc(forecast, s[META_MODEL] >= GOOD, lineage, n_lineages)}
-    return found
+    def proposing(method: Method, one: EditSequence) -> Callable[[Subject, Examples], Changes]:
+        def propose(subject: Subject, examples: Examples) -> Changes:
+            return method(
+                replace(one.whole, editable=replace(one.editable, subject=subject), examples=examples)
+            )[0]
 
+        return propose
 
-def _auroc(said: np.ndarray, good: np.ndarray, lineage: np.ndarray, n_lineages: int) -> Measure:
-    """Area under the ROC curve; NaN where all edits succeed, or none does."""
-    higher = (said[good][:, None] > said[~good][None]) + 0.5 * (said[good][:, None] == said[~good][None])
-
-    def measure(weights: np.ndarray) -> np.ndarray:
-        one, other = weights[:, lineage[good]], weights[:, lineage[~good]]
-        total = one.sum(1) * other.sum(1)
-        value = np.einsum("rg,gb,rb->r", one, higher, other)
-        return np.where(total > 0, value / np.where(total > 0, total, 1.0), np.nan)
-
-    return measure
-
-
-def _constant(value: float) -> Measure:
-    return lambda weights: np.full(len(weights), value)
-
-
-def _equivalent(curve: Mapping[int, float], s: float) -> float:
-    """The fewest steps of tuned fine-tuning whose mean S is at least `s`; above all, twice the most."""
-    return float(next((k for k in sorted(curve) if curve[k] >= s), 2 * max(curve)))
+    values = {
+        name: np.array([after_all(one, proposing(methods[name], one)) for one in sequences])
+        for name in IN_SEQUENCE
+        if name in methods
+    }
+    found = {name: metrics.mean(of, lineage, len(index)) for name, of in values.items()}
+    return {"harmonic_mean_after_ten": found}
 
 
 def _report(

@@ -26,6 +26,8 @@ class EditScores:
 
     efficacy: float
     """Pairs that are answered as wanted."""
+    in_scope: float
+    """All inputs in scope, pairs among them, that are answered as wanted."""
     generalisation: float
     """Inputs in scope that were not shown as pairs."""
     locality_near: float
@@ -80,6 +82,7 @@ def scores(episode: Episode, changes: Mapping[str, Tensor], *, before: Tensor | 
     kl = (before.softmax(-1) * (before.log_softmax(-1) - after.log_softmax(-1))).sum(-1)
     return EditScores(
         efficacy=_share(right, pair),
+        in_scope=_share(right, edit.scope == IN_SCOPE),
         generalisation=_share(right, (edit.scope == IN_SCOPE) & ~pair),
         locality_near=_share(new == old, (edit.scope == NEAR) & ~keep),
         locality_far=_share(new == old, (edit.scope == FAR) & ~keep),

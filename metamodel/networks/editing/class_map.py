@@ -3,35 +3,24 @@
 If a rule carries answers to answers and the subject has learnt their order, it is an isometry of the answers'
 similarities: G ≈ M G Mᵀ. The map begins at the match of profiles, sum_i (G[a, y_i] - G[b, y'_i])^2, goes on
 with softened graph matching (Gold and Rangarajan 1996), and a network that is equivariant to the order of
-answers (Maron et al. 2019: products of matrices beside row and column means) corrects it.
+answers (Maron et al. 2019: products of matrices beside row and column means) corrects it. It sees the map
+that is inferred without training as well.
 """
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from metamodel.networks.editing.profiles import matched_maps, profile_cost
+
 N_GRAMS = 3
+SAID = 0
+"""Index of the Gram matrix of what is said of one answer where another is right."""
 N_ROUNDS, N_BALANCINGS = 8, 3
 """Rounds of matching, and how often rows and columns are balanced in each."""
 START = 2.0
 HIDDEN = -1e4
-TINY = 1e-6
-
-
-def profile_cost(
-    gram: Float[Tensor, "subject answer answer2"], seen: Float[Tensor, "subject answer answer2"]
-) -> Float[Tensor, "subject answer answer2"]:
-    """`cost[a, b]`: mean over the pairs (y, y') of (G[a, y] - G[b, y'])^2.
-
-    Args:
-        seen: `seen[y, y']` counts the pairs whose old answer is y and whose wanted one is y'.
-    """
-    n = seen.sum((1, 2))[:, None, None].clamp_min(TINY)
-    old, new = seen.sum(2), seen.sum(1)
-    first = torch.einsum("saj,sj->sa", gram.square(), old)[:, :, None]
-    second = torch.einsum("sbj,sj->sb", gram.square(), new)[:, None]
-    cross = gram @ seen @ gram.mT
-    return (first + second - 2 * cross).clamp_min(0) / n
+TINY = 1e-9
 
 
 class _Layer(nn.Module):
@@ -65,7 +54,9 @@ class ClassMap(nn.Module):
         """Weights of G X Gᵀ, of the profiles, and of the pairs themselves."""
         self.trust = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
         """Logits of each Gram matrix's share."""
-        self.embed = nn.Linear(3 * N_GRAMS + 4, width)
+        self.pin = nn.Parameter(torch.tensor(2.0))
+        """Logit of how far the pairs themselves have the last word on the answers that they show."""
+        self.embed = nn.Linear(3 * N_GRAMS + 5, width)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(n_layers))
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
@@ -87,11 +78,15 @@ class ClassMap(nn.Module):
         n = both.sum(2, keepdim=True).clamp_min(1).sqrt()
         same = torch.eye(grams.shape[2], device=grams.device, dtype=grams.dtype).expand_as(seen)
         features = [*grams.unbind(1), *(g @ g / n for g in grams.unbind(1)), *near]
-        features += [matched.exp() * both, share, seen.clamp(max=1), same]
+        closed = matched_maps(grams[:, SAID], seen, mask)
+        features += [matched.exp() * both, closed, share, seen.clamp(max=1), same]
         x = self.embed(torch.stack(features, dim=-1)) * both[..., None]
         for layer in self.layers:
             x = layer(x, both[..., None])
-        return (matched + self.out(x).squeeze(-1)).masked_fill(both == 0, HIDDEN)
+        corrected = (matched + self.out(x).squeeze(-1)).masked_fill(both == 0, HIDDEN)
+        shown = self.pin.sigmoid() * share.square().sum(2, keepdim=True)  # 0 where pairs say nothing, or much
+        mixed = (1 - shown) * corrected.softmax(-1) + shown * share
+        return mixed.clamp_min(TINY).log().masked_fill(both == 0, HIDDEN)
 
     def _matched(self, gram: Tensor, profile: Tensor, share: Tensor, both: Tensor) -> Tensor:
         """Logarithm of a nearly doubly stochastic map."""

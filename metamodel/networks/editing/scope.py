@@ -17,9 +17,9 @@ RIDGE = 0.02
 """Ridge of the regressions, relative to a kernel's diagonal of one."""
 N_BEST = 4
 """Kernels whose scores are shown one by one, the best first."""
-NAMED = (-1, -3, 0, 1)
-"""Kernels whose nearest examples are shown as they are: sharp ones of what the last matrix reads and of the
-last stream, and the two of prompts."""
+NAMED = (-1, -3, -5, 0, 1, 2)
+"""Kernels whose nearest examples are shown as they are: sharp ones of what the last matrix reads, of how sure
+the subject is and of the last stream, and those of prompts."""
 N_STATISTICS = 12
 
 
@@ -114,12 +114,15 @@ class Scope(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.choose = nn.Sequential(nn.Linear(N_STATISTICS + 2, width), nn.GELU(), nn.Linear(width, 2))
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.decide = nn.Sequential(
             nn.Linear(2 * N_BEST + 7 + 2 * len(NAMED) + N_STATISTICS, width),
             nn.GELU(),
             nn.Linear(width, width),
             nn.GELU(),
-            nn.Linear(width, 1),
+            last,
         )
 
     def forward(

@@ -1,23 +1,32 @@
 """What is wanted of every example, from what is wanted of the pairs.
 
-An input in scope may be answered in one of four ways: as the rule says (the old answer, mapped), as the most
-similar pair is, as the most similar input out of scope is (a backdoor: what is said without the trigger), or
-as all pairs are. Which way holds in a specification shows when each pair is told from the other ones.
+An input in scope may be answered in one of six ways: as the rule says (the old answer, mapped by a network or
+by the closed form), as the most similar pair is, as the most similar input out of scope is (a backdoor: what
+is said without the trigger), as the subject's second best answer is (a repair: what is damaged has often not
+forgotten), or as all pairs are. Which way holds in a specification shows when each pair is told from the
+other ones: before training it is the way that does so best.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from metamodel.config.edits import PADDING, PAIR
-from metamodel.features.observed import Observed
-from metamodel.networks.editing.class_map import ClassMap
+from metamodel.features.observed import HIDDEN, N_PROMPT_KERNELS, Observed
+from metamodel.networks.editing.class_map import SAID, ClassMap
+from metamodel.networks.editing.profiles import left_out, matched_maps
 from metamodel.networks.editing.scope import N_STATISTICS, Fitted, Scope, fitted, placed
 
-WAYS = ("map", "copy", "borrow", "alike")
-N_EVIDENCE = 3 * len(WAYS) + 3
+WAYS = ("map", "closed", "copy", "borrow", "second", "alike")
+N_EVIDENCE = 3 * len(WAYS) + 5
+START_TRUST, START_SURE = 2.0, 2.0
+"""Before training: the power of a way's evidence in its share, and the logit of being sure."""
+UNLIKELY = 0.1
+"""What counts as evidence at least: copying has none where every pair is a fact of its own."""
+ALIKE = 10.0
+"""What is added to the logit of the last way where no answer is wanted of any pair: all are then alike."""
 N_LOOKS = N_EVIDENCE + N_STATISTICS + 1
 
 
@@ -32,6 +41,8 @@ class Targets:
     map_logits: Float[Tensor, "subject answer answer2"]
     wanted: Float[Tensor, "subject example answer"]
     """A distribution over answers."""
+    share: Float[Tensor, "subject way"]
+    """How far each way is taken."""
     sure: Float[Tensor, "subject example"]
     """How far what is wanted of an input in scope is known at all, 0 to 1."""
     summary: Float[Tensor, "subject summary"]
@@ -46,9 +57,15 @@ class TargetReader(nn.Module):
         self.scope = Scope(width)
         self.map = ClassMap(map_width, map_layers)
         self.similar = nn.Sequential(nn.Linear(N_STATISTICS, width), nn.GELU(), nn.Linear(width, 1))
-        self.nearest = nn.Parameter(torch.zeros(2))
-        self.temperature = nn.Parameter(torch.tensor([3.0, 4.0]))
-        self.way = nn.Sequential(nn.Linear(N_LOOKS, width), nn.GELU(), nn.Linear(width, len(WAYS) + 1))
+        self.nearest = nn.Parameter(torch.zeros(N_PROMPT_KERNELS))
+        self.temperature = nn.Parameter(torch.tensor([3.0, 4.0, 0.0]))
+        """Logarithms: of similarities of pairs, of those of prompts, and of logits."""
+        self.trust = nn.Parameter(torch.tensor(START_TRUST))
+        last = nn.Linear(width, len(WAYS) + 1)
+        nn.init.zeros_(last.weight)
+        with torch.no_grad():
+            last.bias.zero_()[-1] = START_SURE
+        self.way = nn.Sequential(nn.Linear(N_LOOKS, width), nn.GELU(), last)
 
     @property
     def n_summary(self) -> int:
@@ -57,8 +74,8 @@ class TargetReader(nn.Module):
     def forward(self, seen: Observed) -> Targets:
         role, pair = seen.role, (seen.role == PAIR)
         found: Fitted = fitted(seen.kernels, role)
-        sharp = seen.wanted.square().sum(-1).sum(1) / pair.sum(1).clamp_min(1)
-        gate, weight = self.scope(found, role, 1 - sharp)
+        removed = 1 - seen.wanted.square().sum(-1).sum(1) / pair.sum(1).clamp_min(1)
+        gate, weight = self.scope(found, role, removed)
         inside = placed(gate, role)
         seen_map = torch.einsum("sna,snb->sab", _hard(seen.old) * pair[..., None], seen.wanted)
         map_logits = self.map(seen.answer_grams, seen_map, seen.answer_mask)
@@ -72,15 +89,26 @@ class TargetReader(nn.Module):
         copy = _attend(near, pair[:, :n_known], seen.wanted[:, :n_known])
         outside = (1 - inside) * (role != PADDING)
         near = heat[1] * torch.einsum("skij,k->sij", seen.prompts, self.nearest.softmax(0))
-        near = near.masked_fill(itself, -torch.inf) + outside.clamp_min(1e-6).log()[:, None]
-        borrow = _attend(near, outside > 0, _hard(seen.old))
+        # an input that may be in scope lends nothing: it is often the most similar one
+        borrow = _attend(near.masked_fill(itself, -torch.inf), outside > 0.5, _hard(seen.old))
+        closed_map = matched_maps(seen.answer_grams[:, SAID], seen_map, seen.answer_mask)
+        closed = torch.einsum("sna,sab->snb", _hard(seen.old), closed_map)
+        others = seen.logits.masked_fill(~seen.answer_mask[:, None] | (_hard(seen.old) > 0), HIDDEN)
+        second = (heat[2] * others).softmax(-1)
         alike = (seen.wanted.sum(1) / pair.sum(1)[:, None].clamp_min(1))[:, None].expand_as(copy)
-        ways = torch.stack([by_map, copy, borrow, alike], dim=2)
-        evidence = _evidence(ways, seen, pair)
+        ways = torch.stack([by_map, closed, copy, borrow, second, alike], dim=2)
+        right = _right(ways, seen.wanted, pair)
+        generalises = [left_out(seen.answer_grams[:, k], seen_map, seen.answer_mask) for k in (SAID, -1)]
+        evidence = torch.cat([_evidence(ways, right, seen, pair), torch.stack(generalises, dim=1)], dim=1)
         statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
         share_inside = inside.sum(1, keepdim=True) / (role != PADDING).sum(1, keepdim=True)
         logits = self.way(torch.cat([evidence, statistic, share_inside], dim=1))
-        share, sure = logits[:, :-1].softmax(-1), logits[:, -1].sigmoid()
+        begun = self.trust * right.clamp_min(UNLIKELY).log()
+        begun = begun + ALIKE * removed[:, None] * (
+            torch.arange(len(WAYS), device=role.device) == len(WAYS) - 1
+        )
+        share = (logits[:, :-1] + begun).softmax(-1)
+        sure = logits[:, -1].sigmoid()
         changed = torch.einsum("snwa,sw->sna", ways, share)
         gated = inside[..., None]
         wanted = gated * changed + (1 - gated) * _hard(seen.old)
@@ -100,6 +128,7 @@ class TargetReader(nn.Module):
             inside=inside,
             map_logits=map_logits,
             wanted=wanted,
+            share=share,
             sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
             summary=summary,
         )
@@ -116,11 +145,19 @@ def _attend(logits: Tensor, among: Tensor, values: Tensor) -> Tensor:
     return (weight / weight.sum(-1, keepdim=True).clamp_min(1e-9)) @ values
 
 
-def _evidence(ways: Tensor, seen: Observed, pair: Tensor) -> Float[Tensor, "subject evidence"]:
-    """How well each way tells a pair from the others, and how varied the pairs are."""
-    told = (ways * seen.wanted[:, :, None]).sum(-1)  # probability of what is wanted, by example and way
+def _right(
+    ways: Float[Tensor, "subject example way answer"],
+    wanted: Float[Tensor, "subject example answer"],
+    pair: Bool[Tensor, "subject example"],
+) -> Float[Tensor, "subject way"]:
+    """How far each way gives the pairs what is wanted of them: mean overlap of the distributions, 0 to 1."""
+    overlap = torch.minimum(ways, wanted[:, :, None]).sum(-1)
+    return (overlap * pair[..., None]).sum(1) / pair.sum(1)[:, None].clamp_min(1)
+
+
+def _evidence(ways: Tensor, right: Tensor, seen: Observed, pair: Tensor) -> Float[Tensor, "subject evidence"]:
+    """How well each way tells a pair from the others, how certain it is, and how varied the pairs are."""
     n = pair.sum(1)[:, None].clamp_min(1)
-    right = (told * pair[..., None]).sum(1) / n
     certain = ways.square().sum(-1)
     sharp = (certain * pair[..., None]).sum(1) / n
     others = (seen.role != PADDING)[..., None]
