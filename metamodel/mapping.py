@@ -9,7 +9,7 @@ import torch
 from metamodel.analogy.graph import CHANNELS, CircuitGraph
 from metamodel.analogy.local_conditions import local_conditions
 from metamodel.analogy.mapping import Match, edge_score, grown, matched_edges
-from metamodel.analogy.solver import UNMATCHED
+from metamodel.analogy.pairs import NONE
 
 if TYPE_CHECKING:
     import pandas
@@ -107,9 +107,7 @@ class Mapping:
             second=second,
             match=match,
             pairs=pairs,
-            unmatched_first=tuple(
-                name for i, name in enumerate(first.names) if int(match.pairs[i]) == UNMATCHED
-            ),
+            unmatched_first=tuple(name for i, name in enumerate(first.names) if int(match.pairs[i]) == NONE),
             unmatched_second=tuple(name for j, name in enumerate(second.names) if j not in taken),
             edges=tuple(
                 MatchedEdge(
@@ -164,8 +162,8 @@ class Mapping:
 def _next(match: Match, first: CircuitGraph, second: CircuitGraph, keep_above: float) -> str:
     """The surest pair of components that are both left over, in words; empty where there is none."""
     taken = torch.zeros(len(second), dtype=torch.bool)
-    taken[match.pairs[match.pairs != UNMATCHED]] = True
-    free = (first.kinds[:, None] == second.kinds) & (match.pairs == UNMATCHED)[:, None] & ~taken
+    taken[match.pairs[match.pairs != NONE]] = True
+    free = (first.kinds[:, None] == second.kinds) & (match.pairs == NONE)[:, None] & ~taken
     free &= ~first.is_anchor[:, None]
     if not bool(free.any()):
         return ""

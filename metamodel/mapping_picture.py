@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from metamodel.analogy.graph import CircuitGraph
-from metamodel.analogy.solver import UNMATCHED
+from metamodel.analogy.pairs import NONE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def draw(mapping: "Mapping") -> "Figure":
         [ANCHOR if mapping.second.is_anchor[j] else ALONE for j in range(len(mapping.second))],
     )
     for i, j in enumerate(pairs):
-        if j != UNMATCHED and i in order:
+        if j != NONE and i in order:
             colours[0][i] = colours[1][j] = palette(order[i] % 20)
             (x0, y0), (x1, y1) = places[0][i], places[1][j]
             sure = float(mapping.match.p[i, j])

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from metamodel.analogy.energy import Edges, bound, energy, gradient
 from metamodel.analogy.graph import CircuitGraph
-from metamodel.analogy.solver import UNMATCHED, as_map
+from metamodel.analogy.pairs import NONE
+from metamodel.analogy.solver import as_map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,7 +24,7 @@ class Match:
     p: Float[Tensor, "node theirs"]
     """Confidence of each pair, 0 to 1; of what is left in a row or column, that there is no counterpart."""
     pairs: Int[Tensor, " node"]
-    """Index of each node's counterpart, or UNMATCHED. Anchors are matched to themselves."""
+    """Index of each node's counterpart, or NONE. Anchors are matched to themselves."""
     score: float
     """How well the circuits correspond, higher for better: for telling presence from absence."""
 
@@ -55,15 +56,15 @@ def grown(
     """The pairs of a map in best-first order, with what each gains beside those before it.
 
     Args:
-        pairs: index of each node's counterpart, or UNMATCHED; those that gain nothing are to be among them,
+        pairs: index of each node's counterpart, or NONE; those that gain nothing are to be among them,
             or no breakdown can be seen.
         linear: what matching two nodes is worth beside edges.
     """
     edges = Edges.of(first.edges, second.edges)
     whole = as_map(pairs, len(second), dtype=first.edges.dtype)
-    anchor = first.is_anchor & (pairs != UNMATCHED)
+    anchor = first.is_anchor & (pairs != NONE)
     p = whole * anchor[:, None]
-    left = [i for i in range(len(first)) if int(pairs[i]) != UNMATCHED and not bool(anchor[i])]
+    left = [i for i in range(len(first)) if int(pairs[i]) != NONE and not bool(anchor[i])]
     total = float(bound(edges, tau)) or 1.0
     nodes, gains = [], []
     while left:
@@ -91,6 +92,6 @@ def matched_edges(
     found = []
     for c, i, k in first.edges.nonzero().tolist():
         j, m = int(pairs[i]), int(pairs[k])
-        if j != UNMATCHED and m != UNMATCHED and float(second.edges[c, j, m]) > 0:
+        if j != NONE and m != NONE and float(second.edges[c, j, m]) > 0:
             found.append((c, i, k, float(first.edges[c, i, k]), float(second.edges[c, j, m])))
     return sorted(found, key=lambda edge: -min(edge[3], edge[4]))

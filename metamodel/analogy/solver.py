@@ -16,10 +16,8 @@ from torch import Tensor
 
 from metamodel.analogy.energy import Edges, energy, gradient
 from metamodel.analogy.graph import CircuitBatch, compatible, is_anchor
+from metamodel.analogy.pairs import NONE
 from metamodel.config.errors import require
-
-UNMATCHED = -1
-"""In a map: no counterpart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +128,7 @@ def rounded(
     setting: SolverSetting,
     similarity: Float[Tensor, "pair node theirs"] | None = None,
 ) -> Int[Tensor, "pair node"]:
-    """For each node its counterpart's index, or UNMATCHED: the likeliest map, mended pair by pair.
+    """For each node its counterpart's index, or NONE: the likeliest map, mended pair by pair.
 
     The pair that costs most is taken out as long as one costs anything, then the pair that gains most put in
     as long as one gains anything; each changes the energy by exactly its entry of the gradient.
@@ -160,7 +158,7 @@ def rounded(
         flat[rows[adds], into[adds]] = 1
         chosen = flat.view_as(chosen)
     found, where = chosen.max(-1)
-    return torch.where(found > 0, where, where.new_full((), UNMATCHED))
+    return torch.where(found > 0, where, where.new_full((), NONE))
 
 
 def as_map(

@@ -9,9 +9,10 @@ import torch
 from metamodel.analogy.energy import Edges, bound, energy, gradient, messages
 from metamodel.analogy.graph import CHANNELS, CircuitGraph, circuit_graph, edge_matrix, stacked
 from metamodel.analogy.mapping import edge_score, grown, matched_edges
+from metamodel.analogy.pairs import NONE
 from metamodel.analogy.planted import PlantedLevel, planted_pair
 from metamodel.analogy.sinkhorn import coupling, log_sinkhorn
-from metamodel.analogy.solver import UNMATCHED, SolverSetting, as_map, rounded, solve
+from metamodel.analogy.solver import SolverSetting, as_map, rounded, solve
 from metamodel.analogy.synthetic import synthetic_graph
 from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError
@@ -122,7 +123,7 @@ def test_solving_is_equivariant_and_sensitive():
     pairs = solved(first, second, setting)
     order = torch.randperm(len(second), generator=torch.Generator().manual_seed(1))
     moved = solved(first, second.taken(order), setting)
-    held = pairs != UNMATCHED
+    held = pairs != NONE
     assert torch.equal(order[moved[held]], pairs[held])
     rewired = replace(second, edges=second.edges.flip(-1))
     assert not torch.equal(solved(first, rewired, setting), pairs)
@@ -134,7 +135,7 @@ def test_the_best_partial_map_of_brute_force_is_a_bound_that_is_mostly_reached()
         a, b = small_graphs(seed, 4)
         edges = Edges.of(a, b)
         best = 0.0
-        for image in set(permutations([0, 1, 2, 3] + [UNMATCHED] * 4, 4)):
+        for image in set(permutations([0, 1, 2, 3] + [NONE] * 4, 4)):
             pairs = torch.tensor(image)
             best = max(best, float(energy(edges, as_map(pairs[None], 4, dtype=torch.float64)[0], 0.5)))
         graphs = [
@@ -167,17 +168,17 @@ def test_a_map_grows_best_first_and_stops_where_pairs_cost():
     first, second, truth = pair_at(5, dropped=3, inserted=2)
     complete = truth.clone()
     spare = [j for j in range(len(second)) if j not in set(truth.tolist())]
-    for i in (truth == UNMATCHED).nonzero().squeeze(1).tolist():
+    for i in (truth == NONE).nonzero().squeeze(1).tolist():
         same = [j for j in spare if second.kinds[j] == first.kinds[i]]
         if same:
             complete[i] = same[0]
             spare.remove(same[0])
     growth = grown(first, second, complete, 0.5)
-    n_true = int(((truth != UNMATCHED) & ~first.is_anchor).sum())
-    assert set(growth.nodes[: n_true - 1]) <= set((truth != UNMATCHED).nonzero().squeeze(1).tolist())
+    n_true = int(((truth != NONE) & ~first.is_anchor).sum())
+    assert set(growth.nodes[: n_true - 1]) <= set((truth != NONE).nonzero().squeeze(1).tolist())
     assert abs(growth.breakdown - n_true) <= 1
     everything = Edges.of(first.edges, second.edges)
-    anchors = as_map(torch.where(first.is_anchor, truth, UNMATCHED)[None], len(second))[0]
+    anchors = as_map(torch.where(first.is_anchor, truth, NONE)[None], len(second))[0]
     whole = as_map(complete[None], len(second))[0]
     gained = float(energy(everything, whole, 0.5) - energy(everything, anchors, 0.5))
     assert sum(growth.gains) * float(bound(everything, 0.5)) == pytest.approx(gained, abs=1e-5)
@@ -189,7 +190,7 @@ def test_matched_edges_are_those_on_both_sides_largest_first():
     assert len(found) == int((first.edges > 0).sum())
     assert all(x[3] == pytest.approx(x[4], abs=1e-5) for x in found)
     assert [min(x[3:]) for x in found] == sorted((min(x[3:]) for x in found), reverse=True)
-    assert matched_edges(first, second, torch.full_like(truth, UNMATCHED)) == []
+    assert matched_edges(first, second, torch.full_like(truth, NONE)) == []
 
 
 CONFIG = SubjectConfig(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=8, d_vocab=5, n_ctx=4)
