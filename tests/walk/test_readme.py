@@ -14,6 +14,7 @@ from metamodel.config.parser import command_parser, parse_config
 from metamodel.evaluation.card import SUMMARISED
 from metamodel.evaluation.card_tables import summary
 from metamodel.evaluation.editing.card import kinds_table, rules_table
+from metamodel.evaluation.matching import card as matching_card
 from metamodel.evaluation.report import load
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,24 @@ def test_the_page_on_editing_and_the_card_say_what_the_released_editor_scores():
     assert kinds_table(report) in card
     assert rules_table(report) in card
     assert metamodel.load(released).checkpoint.zoo["name"] == "edits-small"
+
+
+def test_the_page_on_matching_and_the_card_say_what_the_released_matcher_scores():
+    released = ROOT / "checkpoints/matching"
+    report, card = load(released), (released / "README.md").read_text()
+    page = (ROOT / "docs/matching.md").read_text()
+    for table in (
+        matching_card.kinds_table(report),
+        *map(released_summary(report), matching_card.SUMMARISED),
+    ):
+        assert table in page
+        assert table in card
+    assert metamodel.load(released).checkpoint.zoo["name"] == "pairs-medium"
+    assert sum(path.stat().st_size for path in released.iterdir()) < 10 * 2**20
+
+
+def released_summary(report):
+    return lambda metric: summary(report, metric, floor="random")
 
 
 def test_the_subjects_of_the_examples_are_in_the_default_zoo():
