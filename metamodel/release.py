@@ -3,6 +3,7 @@
 python -m metamodel.release function-small [runs/function-small/2026-01-01_12-00-00]
 """
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,10 +12,22 @@ from pathlib import Path
 from metamodel.config.errors import InputError, require
 from metamodel.config.parser import command_parser, parse_options
 
-FILES = ("config.json", "model.safetensors", "metrics.json", "splits.json", "README.md")
+FILES = ("config.json", "model.safetensors", "metrics.json", "README.md")
 """What a released checkpoint must hold. Pictures of the card are copied along."""
+SPLITS = "splits.json"
+"""What it must hold, too; that of a matcher names its lineages in config.json, for its zoo divides pairs."""
 LARGEST = 10 * 2**20
 """Bytes that a released checkpoint may have."""
+
+
+def needed(checkpoint: Path) -> tuple[str, ...]:
+    """Files that this checkpoint must hold."""
+    try:
+        held = json.loads((checkpoint / "config.json").read_text())
+    except (OSError, ValueError):
+        held = {}
+    matches = isinstance(held, dict) and held.get("kind") == "matching"
+    return FILES if matches else (*FILES, SPLITS)
 
 
 def newest_run(name: str, runs: Path) -> Path:
@@ -25,7 +38,7 @@ def newest_run(name: str, runs: Path) -> Path:
     complete = [
         run
         for run in sorted((runs / name).glob("*"))
-        if all((run / "checkpoint" / file).is_file() for file in FILES)
+        if all((run / "checkpoint" / file).is_file() for file in needed(run / "checkpoint"))
     ]
     if not complete:
         raise InputError(
@@ -50,7 +63,7 @@ def release(name: str, run: Path, checkpoints: Path) -> Path:
         do="Leave out folders.",
     )
     source = run / "checkpoint"
-    for file in FILES:
+    for file in needed(source):
         require(
             (source / file).is_file(),
             str(source),

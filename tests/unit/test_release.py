@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from metamodel.config import InputError
-from metamodel.release import FILES, newest_run, release
+from metamodel.release import FILES, SPLITS, newest_run, release
+
+WHOLE = (*FILES, SPLITS)
 
 
 @pytest.fixture
 def runs(tmp_path) -> Path:
-    for name, files in (("2026-01-01", FILES), ("2026-01-02", FILES), ("2026-01-03", FILES[:2])):
+    for name, files in (("2026-01-01", WHOLE), ("2026-01-02", WHOLE), ("2026-01-03", FILES[:2])):
         folder = tmp_path / "runs/small" / name / "checkpoint"
         folder.mkdir(parents=True)
         for file in files:
@@ -24,9 +26,20 @@ def test_the_newest_finished_run_is_released_and_replaces_the_old_one(runs, tmp_
         (checkpoints / file).parent.mkdir(parents=True)
         (checkpoints / file).write_text("old")
     target = release("small", newest_run("small", runs), checkpoints)
-    assert {path.name for path in target.iterdir()} == set(FILES)
+    assert {path.name for path in target.iterdir()} == set(WHOLE)
     assert (target / FILES[0]).read_text() == "2026-01-02"
     assert {path.name for path in checkpoints.iterdir()} == {"other", "small"}
+
+
+def test_the_checkpoint_of_a_matcher_has_no_splits_and_every_other_must(runs, tmp_path):
+    folder = runs / "small/2026-01-02/checkpoint"
+    (folder / SPLITS).unlink()
+    assert newest_run("small", runs).name == "2026-01-01"
+    with pytest.raises(InputError, match=r"expected a file splits\.json, got none"):
+        release("small", runs / "small/2026-01-02", tmp_path / "checkpoints")
+    (folder / "config.json").write_text('{"kind": "matching"}')
+    assert newest_run("small", runs).name == "2026-01-02"
+    release("small", newest_run("small", runs), tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../other"])
