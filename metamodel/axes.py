@@ -119,6 +119,7 @@ Edits:
     summary      number that a forecast of an edit looks at
     rule         edit whose map of answers is inferred
     operand      number of arithmetic, as a token
+    way          where the answer wanted of an input may come from
     kernel       similarity of examples
     unit2        second axis over what a matrix reads
     entry        effect of an edge between a pair of spans; number among flattened weights
