@@ -139,7 +139,7 @@ def change(folder: Path, key: str, value) -> None:
     [
         ("schema_version", 99, "schema_version: expected 2, got 99"),
         ("feature_version", 0, "feature_version: expected 2, got 0"),
-        ("kind", "matching", "kind: expected 'function' or 'editing', got 'matching'"),
+        ("kind", "sorting", "kind: expected one of 'function', 'editing', 'matching', got 'sorting'"),
         ("track", "all", "track: expected one of weights, activations, both, got all"),
         (
             "slice_name",

@@ -33,7 +33,8 @@ def of(kind: str) -> list[Path]:
 
 
 def test_every_configuration_is_of_a_kind_that_is_parsed_here():
-    assert {file.parent.name for file in CONFIGS} == {"zoo", "function", "edits", "editing", "student"}
+    kinds = {"zoo", "function", "edits", "editing", "pairs", "matching", "student"}
+    assert {file.parent.name for file in CONFIGS} == kinds
 
 
 @pytest.mark.parametrize("file", of("student"), ids=lambda file: file.stem)
