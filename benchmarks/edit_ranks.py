@@ -2,10 +2,10 @@
 
     python benchmarks/edit_ranks.py data/edits-small [--edits 2]
 
-For each kind of edit of each family, factors of every rank are trained with L-BFGS on the whole domain, at the
-last matrix that writes and at the unembedding: where a change of rank 1 there is enough, a task proves nothing.
-The last line of stdout is one JSON object, `{kind family: {place: least rank}}`: the median of the least ranks
-with S of at least 0.9 (the higher of two), null where no rank tried is enough.
+For each kind of edit of each family, factors of every rank are trained with L-BFGS on the whole domain, at
+the last matrix that writes and at the unembedding: where a change of rank 1 there is enough, a task proves
+nothing. The last line of stdout is one JSON object, `{kind family: {place: least rank}}`: the median of the
+least ranks with S of at least 0.9 (the higher of two), null where no rank tried is enough.
 """
 
 import hashlib
