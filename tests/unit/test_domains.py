@@ -105,8 +105,9 @@ def test_behind_a_trigger_a_rewritten_fact_stays_and_only_plain_inputs_are_shown
 
 def test_one_rewrite_of_each_size_is_held_back_from_training():
     edits = list(rewrites(drawn("lookup"), generator(3), 12))
-    held = [edit.test for edit in _held_back(edits)]
-    assert held == [False] * 9 + [True] * 3
+    held = _held_back(edits)
+    assert [edit.test for edit in held] == [False] * 9 + [True] * 3
+    assert all(one.wanted is other.wanted for one, other in zip(held, edits, strict=True))
     assert sorted(edit.n_pairs for edit in edits[9:]) == [1, 4, 16]
 
 

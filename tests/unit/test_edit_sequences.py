@@ -77,7 +77,7 @@ def test_each_lineage_is_judged_once_before_any_is_judged_twice(taught, specifie
     episodes = [
         replace(specified(one, n), editable=one)
         for lineage in "abc"
-        for one in (replace(taught, lineage=lineage),)
+        for one in (replace(taught, lineage=lineage, subject=taught.subject.named(lineage)),)
         for n in (1, 2, 4)
     ]
     first = _spread(episodes, 3)
