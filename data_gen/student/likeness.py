@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from data_gen.siit_exchange import exchanged_logits, partner, run_clean
+from metamodel.analogy.procrustes import evenly, procrustes, ratio
 from metamodel.circuits.weight_gradients import writing_sites, written
 from metamodel.subjects.config import SubjectConfig, components
 from metamodel.subjects.forward import Weights, forward
@@ -128,10 +129,9 @@ def stream_maps(
     student: Side, teacher: Side, tokens: Int[Tensor, "subject batch pos"]
 ) -> tuple[Float[Tensor, "subject d_model column"], Float[Tensor, " subject"]]:
     """Orthogonal map and scale from each teacher's residual stream to its student's (Procrustes)."""
-    x, y = (_stream_rows(side, tokens) for side in (teacher, student))
-    u, s, vh = torch.linalg.svd(x.mT @ y, full_matrices=False)
-    rotation = u @ vh
-    return rotation, s.sum(1) / (x @ rotation).pow(2).sum((1, 2))
+    (x, x_size), (y, y_size) = (_stream_rows(side, tokens) for side in (teacher, student))
+    rotation, scale = procrustes(x, y)
+    return rotation, scale * ratio(x_size, y_size)
 
 
 def misalignment(
@@ -143,23 +143,22 @@ def misalignment(
     subject to subject where this is small.
     """
     with torch.no_grad():
-        x = _stream_rows(teacher, tokens)
-    y = _stream_rows(student, tokens)
+        x, _ = _stream_rows(teacher, tokens)
+    y, _ = _stream_rows(student, tokens)
     nuclear = torch.linalg.svdvals(x.mT @ y).sum(1)
     return 1 - nuclear / (x.norm(dim=(1, 2)) * y.norm(dim=(1, 2)))
 
 
 def _stream_rows(
     side: Side, tokens: Int[Tensor, "subject batch pos"]
-) -> Float[Tensor, "subject row d_model"]:
-    """Centred residual streams at depths 0, 1/2 and 1, each with the same weight."""
+) -> tuple[Float[Tensor, "subject row d_model"], Float[Tensor, "subject item"]]:
+    """Centred residual streams at depths 0, 1/2 and 1, each with the same weight, and their norms."""
     weights, config = side
     first = forward(weights, config, tokens, taps=["blocks.0.hook_resid_pre"]).taps
     layers = streams(weights, config, tokens)
     parts = [first["blocks.0.hook_resid_pre"], layers[(config.n_layers - 1) // 2], layers[-1]]
     parts = [_centred(part, config).flatten(1, 2) for part in parts]
-    parts = [part - part.mean(1, keepdim=True) for part in parts]
-    return torch.cat([part / part.norm(dim=(1, 2), keepdim=True) for part in parts], 1)
+    return evenly([part - part.mean(1, keepdim=True) for part in parts])
 
 
 def _centred(x: Float[Tensor, "*rest d_model"], config: SubjectConfig) -> Float[Tensor, "*rest d_model"]:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from metamodel.analogy.procrustes import evenly, procrustes, ratio
 from metamodel.config.errors import require
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.checks import check_tokens
@@ -173,19 +174,15 @@ def fitted(first: Subject, second: Subject, probes: Int[Tensor, "probe pos"]) ->
     Streams before the first block, behind the first half and behind the last of the blocks are stacked, so
     that one map serves all depths, as the residual stream has one basis.
     """
-    (x, x_size), (y, y_size) = (_streams(subject, probes) for subject in (first, second))
+    (x, x_size), (y, y_size) = (evenly(_streams(subject, probes)) for subject in (first, second))
     x_mean, y_mean = x.mean(0), y.mean(0)
-    x, y = x - x_mean, y - y_mean
-    u, s, vh = torch.linalg.svd(x.mT @ y, full_matrices=False)
-    scale = float(s.sum() / (x @ (u @ vh)).pow(2).sum().clamp_min(1e-12))
-    scale *= float((y_size.log() - x_size.log()).mean().exp())  # writes are carried as they are
-    return StreamMap(rotation=u @ vh, scale=scale, first_mean=x_mean, second_mean=y_mean)
+    rotation, scale = procrustes(x - x_mean, y - y_mean)
+    scale = float(scale * ratio(x_size, y_size))  # writes are carried as they are
+    return StreamMap(rotation=rotation, scale=scale, first_mean=x_mean, second_mean=y_mean)
 
 
-def _streams(
-    subject: Subject, probes: Int[Tensor, "probe pos"]
-) -> tuple[Float[Tensor, "sample d_model"], Float[Tensor, " item"]]:
-    """Residual streams at depths 0, 1/2 and 1, each with the same weight, and the norm that each had."""
+def _streams(subject: Subject, probes: Int[Tensor, "probe pos"]) -> list[Float[Tensor, "sample d_model"]]:
+    """Residual streams at depths 0, 1/2 and 1."""
     n = subject.config.n_layers
     names = [
         "blocks.0.hook_resid_pre",
@@ -193,9 +190,7 @@ def _streams(
         f"blocks.{n - 1}.hook_resid_post",
     ]
     taps = subject.run(probes, taps=names).taps
-    parts = [taps[name][0].flatten(0, 1) for name in names]
-    sizes = torch.stack([(part - part.mean(0)).norm().clamp_min(1e-12) for part in parts])
-    return torch.cat([part / size for part, size in zip(parts, sizes, strict=True)]), sizes
+    return [taps[name][0].flatten(0, 1) for name in names]
 
 
 def _writes(subject: Subject, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "node batch pos d_model"]:
