@@ -4,9 +4,10 @@
     python benchmarks/students.py data/students-small
 
 Exact edges on prompts that were held out: distance of circuits, transplant, accuracy; means and 95 %
-intervals over lineages of teachers, and paired differences to plain training at equal steps. The last line
-of stdout is one JSON object: `{"values": {metric: {arm: ...}}, "against_plain", "distance_change",
-"accuracy_lost", "transplant_above_cka"}`; `--out FILE` writes it too, with the value of each pair.
+intervals over lineages of teachers, and paired differences to plain training at equal steps; then means of
+single cells, such as brackets in a deeper student. The last line of stdout is one JSON object: `{"values":
+{metric: {arm: ...}}, "against_plain", "distance_change", "accuracy_lost", "against_cka"}`; `--out FILE` writes
+it too, with the value of each pair.
 """
 
 import json
@@ -21,8 +22,11 @@ from metamodel.config.parser import command_parser, parse_options
 from metamodel.evaluation.bootstrap import paired_difference, resampled_weights
 from metamodel.evaluation.metrics import mean
 from metamodel.evaluation.report import interval_line, plain_interval
-from metamodel.evaluation.students import METRICS, PLAIN, student_scores
+from metamodel.evaluation.students import METRICS, PLAIN, StudentScores, student_scores
 from metamodel.triples.student_store import StudentZoo
+
+SHOWN = ("circuit_distance", "accuracy")
+"""Metrics of single cells."""
 
 
 def main(arguments: list[str]) -> None:
@@ -55,13 +59,29 @@ def main(arguments: list[str]) -> None:
     result["accuracy_lost"] = {arm: round(-change.value, 4) for arm, change in accuracy.items()}
     if "cka" in distance:
         lineages = [pair.lineage for pair in zoo.pairs]
-        result["transplant_above_cka"] = {
-            arm: _difference(found.raw["transplant"][arm], found.raw["transplant"]["cka"], lineages)
-            for arm in ours
+        result["against_cka"] = {
+            metric: {arm: _difference(of[arm], of["cka"], lineages) for arm in ours}
+            for metric, of in found.raw.items()
         }
+    _show_cells(zoo, found)
     if options.out:
         Path(options.out).write_text(json.dumps(result | {"pairs": found.raw}, indent=1) + "\n")
     print(json.dumps(result))
+
+
+def _show_cells(zoo: StudentZoo, found: StudentScores) -> None:
+    """Distance and accuracy of each family and pair of sizes."""
+    cells: dict[str, list[str]] = {}
+    for pair in zoo.pairs:
+        teacher, student = pair.teacher.config, next(iter(pair.students.values())).config
+        sizes = " to ".join(f"l{c.n_layers}h{c.n_heads}{'-mlp' * c.has_mlp}" for c in (teacher, student))
+        cells.setdefault(f"{pair.family} {sizes}", []).append(pair.name)
+    print("\ncircuit distance / accuracy")
+    for cell, names in cells.items():
+        print(f"  {cell}, {len(names)} pairs")
+        for arm in found.values["accuracy"]:
+            means = [np.mean([found.raw[m][arm][name] for name in names]) for m in SHOWN]
+            print(f"    {arm:24}{means[0]:8.3f} / {means[1]:.3f}")
 
 
 def _difference(
