@@ -6,8 +6,8 @@
 Exact edges on prompts that were held out: distance of circuits, transplant, accuracy; means and 95 %
 intervals over lineages of teachers, and paired differences to plain training at equal steps; then means of
 single cells, such as brackets in a deeper student. The last line of stdout is one JSON object: `{"values":
-{metric: {arm: ...}}, "against_plain", "distance_change", "accuracy_lost", "against_cka"}`; `--out FILE` writes
-it too, with the value of each pair.
+{metric: {arm: ...}}, "against_plain", "distance_change", "accuracy_lost", "against_cka"}`; `--out FILE`
+writes it too, with the value of each pair.
 """
 
 import json

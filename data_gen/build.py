@@ -7,7 +7,6 @@ build goes on, and a local pool and a SLURM array (`--shard $SLURM_ARRAY_TASK_ID
 give the same bytes. Torch is imported only after the arguments are understood.
 """
 
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from data_gen.builder_command import asked, builder_parser
 from data_gen.config import ZooConfig
-from metamodel.config import require
 from metamodel.config.command import run_command
-from metamodel.config.parser import command_parser, parse_config, plain
+from metamodel.config.parser import parse_config, plain
 
 if TYPE_CHECKING:
     from data_gen.workers import RunJobs
@@ -94,26 +93,13 @@ def _runner(executor: Executor) -> "RunJobs":
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = command_parser(prog="data_gen.build", description="Builds a zoo of subjects with their triples.")
-    parser.add_argument("--out", type=str, default=None, help="folder of the zoo; by default data/<name>")
-    parser.add_argument("--workers", type=int, default=None, help="processes; by default one for each core")
+    parser = builder_parser(prog="data_gen.build", description="Builds a zoo of subjects with their triples.")
     parser.add_argument(
         "--executor", type=Executor, default="local", help="processes of this machine, or Ray"
     )
-    parser.add_argument(
-        "--shard", type=str, default="0/1", help="k/n builds every n-th shard from the k-th on"
-    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, and build nothing")
     config, options = parse_config(parser, ZooConfig, arguments)
-    shards = parse_share(options.shard)
-    require(
-        options.workers is None or options.workers >= 1,
-        "--workers",
-        expected="at least 1",
-        got=options.workers,
-        do="Leave it out for one worker a core.",
-    )
-    out = Path(options.out or f"data/{config.name}")
+    out, shards = asked(options, config.name)
     from data_gen.population import shard_specs
     from data_gen.summary import plan, summary
     from metamodel.triples.manifest import has_record, read_manifest
@@ -135,23 +121,6 @@ def main(arguments: Sequence[str]) -> None:
     sys.stdout.write(f"\n{out} holds {n_triples} triples of {n_subjects} subjects. ")
     sys.stdout.write(f"This run took {seconds // 60}:{seconds % 60:02d}. Check the zoo with:\n")
     sys.stdout.write(f"  python -m data_gen.verify {out}\n")
-
-
-def parse_share(text: str) -> tuple[int, int]:
-    """`3/64` as (3, 64).
-
-    Raises: InputError unless it is k/n with 0 <= k < n.
-    """
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    share = (int(found[1]), int(found[2])) if found else (0, 0)
-    require(
-        share[0] < share[1],
-        "--shard",
-        expected="k/n with 0 <= k < n",
-        got=repr(text),
-        do="Give 0/64 … 63/64.",
-    )
-    return share
 
 
 if __name__ == "__main__":

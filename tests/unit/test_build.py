@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from data_gen.build import build, parse_share
+from data_gen.build import build
 from data_gen.build_lock import claimed
+from data_gen.builder_command import parse_share
 from data_gen.config import CellConfig, RecipeConfig, SizeConfig, ZooConfig
 from data_gen.executor import Job, build_shards
 from data_gen.population import shard_specs
