@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from metamodel.triples.manifest import Manifest
     from metamodel.triples.store import Zoo
 
+Config = TypeVar("Config")
 DEFAULT = "configs/function/small.yaml"
 
 
@@ -115,25 +116,14 @@ def edit_zoo_of(config: EditingConfig) -> "EditZoo":
     Raises: InputError if it cannot be opened or built.
     """
     from metamodel.triples.edit_store import BUILD, EditZoo
-    from metamodel.triples.manifest import MANIFEST, read_manifest
 
-    folder = Path(config.zoo)
-    there = (folder / MANIFEST).is_file() and read_manifest(folder, build=BUILD).finished
-    if not there:
-        require(
-            bool(config.zoo_config),
-            str(folder),
-            expected="a finished zoo of edits",
-            got="none" if not folder.exists() else "an unfinished one",
-            do="Build it with `python -m data_gen.episodes`, or name its configuration as zoo_config.",
-        )
+    if _is_missing(config, "a finished zoo of edits", "data_gen.episodes", BUILD):
         from data_gen.episodes.build import build
         from data_gen.episodes.config import EditZooConfig
 
-        parser = command_parser(prog="data_gen.episodes", description="")
-        wanted = parse_config(parser, EditZooConfig, ["--config", config.zoo_config])[0]
-        build(wanted, folder, progress=config.trainer.progress)
-    return EditZoo.open(folder)
+        wanted = _parsed(config.zoo_config, EditZooConfig, "data_gen.episodes")
+        build(wanted, Path(config.zoo), progress=config.trainer.progress)
+    return EditZoo.open(Path(config.zoo))
 
 
 def pair_zoo_of(config: MatchingConfig) -> "PairZoo":
@@ -142,32 +132,41 @@ def pair_zoo_of(config: MatchingConfig) -> "PairZoo":
     Raises: InputError if it cannot be opened or built.
     """
     from metamodel.analogy.pair_store import BUILD, PairZoo
-    from metamodel.triples.manifest import MANIFEST, read_manifest
 
-    folder = Path(config.zoo)
-    there = (folder / MANIFEST).is_file() and read_manifest(folder, build=BUILD).finished
-    if not there:
-        require(
-            bool(config.zoo_config),
-            str(folder),
-            expected="a finished zoo of pairs",
-            got="none" if not folder.exists() else "an unfinished one",
-            do="Build it with `python -m data_gen.matching`, or name its configuration as zoo_config.",
-        )
+    if _is_missing(config, "a finished zoo of pairs", "data_gen.matching", BUILD):
         from data_gen.matching.build import build
         from data_gen.matching.config import PairZooConfig
 
-        parser = command_parser(prog="data_gen.matching", description="")
-        wanted = parse_config(parser, PairZooConfig, ["--config", config.zoo_config])[0]
-        build(wanted, folder, progress=config.trainer.progress)
-    return PairZoo.open(folder)
+        wanted = _parsed(config.zoo_config, PairZooConfig, "data_gen.matching")
+        build(wanted, Path(config.zoo), progress=config.trainer.progress)
+    return PairZoo.open(Path(config.zoo))
+
+
+def _is_missing(config: EditingConfig | MatchingConfig, expected: str, command: str, build: str) -> bool:
+    """Whether the zoo must be built. Raises: InputError where it must and nothing says from what."""
+    from metamodel.triples.manifest import MANIFEST, read_manifest
+
+    folder = Path(config.zoo)
+    there = (folder / MANIFEST).is_file() and read_manifest(folder, build=build).finished
+    require(
+        there or bool(config.zoo_config),
+        str(folder),
+        expected=expected,
+        got="none" if not folder.exists() else "an unfinished one",
+        do=f"Build it with `python -m {command}`, or name its configuration as zoo_config.",
+    )
+    return not there
+
+
+def _parsed(file: str, config_class: type[Config], command: str) -> Config:
+    parser = command_parser(prog=command, description="")
+    return parse_config(parser, config_class, ["--config", file])[0]
 
 
 def _zoo_config(file: str) -> "ZooConfig":
     from data_gen.config import ZooConfig
 
-    parser = command_parser(prog="data_gen.build", description="")
-    return parse_config(parser, ZooConfig, ["--config", file])[0]
+    return _parsed(file, ZooConfig, "data_gen.build")
 
 
 def _departure(folder: Path, manifest: "Manifest", zoo_config: str) -> str:

@@ -6,6 +6,7 @@ nothing outweighs. Circuits are solved one by one: padded with nodes of mass 0, 
 
 import warnings
 from abc import abstractmethod
+from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
@@ -23,6 +24,18 @@ MASS_FLOOR = 0.2
 STEPS = 200
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Given:
+    """What POT is asked about a pair of circuits."""
+
+    cost: Float[ndarray, "node theirs"]
+    """M: of moving mass from a node to another."""
+    edges: tuple[Float[ndarray, "node node2"], Float[ndarray, "theirs theirs2"]]
+    """C and C', of one scale."""
+    masses: tuple[Float[ndarray, " node"], Float[ndarray, " theirs"]]
+    """Each sums to 1."""
+
+
 class Transport(MatchingOpponent):
     """A coupling with `(1 − α)⟨M, T⟩ + α Σ (C_ik − C'_jl)² T_ij T_kl` at its heart."""
 
@@ -37,19 +50,13 @@ class Transport(MatchingOpponent):
             # POT warns where its inner solver stops early, and divides by marginals that a plan left empty
             warnings.filterwarnings("ignore", category=UserWarning, module=r"ot\.")
             warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"ot\.")
-            found = self.coupled(library("ot"), cost, (first / scale, second / scale), (p, q), setting)
+            given = Given(cost=cost, edges=(first / scale, second / scale), masses=(p, q))
+            found = self.coupled(library("ot"), given, setting)
         found = np.nan_to_num(np.asarray(found)) / np.maximum(p[:, None], q[None, :])
         return found / np.maximum(1.0, np.maximum(found.sum(0).max(), found.sum(1).max()))
 
     @abstractmethod
-    def coupled(
-        self,
-        ot: ModuleType,
-        cost: Float[ndarray, "node theirs"],
-        edges: tuple[ndarray, ndarray],
-        masses: tuple[ndarray, ndarray],
-        setting: Setting,
-    ) -> Float[ndarray, "node theirs"]:
+    def coupled(self, ot: ModuleType, given: Given, setting: Setting) -> Float[ndarray, "node theirs"]:
         """The plan."""
 
 
@@ -77,16 +84,14 @@ class Fused(Transport):
     def settings(self) -> tuple[Setting, ...]:
         return grid(alpha=[0.5, 0.8, 0.95, 0.99], power=[0.5, 1.0], mass=["uniform", "edges"])
 
-    def coupled(
-        self,
-        ot: ModuleType,
-        cost: Float[ndarray, "node theirs"],
-        edges: tuple[ndarray, ndarray],
-        masses: tuple[ndarray, ndarray],
-        setting: Setting,
-    ) -> Float[ndarray, "node theirs"]:
+    def coupled(self, ot: ModuleType, given: Given, setting: Setting) -> Float[ndarray, "node theirs"]:
         return ot.gromov.fused_gromov_wasserstein(
-            cost, *edges, *masses, alpha=float(setting["alpha"]), symmetric=False, max_iter=STEPS
+            given.cost,
+            *given.edges,
+            *given.masses,
+            alpha=float(setting["alpha"]),
+            symmetric=False,
+            max_iter=STEPS,
         )
 
 
@@ -100,18 +105,11 @@ class Partial(Transport):
     def settings(self) -> tuple[Setting, ...]:
         return grid(alpha=[0.8, 0.95], power=[0.5, 1.0], share=[0.5, 0.65, 0.8, 0.95])
 
-    def coupled(
-        self,
-        ot: ModuleType,
-        cost: Float[ndarray, "node theirs"],
-        edges: tuple[ndarray, ndarray],
-        masses: tuple[ndarray, ndarray],
-        setting: Setting,
-    ) -> Float[ndarray, "node theirs"]:
+    def coupled(self, ot: ModuleType, given: Given, setting: Setting) -> Float[ndarray, "node theirs"]:
         return ot.gromov.partial_fused_gromov_wasserstein(
-            cost,
-            *edges,
-            *masses,
+            given.cost,
+            *given.edges,
+            *given.masses,
             m=float(setting["share"]),
             alpha=float(setting["alpha"]),
             symmetric=False,
@@ -130,22 +128,15 @@ class Unbalanced(Transport):
     def settings(self) -> tuple[Setting, ...]:
         return grid(alpha=[0.05, 0.5], power=[0.5, 1.0], rho=[0.3, 3.0], epsilon=[0.01, 0.1])
 
-    def coupled(
-        self,
-        ot: ModuleType,
-        cost: Float[ndarray, "node theirs"],
-        edges: tuple[ndarray, ndarray],
-        masses: tuple[ndarray, ndarray],
-        setting: Setting,
-    ) -> Float[ndarray, "node theirs"]:
+    def coupled(self, ot: ModuleType, given: Given, setting: Setting) -> Float[ndarray, "node theirs"]:
         try:
             plan, _ = ot.gromov.fused_unbalanced_gromov_wasserstein(
-                *edges,
-                *masses,
+                *given.edges,
+                *given.masses,
                 reg_marginals=float(setting["rho"]),
                 epsilon=float(setting["epsilon"]),
                 alpha=float(setting["alpha"]),
-                M=cost,
+                M=given.cost,
                 unbalanced_solver="sinkhorn_log",
                 max_iter=20,
                 max_iter_ot=50,
@@ -153,5 +144,5 @@ class Unbalanced(Transport):
         except ValueError as error:
             if "NaN in coupling" not in str(error):
                 raise
-            return np.zeros_like(cost)  # it diverges on some circuits: then it matches nothing
+            return np.zeros_like(given.cost)  # it diverges on some circuits: then it matches nothing
         return plan
