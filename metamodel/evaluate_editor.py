@@ -1,6 +1,5 @@
 """Judges an editor again, beside its opponents: `python -m metamodel.evaluate` for checkpoints of editors."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,9 +8,8 @@ from metamodel.config.errors import require
 from metamodel.config.evaluate import EvaluateOptions
 from metamodel.config.record import record_from_json
 from metamodel.editing import SubjectEditor
-from metamodel.evaluation import report as reports
 from metamodel.evaluation.report import Report
-from metamodel.evaluation.terminal import report_console, show
+from metamodel.evaluation.terminal import give, note_other_zoo
 from metamodel.train_editor import judged
 from metamodel.triples.edit_store import EditZoo
 
@@ -21,11 +19,7 @@ def evaluate_editor(editor: SubjectEditor, options: EvaluateOptions, *, command:
 
     Raises: InputError on a zoo that lacks its subjects, or a split that there is not.
     """
-    report = evaluated(editor, options, command=command)
-    if options.json:
-        sys.stdout.write(json.dumps(reports.as_json(report, report.scores), indent=1) + "\n")
-    else:
-        show(report, report_console())
+    give(evaluated(editor, options, command=command), as_json=options.json)
 
 
 def evaluated(editor: SubjectEditor, options: EvaluateOptions, *, command: str) -> Report:
@@ -41,10 +35,7 @@ def evaluated(editor: SubjectEditor, options: EvaluateOptions, *, command: str) 
         got=f"a zoo that lacks {len(wanted - names)} of them",
         do="Build the zoo that the checkpoint's card names.",
     )
-    if zoo.fingerprint != checkpoint.zoo["fingerprint"]:
-        sys.stderr.write(
-            f"note: {zoo.folder} is not byte for byte the zoo of the checkpoint: numbers may differ\n"
-        )
+    note_other_zoo(zoo.folder, zoo.fingerprint, checkpoint.zoo["fingerprint"])
     config = record_from_json(
         EditReportConfig, checkpoint.training["report"], "training.report", do="Train the editor again."
     )

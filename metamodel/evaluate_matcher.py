@@ -1,6 +1,5 @@
 """Judges a matcher again, beside its opponents: `python -m metamodel.evaluate` for its checkpoint."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,10 +8,9 @@ from metamodel.config.errors import require
 from metamodel.config.evaluate import EvaluateOptions
 from metamodel.config.matching import MatchReportConfig
 from metamodel.config.record import record_from_json
-from metamodel.evaluation import report as reports
 from metamodel.evaluation.matching.evaluate import TESTS, judge
 from metamodel.evaluation.report import Report
-from metamodel.evaluation.terminal import report_console, show
+from metamodel.evaluation.terminal import give, note_other_zoo
 from metamodel.matching import SubjectMatcher
 
 
@@ -22,11 +20,7 @@ def evaluate_matcher(matcher: SubjectMatcher, options: EvaluateOptions, *, comma
     Raises: InputError on a zoo whose test pairs have lineages that the matcher was trained on, or a split
         that there is not.
     """
-    report = evaluated(matcher, options, command=command)
-    if options.json:
-        sys.stdout.write(json.dumps(reports.as_json(report, report.scores), indent=1) + "\n")
-    else:
-        show(report, report_console())
+    give(evaluated(matcher, options, command=command), as_json=options.json)
 
 
 def evaluated(matcher: SubjectMatcher, options: EvaluateOptions, *, command: str) -> Report:
@@ -34,10 +28,7 @@ def evaluated(matcher: SubjectMatcher, options: EvaluateOptions, *, command: str
     checkpoint = matcher.checkpoint
     zoo = PairZoo.open(Path(options.zoo or checkpoint.zoo["folder"]))
     check_held_out(matcher, zoo)
-    if zoo.fingerprint != checkpoint.zoo["fingerprint"]:
-        sys.stderr.write(
-            f"note: {zoo.folder} is not byte for byte the zoo of the checkpoint: numbers may differ\n"
-        )
+    note_other_zoo(zoo.folder, zoo.fingerprint, checkpoint.zoo["fingerprint"])
     config = record_from_json(
         MatchReportConfig, checkpoint.training["report"], "training.report", do="Train the matcher again."
     )

@@ -12,7 +12,7 @@ from metamodel.evaluation import report as reports
 from metamodel.evaluation.editing.card import write_editing_card
 from metamodel.evaluation.editing.evaluate import judge
 from metamodel.evaluation.report import Report
-from metamodel.evaluation.terminal import report_console, show
+from metamodel.evaluation.terminal import report_console, said, show
 from metamodel.subjects.subject import Subject
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint, save
 from metamodel.training.fit_editing import fit_editor, sizes_of
@@ -51,7 +51,7 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
         config.report,
         command=command,
         seed=config.bootstrap_seed,
-        progress=_said(config.trainer.progress),
+        progress=said(config.trainer.progress),
     )
     reports.save(report, where)
     write_editing_card(where, report, name=config.name, config=plain(config))
@@ -88,11 +88,3 @@ def edit_splits(config: EditingConfig, zoo: EditZoo) -> Splits:
     return make_splits(
         rows, seed=s.seed, validation_fraction=s.validation_fraction, test_fraction=s.test_fraction
     )
-
-
-def _said(progress: bool) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        if progress:
-            sys.stderr.write(f"{text}\n")
-
-    return say

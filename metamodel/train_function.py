@@ -1,7 +1,7 @@
 """The main job of reading: trains a function reader, scores it beside its baselines, leaves a checkpoint."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +18,7 @@ from metamodel.evaluation.controls import controls, save_controls, show_controls
 from metamodel.evaluation.curves import CURVES, draw_curves
 from metamodel.evaluation.evaluate import evaluate
 from metamodel.evaluation.figure import FIGURE, draw
-from metamodel.evaluation.terminal import report_console, show
+from metamodel.evaluation.terminal import report_console, said, show
 from metamodel.features.examples import Example
 from metamodel.training.agreement import with_agreement
 from metamodel.training.checkpoint import FunctionCheckpoint, save
@@ -103,7 +103,7 @@ def _report(
 ) -> None:
     """Scores all methods, writes numbers, card and pictures beside the network, prints table and paths."""
 
-    say = _said(config.trainer.progress)
+    say = said(config.trainer.progress)
     tests = {name: of for name, of in examples.items() if name not in ("train", "validation")}
     evaluation = evaluate(
         checkpoint.predict,
@@ -148,14 +148,6 @@ def _report(
     _print_paths(
         [("checkpoint", where), ("card", where / "README.md"), ("curves", where.parent), ("zoo", config.zoo)]
     )
-
-
-def _said(progress: bool) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        if progress:
-            sys.stderr.write(f"{text}\n")
-
-    return say
 
 
 def _print_paths(paths: Sequence[tuple[str, object]]) -> None:

@@ -1,7 +1,7 @@
 """The main job of matching: trains a matcher, judges it beside its opponents, and leaves a checkpoint."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from metamodel.evaluation import report as reports
 from metamodel.evaluation.matching.card import write_matching_card
 from metamodel.evaluation.matching.evaluate import judge, tuning_pairs
 from metamodel.evaluation.matching.scores import partial_f1
-from metamodel.evaluation.terminal import report_console, show
+from metamodel.evaluation.terminal import report_console, said, show
 from metamodel.matching import SubjectMatcher
 from metamodel.networks.matching.matcher import Matcher
 from metamodel.training.fit_matching import fit_matcher, sizes_of
@@ -40,7 +40,7 @@ def train_matcher(config: MatchingConfig, zoo: PairZoo, *, command: str) -> Path
         command: what the card says to run to do it again.
     """
     folder, _held = claim_folder(config, zoo.fingerprint)
-    where, say = folder / CHECKPOINT, _said(config.trainer.progress)
+    where, say = folder / CHECKPOINT, said(config.trainer.progress)
     if not (where / MODEL).is_file():
         train = list(zoo.of("train"))
         say(f"training on {len(train)} pairs and on what is drawn from their circuits")
@@ -91,11 +91,3 @@ def _best_threshold(draft: MatchingCheckpoint, pairs: Sequence[MatchedPair]) -> 
 def graphs_of(pairs: Sequence[MatchedPair]) -> list[tuple]:
     """What a matcher sees of pairs."""
     return [(pair.first, pair.second) for pair in pairs]
-
-
-def _said(progress: bool) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        if progress:
-            sys.stderr.write(f"{text}\n")
-
-    return say

@@ -9,6 +9,7 @@ from data_gen.build_lock import claimed
 from data_gen.executor import Job, build_shards
 from data_gen.matching.circuits import Circuits
 from data_gen.matching.config import PairZooConfig
+from data_gen.matching.graph_pairs import GraphPairs
 from data_gen.matching.making import Maker
 from data_gen.matching.plan import Plan, is_trained_further, plan
 from data_gen.workers import Report
@@ -63,9 +64,11 @@ def make_shard(
 ) -> ShardRecord:
     """Makes and stores the pairs of one shard, on one thread."""
     torch.set_num_threads(1)
-    maker = Maker(config=config, plan=found, circuits=_circuits(config.source, config.seed))
+    circuits = _circuits(config.source, config.seed)
+    graphs = GraphPairs(config=config, circuits=circuits, spread_from=found.spread_from)
+    maker = Maker(config=config, circuits=circuits, graphs=graphs)
     pairs, rejected = maker.made(found.shards[index])
-    labels = [label.name for label in maker.circuits.zoo.manifest.labels]
+    labels = [label.name for label in circuits.zoo.manifest.labels]
     return write_pairs(folder, index, pairs, feature_names("both"), labels, rejected)
 
 

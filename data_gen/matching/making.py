@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from data_gen.acceptance import held_out_accuracy, rejections
@@ -13,18 +13,14 @@ from data_gen.made import Made
 from data_gen.matching.changed import Changed, Growth, damaged, enlarged, gauged, unchanged
 from data_gen.matching.circuits import Circuit, Circuits, heads_in, truth_between, with_orbit
 from data_gen.matching.config import PairZooConfig
-from data_gen.matching.plan import PairSpec, Plan, is_trained_further
+from data_gen.matching.graph_pairs import GraphPairs
+from data_gen.matching.plan import PairSpec, is_trained_further
 from data_gen.matching.program import claims, counterpart_by_variables, orbit_by_claims
 from data_gen.seeds import derived_seed, generator_for
 from data_gen.stacked_training import train_stack
 from data_gen.tasks.base import Task
 from data_gen.trained import without_least
-from metamodel.analogy.absent import rank_matched, rewired, without_edge
-from metamodel.analogy.graph import CircuitGraph
-from metamodel.analogy.levels import PlantedLevel
-from metamodel.analogy.orbits import orbits
 from metamodel.analogy.pairs import NONE, MatchedPair, reordered
-from metamodel.analogy.planted import feature_spread, planted_pair
 from metamodel.config.errors import InputError
 from metamodel.subjects.config import components
 from metamodel.subjects.subject import stack, unstack
@@ -38,14 +34,13 @@ GROWTH = {
 }
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Maker:
     """Makes pairs; circuits that several of them need are made once."""
 
     config: PairZooConfig
-    plan: Plan
     circuits: Circuits
-    _spread: Float[Tensor, "kind feature"] | None = None
+    graphs: GraphPairs
 
     def made(self, specs: Sequence[PairSpec]) -> tuple[list[MatchedPair], dict[str, str]]:
         """The pairs of a shard, and why some could not be made, by name."""
@@ -57,7 +52,7 @@ class Maker:
             try:
                 pairs += self.pairs_of(spec)
             except InputError as error:
-                rejected[name_of(spec)] = str(error)
+                rejected[spec.name] = str(error)
         return pairs, rejected
 
     def pairs_of(self, spec: PairSpec) -> Iterator[MatchedPair]:
@@ -73,7 +68,7 @@ class Maker:
             case "natural":
                 yield self.natural(spec)
             case "planted":
-                yield from self.planted(spec)
+                yield from self.graphs.planted(spec, self.generator(spec))
             case _:
                 raise AssertionError(spec.kind)
 
@@ -158,60 +153,7 @@ class Maker:
         pair = self.against_changed(spec, gauged(changed, generator))
         pair = replace(pair, level={"dropped": float(n_removed), "inserted": float(n_inserted)})
         yield pair
-        yield from self.absent(spec, pair, None, generator)
-
-    def planted(self, spec: PairSpec) -> Iterator[MatchedPair]:
-        """A changed copy of a circuit; an absent circuit like it; and the copy without a required edge."""
-        generator = self.generator(spec)
-        level = self.level(spec)
-        circuit = self.circuits.stored(spec.first)
-        donors = [self.circuits.stored(id).graph for id in spec.donors]
-        pair = planted_pair(circuit.graph, donors, generator, level, spread=self.spread())
-        pair = self.named(pair, spec, circuit.side.id, circuit.side.id + "+planted")
-        yield pair
-        yield from self.absent(spec, pair, donors, generator)
-        try:
-            yield without_edge(pair, generator)
-        except InputError:  # nothing that corresponds is joined any more
-            return
-
-    def absent(
-        self,
-        spec: PairSpec,
-        pair: MatchedPair,
-        donors: Sequence[CircuitGraph] | None,
-        generator: torch.Generator,
-    ) -> Iterator[MatchedPair]:
-        """A pair like this one whose second circuit is not the first: in turn unrelated, and rewired.
-
-        Args:
-            donors: of the pair's strangers, where the unrelated circuit is to be changed as the second was.
-        """
-        if spec.unrelated and spec.number % 2 == 0:
-            other = self.circuits.stored(spec.unrelated)
-            graph, id = other.graph, other.side.id
-            if donors is not None:
-                graph = planted_pair(graph, donors, generator, self.level(spec), spread=self.spread()).second
-            graph = graph.taken(torch.randperm(len(graph), generator=generator))
-            second = rank_matched(graph, pair.second, generator)
-            variant, lineage = "unrelated", other.side.lineage
-        else:
-            second, id, variant = rewired(pair.second, generator), pair.second_side.id, "rewired"
-            lineage = pair.second_side.lineage
-        unknown = torch.zeros(len(second), len(self.circuits.zoo.manifest.labels), dtype=torch.bool)
-        side = replace(
-            pair.second_side, id=id, lineage=lineage, orbit=orbits(second), labels=unknown, known=unknown
-        )
-        yield replace(
-            pair,
-            second=second,
-            second_side=side,
-            truth=None,
-            kind="absent",
-            variant=variant,
-            present=False,
-            level={**pair.level, "of_partial": float(spec.kind == "partial")},
-        )
+        yield from self.graphs.absent(spec, pair, None, generator)
 
     def trained_further(self, specs: Sequence[PairSpec]) -> tuple[list[MatchedPair], dict[str, str]]:
         """Pairs whose second subject is trained further, all of one shape and length of prompts."""
@@ -245,10 +187,10 @@ class Maker:
         )
         seeds = [derived_seed(self.config.seed, spec.first, "held out") % 2**40 for spec in specs]
         accuracy = held_out_accuracy(tuned.weights, changed[0].subject.config, tasks, seeds)
-        rejected = rejections([name_of(spec) for spec in specs], tasks, accuracy, tuned.diverged_at)
+        rejected = rejections([spec.name for spec in specs], tasks, accuracy, tuned.diverged_at)
         pairs = []
         for i, (spec, one, task) in enumerate(zip(specs, changed, tasks, strict=True)):
-            if name_of(spec) not in rejected:
+            if spec.name not in rejected:
                 subject = one.subject.with_weights(unstack(tuned.weights, i))
                 new = gauged(
                     Changed(subject=subject, counterpart=one.counterpart), self.generator(spec, "gauge")
@@ -261,7 +203,7 @@ class Maker:
         """A stored circuit against that of a changed subject, measured on other prompts."""
         first = self.circuits.stored(spec.first)
         second = self.circuits.swept(
-            changed.subject, spec.first, task or self.circuits.task(spec.first), name=name_of(spec)
+            changed.subject, spec.first, task or self.circuits.task(spec.first), name=spec.name
         )
         truth = truth_between(first.kept, second.kept, changed.counterpart)
         return self.in_random_order(spec, first, second, truth)
@@ -287,41 +229,5 @@ class Maker:
             second_side=other.side,
         )
 
-    def named(self, pair: MatchedPair, spec: PairSpec, first: str, second: str) -> MatchedPair:
-        """A pair at graph level, with its split, ids and orbits."""
-        lineage = self.circuits.zoo.info(spec.first).lineage
-        sides = []
-        for graph, id in ((pair.first, first), (pair.second, second)):
-            unknown = torch.zeros(len(graph), len(self.circuits.zoo.manifest.labels), dtype=torch.bool)
-            sides.append(
-                replace(
-                    pair.first_side,
-                    id=id,
-                    lineage=lineage,
-                    orbit=orbits(graph),
-                    labels=unknown,
-                    known=unknown,
-                )
-            )
-        return replace(pair, split=spec.split, first_side=sides[0], second_side=sides[1])
-
-    def level(self, spec: PairSpec) -> PlantedLevel:
-        """Of a planted pair: its number goes through all levels, in one order for all splits."""
-        levels = self.config.levels.all()
-        order = sorted(range(len(levels)), key=lambda i: derived_seed(self.config.seed, "level", i))
-        return levels[order[spec.number % len(levels)]]
-
-    def spread(self) -> Float[Tensor, "kind feature"]:
-        """Of each feature among training circuits."""
-        if self._spread is None:
-            self._spread = feature_spread([self.circuits.stored(id).graph for id in self.plan.spread_from])
-        return self._spread
-
     def generator(self, spec: PairSpec, *what: str) -> torch.Generator:
-        return generator_for(self.config.seed, name_of(spec), *what)
-
-
-def name_of(spec: PairSpec) -> str:
-    """Of a pair: what is drawn for it derives from its name."""
-    parts = (spec.kind, spec.variant, spec.first, spec.second, str(spec.number))
-    return " ".join(part for part in parts if part)
+        return generator_for(self.config.seed, spec.name, *what)

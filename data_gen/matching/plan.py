@@ -46,6 +46,12 @@ class PairSpec:
     unrelated: str = ""
     """Id of a triple that has learnt nothing in common."""
 
+    @property
+    def name(self) -> str:
+        """What is drawn for the pair derives from it."""
+        parts = (self.kind, self.variant, self.first, self.second, str(self.number))
+        return " ".join(part for part in parts if part)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

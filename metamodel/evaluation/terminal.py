@@ -3,6 +3,11 @@
 The blocks of single labels come first, so that the averages are what is left on the screen.
 """
 
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 from rich.box import Box
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +26,9 @@ from metamodel.evaluation.report import (
     share_of_ceiling,
     stands_outside,
 )
+from metamodel.evaluation.report import (
+    as_json as to_json,
+)
 
 WIDTH = 100
 """Columns where the output is no terminal; six splits fit side by side without a line break in a cell."""
@@ -32,6 +40,32 @@ NAMES = {
 """Methods whose own name is too long for a line."""
 LINE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n")
 """A rule below the splits, and no other."""
+
+
+def give(report: Report, *, as_json: bool) -> None:
+    """A report on stdout, as tables or as the object of `metrics.json`."""
+    if as_json:
+        sys.stdout.write(json.dumps(to_json(report, report.scores), indent=1) + "\n")
+    else:
+        show(report, report_console())
+
+
+def note_other_zoo(folder: Path, fingerprint: str, wanted: str) -> None:
+    """Says on stderr where a zoo is not the one that a checkpoint names."""
+    if fingerprint != wanted:
+        sys.stderr.write(
+            f"note: {folder} is not byte for byte the zoo of the checkpoint: numbers may differ\n"
+        )
+
+
+def said(progress: bool) -> Callable[[str], None]:
+    """Says what a job is doing on stderr, or nothing."""
+
+    def say(text: str) -> None:
+        if progress:
+            sys.stderr.write(f"{text}\n")
+
+    return say
 
 
 def report_console(*, stderr: bool = False) -> Console:
