@@ -6,7 +6,7 @@ A score that only asks how large or how dense a circuit is tells nothing about t
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from metamodel.analogy.graph import CircuitGraph
@@ -98,8 +98,3 @@ def open_places(graph: CircuitGraph) -> Bool[Tensor, "channel node node2"]:
     head = graph.kinds == KINDS.index("head")
     inputs = torch.stack([head] * 6 + [~head] * 2)
     return before[None] & inputs[:, None, :]
-
-
-def edge_mass(graph: CircuitGraph) -> tuple[int, Float[Tensor, ""]]:
-    """(number of edges, sum of their sizes)."""
-    return int((graph.edges > 0).sum()), graph.edges.sum()

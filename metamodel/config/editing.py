@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from metamodel.config.errors import require
 from metamodel.config.function import OptimConfig, SplitsConfig, TrainerConfig, check_within
 
 
@@ -115,6 +116,13 @@ class EditingConfig:
     splits: SplitsConfig = field(default_factory=lambda: SplitsConfig(test_fraction=0.35))
 
     def __post_init__(self):
+        require(
+            self.optim.ema == 0,
+            "optim.ema",
+            expected="0: weights are not averaged here",
+            got=self.optim.ema,
+            do="Leave it out.",
+        )
         for name in ("seed", "bootstrap_seed"):
             check_within(getattr(self, name), 0, 2**32 - 1, name)
         check_within(self.refuse_below, 0, 1, "refuse_below")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from metamodel.config.errors import require
 from metamodel.config.function import OptimConfig, TrainerConfig, check_within
 
 
@@ -113,5 +114,12 @@ class MatchingConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self):
+        require(
+            self.optim.ema == 0,
+            "optim.ema",
+            expected="0: weights are not averaged here",
+            got=self.optim.ema,
+            do="Leave it out.",
+        )
         for name in ("seed", "bootstrap_seed"):
             check_within(getattr(self, name), 0, 2**32 - 1, name)

@@ -78,6 +78,20 @@ def mean(values: Float[ndarray, " item"], lineage: Int[ndarray, " item"], n_line
     return lambda weights: _ratio(weights @ total, weights @ count, empty=np.nan)
 
 
+def auroc(
+    truth: Bool[ndarray, " item"], score: Float[ndarray, " item"], lineage: Int[ndarray, " item"]
+) -> Measure:
+    """How often what is true scores above what is not, ties half; NaN without both."""
+    true, false = score[truth], score[~truth]
+    above = (true[:, None] > false[None]) + 0.5 * (true[:, None] == false[None])
+
+    def measure(weights: LineageWeights) -> Float[ndarray, " resample"]:
+        one, other = weights[:, lineage[truth]], weights[:, lineage[~truth]]
+        return _ratio(((one @ above) * other).sum(1), one.sum(1) * other.sum(1), empty=np.nan)
+
+    return measure
+
+
 def kendall_tau(
     truth: Float[ndarray, " item"],
     score: Float[ndarray, " item"],

@@ -40,8 +40,6 @@ class AnalogyWeights:
     """Share of edge mass that the map does not match."""
     relations: float = 0.0
     """Gromov-Wasserstein cost of relations of nodes, where there are any."""
-    cycle: float = 0.0
-    """Disagreement of maps on triples of circuits (`cycle_loss`), for the caller who has triples."""
     chain: float = 0.0
     """Reward for matched chains."""
     entropy: float = 0.0
@@ -55,7 +53,7 @@ class AnalogyWeights:
 
     def __post_init__(self):
         require(0 <= self.tau < 1, "tau", expected="at least 0, below 1", got=self.tau, do="Try 0.5.")
-        for name in ("matched", "unmatched", "energy", "relations", "cycle", "chain", "entropy"):
+        for name in ("matched", "unmatched", "energy", "relations", "chain", "entropy"):
             value = getattr(self, name)
             require(value >= 0, name, expected="at least 0", got=value, do="0 leaves the term out.")
         for name in ("temperature", "n_steps"):

@@ -12,8 +12,9 @@ from metamodel.config.edits import FAR, IN_SCOPE, KEEP, NEAR, PAIR
 from metamodel.evaluation.bootstrap import interval, resampled_weights
 from metamodel.evaluation.editing.card import METHODS, METRICS, SPLITS
 from metamodel.evaluation.editing.controls import shuffled
-from metamodel.evaluation.editing.measures import auroc, equivalent
+from metamodel.evaluation.editing.measures import equivalent
 from metamodel.evaluation.editing.scores import EditScores, logits_of, scores
+from metamodel.evaluation.metrics import auroc
 from metamodel.evaluation.report import EDIT_REFERENCES
 
 
@@ -79,9 +80,9 @@ def test_the_area_under_the_curve_counts_pairs_and_ties_half():
     import numpy as np
 
     said, good = np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False])
-    measure = auroc(said, good, np.arange(4), 4)
+    measure = auroc(good, said, np.arange(4))
     assert interval(measure, resampled_weights(4, seed=0)).value == (2 + 1.5) / 4
-    assert math.isnan(interval(auroc(said, good | True, np.arange(4), 4), resampled_weights(4, seed=0)).value)
+    assert math.isnan(interval(auroc(good | True, said, np.arange(4)), resampled_weights(4, seed=0)).value)
 
 
 def test_steps_of_fine_tuning_are_the_fewest_that_reach_as_much():

@@ -29,7 +29,6 @@ from metamodel.evaluation.matching.scores import (
     breakdown_error,
     counts,
     label_agreement,
-    null_calibrated,
     partial_f1,
 )
 from metamodel.subjects.config import KINDS
@@ -237,14 +236,6 @@ def test_intervals_widen_where_pairs_share_a_lineage():
     assert (wide.n_lineages, narrow.n_lineages) == (2, 20)
     nothing = difference_of(mean_of(values), mean_of(values - 0.25), apart)
     assert (nothing.low, nothing.value, nothing.high) == pytest.approx((0.25, 0.25, 0.25))
-
-
-def test_null_calibration_by_hand():
-    assert null_calibrated(5.0, [1.0, 3.0]) == pytest.approx(3.0)
-    assert null_calibrated(2.0, [1.0, 3.0]) == 0
-    assert null_calibrated(10.0, [1.0, 3.0]) > null_calibrated(5.0, [1.0, 3.0])
-    with pytest.raises(InputError, match="null scores: expected at least 2"):
-        null_calibrated(1.0, [0.5])
 
 
 def test_guesses_of_the_breakdown_point():

@@ -78,21 +78,8 @@ def measures_of(
     found["specification_gap"] = {META_MODEL: mean(gap, told)}
     found["subject_gap"] = {META_MODEL: mean(s[META_MODEL] - s[OTHER_SUBJECT], told & comparable)}
     forecast = np.array([o.forecast for o in outcomes[META_MODEL]])
-    found["forecast_auroc"] = {META_MODEL: auroc(forecast, s[META_MODEL] >= GOOD, lineage, n_lineages)}
+    found["forecast_auroc"] = {META_MODEL: metrics.auroc(s[META_MODEL] >= GOOD, forecast, lineage)}
     return found
-
-
-def auroc(said: np.ndarray, good: np.ndarray, lineage: np.ndarray, n_lineages: int) -> Measure:
-    """Area under the ROC curve; NaN where all edits succeed, or none does."""
-    higher = (said[good][:, None] > said[~good][None]) + 0.5 * (said[good][:, None] == said[~good][None])
-
-    def measure(weights: np.ndarray) -> np.ndarray:
-        one, other = weights[:, lineage[good]], weights[:, lineage[~good]]
-        total = one.sum(1) * other.sum(1)
-        value = np.einsum("rg,gb,rb->r", one, higher, other)
-        return np.where(total > 0, value / np.where(total > 0, total, 1.0), np.nan)
-
-    return measure
 
 
 def constant(value: float) -> Measure:

@@ -175,9 +175,9 @@ def _tuned(
     for opponent in methods:
         progress(f"tuning {opponent.name}")
         opponent.fit(taught)
-        for one in tuned([opponent], validation, named, lambda pair, pairs: partial_f1(pair, pairs)):
-            found.append(contender(one, validation, absent, named))
-            progress(f"  {found[-1].said()}")
+        best = tuned([opponent], validation, named, partial_f1)
+        found += [contender(one, validation, absent, named) for one in best]
+        progress(f"  {found[-1].said()}" if best else "  left out: these pairs lack its similarity")
     return found
 
 

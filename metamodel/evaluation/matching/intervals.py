@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from metamodel.analogy.pairs import MatchedPair
 from metamodel.evaluation.bootstrap import Interval, interval, paired_difference, resampled_weights
-from metamodel.evaluation.metrics import Measure, average_precision, mean
+from metamodel.evaluation.metrics import Measure, auroc, average_precision, mean
 
 PairWeights = Float[ndarray, "resample pair"]
 
@@ -75,16 +75,7 @@ def precision_of(truths: Sequence[Bool[ndarray, "..."]], scores: Sequence[Float[
 
 def auroc_of(present: Bool[ndarray, " pair"], scores: Float[ndarray, " pair"]) -> Measure:
     """How often a present pair scores above an absent one, ties half; NaN without both."""
-    ours, theirs = scores[present], scores[~present]
-    above = (ours[:, None] > theirs[None, :]) + 0.5 * (ours[:, None] == theirs[None, :])
-
-    def measure(weights: PairWeights) -> Float[ndarray, " resample"]:
-        one, other = weights[:, present], weights[:, ~present]
-        top = ((one @ above) * other).sum(1)
-        bottom = one.sum(1) * other.sum(1)
-        return np.divide(top, bottom, out=np.full(len(weights), np.nan), where=bottom > 0)
-
-    return measure
+    return auroc(present, scores, np.arange(len(scores)))
 
 
 def interval_of(measure: Measure, pairs: Sequence[MatchedPair], *, seed: int = 0) -> Interval:

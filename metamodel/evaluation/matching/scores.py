@@ -90,20 +90,6 @@ def alone(
     return lonely.numpy(), sure.double().numpy()
 
 
-def null_calibrated(score: float, nulls: Sequence[float]) -> float:
-    """A score in deviations above those of circuits that are known not to correspond.
-
-    Raw scores depend on the sizes of circuits: unrelated small ones share more by chance.
-
-    Raises: InputError for less than two null scores.
-    """
-    require(
-        len(nulls) > 1, "null scores", expected="at least 2", got=len(nulls), do="Score more null circuits."
-    )
-    spread = float(np.std(nulls))
-    return (score - float(np.mean(nulls))) / max(spread, 1e-6)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakdownGuesses:
     """What training pairs alone say of where a map breaks down."""
