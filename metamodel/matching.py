@@ -12,7 +12,7 @@ from torch import Tensor
 from metamodel.analogy.graph import CircuitGraph, circuit_graph, compatible, stacked
 from metamodel.analogy.mapping import Match
 from metamodel.analogy.pairs import NONE
-from metamodel.analogy.solver import best_map
+from metamodel.analogy.solver import worthiest_map
 from metamodel.asking import one_thread
 from metamodel.circuits.exact import edge_scores
 from metamodel.circuits.prompts import Prompts
@@ -138,7 +138,7 @@ class SubjectMatcher:
         return network.similarity(one, other, compatible(one, other))[1][0].cpu()
 
     def _decoded(self, soft: SoftMatch, pairs: Sequence[tuple[CircuitGraph, CircuitGraph]]) -> list[Match]:
-        kept = best_map((soft.p - self.checkpoint.keep_above) * soft.free, soft.free)
+        kept = worthiest_map((soft.p - self.checkpoint.keep_above) * soft.free, soft.free)
         chosen = kept | (~soft.free & (soft.p > 0.5))
         place = torch.where(chosen.any(-1), chosen.int().argmax(-1), NONE).cpu()
         p, presence = soft.p.cpu(), soft.presence.cpu()

@@ -34,7 +34,7 @@ from metamodel.analogy.graph import edge_matrix
 from metamodel.analogy.solver import SolverSetting
 from metamodel.circuits.weight_gradients import StackedPrompts, edge_shares
 from metamodel.losses.circuit import MapKeeper, annealed_tau, circuit_loss, rounded_map
-from metamodel.subjects.config import KINDS, SubjectConfig, components
+from metamodel.subjects.config import KINDS, SubjectConfig, kind_indices
 from metamodel.subjects.forward import Weights, logits_at
 from metamodel.subjects.subject import initial_weights, stack
 
@@ -198,4 +198,4 @@ class _Likeness:
 
 
 def _kinds(config: SubjectConfig, n: int) -> Int[Tensor, "subject node"]:
-    return torch.tensor([[KINDS.index(node.kind) for node in components(config)]] * n)
+    return torch.tensor([kind_indices(config)] * n)

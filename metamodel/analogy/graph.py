@@ -14,11 +14,12 @@ from torch import Tensor
 
 from metamodel.circuits.graph import component_edges
 from metamodel.config.errors import require
-from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction
+from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction, kind_indices
 
 CHANNELS = ("q+", "q-", "k+", "k-", "v+", "v-", "in+", "in-")
 """Input that reads, and whether the edge helps; MLPs and the unembedding read at `in`."""
-_INPUTS = ("q", "k", "v", "in")
+INPUTS = ("q", "k", "v", "in")
+"""Inputs at which a component reads: those of a head, and that of an MLP or of the unembedding."""
 ANCHORS = tuple(kind for kind in KINDS if kind not in ("head", "mlp"))
 """Kinds of which a subject has one each: they match themselves, and no metric counts them."""
 LEAST_SHARE = 0.02
@@ -92,7 +93,7 @@ def edge_matrix(
     )
     inputs = torch.tensor(
         [
-            _INPUTS.index(channel) if (channel := edge.destination.channel) in "qkv" else 3
+            INPUTS.index(channel) if (channel := edge.destination.channel) in "qkv" else 3
             for edge in graph.edges
         ],
         device=values.device,
@@ -133,7 +134,7 @@ def circuit_graph(
     everything = CircuitGraph(
         edges=edges,
         features=edges.new_zeros(len(nodes), 0) if features is None else features,
-        kinds=torch.tensor([KINDS.index(node.kind) for node in nodes], device=edges.device),
+        kinds=torch.tensor(kind_indices(config), device=edges.device),
         depth=torch.tensor([depth_fraction(node, config) for node in nodes], device=edges.device),
         names=tuple(node.name for node in nodes),
     )

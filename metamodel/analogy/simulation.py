@@ -19,10 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from metamodel.analogy.graph import INPUTS
 from metamodel.config.errors import InputError, require, require_one_of, suggestion
-
-INPUTS = ("q", "k", "v", "in")
-"""Inputs at which a component reads: those of a head, and that of an MLP or of the unembedding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ def solve(
         for step in range(setting.n_steps):
             tau = setting.tau * min(1.0, 2 * step / setting.n_steps)
             slope = gradient(edges, p, tau, linear=linear)
-            towards = best_map(slope, free).to(p.dtype) + fixed
+            towards = worthiest_map(slope, free).to(p.dtype) + fixed
             move = towards - p
             rise = (slope * move).sum((-2, -1))
             bend = energy(edges, move, tau)
@@ -107,7 +107,7 @@ def _start(
     return p / largest[:, None, None] + fixed
 
 
-def best_map(
+def worthiest_map(
     worth: Float[Tensor, "pair node theirs"], allowed: Bool[Tensor, "pair node theirs"]
 ) -> Bool[Tensor, "pair node theirs"]:
     """The partial maps of greatest worth: Hungarian algorithm over what is worth more than 0."""
@@ -140,7 +140,7 @@ def rounded(
     linear = None
     if similarity is not None and setting.weight > 0:
         linear = setting.weight * (similarity - setting.kappa) * free
-    chosen = (best_map(p, free) | fixed).to(p.dtype)
+    chosen = (worthiest_map(p, free) | fixed).to(p.dtype)
     n_pairs = len(chosen)
     for _ in range(2 * max(chosen.shape[1:])):
         slope = gradient(edges, chosen, setting.tau, linear=linear)

@@ -10,7 +10,7 @@ from metamodel.analogy.graph import CHANNELS, CircuitGraph, normalised
 from metamodel.analogy.levels import PlantedLevel
 from metamodel.analogy.pairs import MatchedPair
 from metamodel.analogy.planted import planted_pair
-from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction
+from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction, kind_indices
 
 N_DONORS = 2
 """Synthetic circuits from which a pair's strangers are taken."""
@@ -48,7 +48,7 @@ def synthetic_graph(generator: torch.Generator, *, n_features: int = 0) -> Circu
     """
     config = _shape(generator)
     nodes = components(config)
-    kinds = torch.tensor([KINDS.index(node.kind) for node in nodes])
+    kinds = torch.tensor(kind_indices(config))
     depth = torch.tensor([depth_fraction(node, config) for node in nodes])
     inner = [i for i, node in enumerate(nodes) if node.kind in ("head", "mlp")]
     n_active = _between(generator, _FEWEST_ACTIVE, min(_MOST_ACTIVE, len(inner)))

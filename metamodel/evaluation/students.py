@@ -23,7 +23,7 @@ from metamodel.circuits.prompts import Prompts
 from metamodel.evaluation.bootstrap import Interval, interval, paired_difference, resampled_weights
 from metamodel.evaluation.metrics import mean
 from metamodel.losses.circuit import circuit_distance, rounded_map
-from metamodel.subjects.config import KINDS, SubjectConfig, components
+from metamodel.subjects.config import KINDS, SubjectConfig, kind_indices
 from metamodel.subjects.subject import Subject
 from metamodel.triples.student_store import StudentPair, StudentZoo
 
@@ -138,4 +138,4 @@ def _accuracy(subject: Subject, prompts: Prompts) -> float:
 
 
 def _kinds(config: SubjectConfig) -> Tensor:
-    return torch.tensor([KINDS.index(node.kind) for node in components(config)])
+    return torch.tensor(kind_indices(config))

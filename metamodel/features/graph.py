@@ -14,7 +14,7 @@ from metamodel.features.registry import ACTIVATIONS_SEEN, FEATURES, PROMPTS_SEEN
 from metamodel.features.streams import sites, written
 from metamodel.features.view import Shown, View, view
 from metamodel.features.weights import embedding_features, head_features, mlp_features
-from metamodel.subjects.config import KINDS, components, depth_fraction
+from metamodel.subjects.config import components, depth_fraction, kind_indices
 from metamodel.subjects.subject import Subject
 
 
@@ -71,7 +71,7 @@ def graph_of_view(v: View, track: Track, *, seed: int = 0) -> ComponentGraph:
     return ComponentGraph(
         nodes=matrix.float(),
         edges=relations.float(),
-        kinds=torch.tensor([KINDS.index(node.kind) for node in nodes], device=device),
+        kinds=torch.tensor(kind_indices(config), device=device),
         depth=torch.tensor([depth_fraction(node, config) for node in nodes], device=device),
         matrices=matrices_of(v) if track != "activations" else None,
     )

@@ -135,6 +135,11 @@ def components(config: SubjectConfig) -> tuple[Component, ...]:
     return tuple(found)
 
 
+def kind_indices(config: SubjectConfig) -> list[int]:
+    """Of each component, the index of its kind in `KINDS`."""
+    return [KINDS.index(node.kind) for node in components(config)]
+
+
 def depth_fraction(component: Component, config: SubjectConfig) -> float:
     """Depth in [0, 1]: embeddings 0, unembedding 1, blocks in between, MLPs half a block after heads."""
     match component.kind:
