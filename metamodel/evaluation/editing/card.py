@@ -105,8 +105,8 @@ def write_editing_card(folder: Path, report: Report, *, name: str, config: dict[
         "",
         "- Edits are written into the last matrix that writes into the residual stream. What cannot be read "
         "off there cannot be edited: answers of two hops through a rewritten fact stay as they are.",
-        "- A damaged component is not repaired beyond what pairs, similar inputs and the subject's own second "
-        "best answers tell (`repair`): fine-tuning of all weights is better.",
+        "- A damaged component is not repaired beyond what pairs, similar inputs and the subject's own "
+        "second best answers tell (`repair`): fine-tuning of all weights is better.",
         "- Inputs of one specification have one length, and candidates for answers are at most 32.",
         "- Trained on subjects of one and two layers with ReLU MLPs that answer one token.",
         "",
