@@ -26,6 +26,7 @@ from metamodel.baselines.base import META_MODEL
 from metamodel.config.matching import MatchReportConfig
 from metamodel.evaluate_matcher import check_held_out
 from metamodel.evaluation.matching.evaluate import TESTS, judge
+from metamodel.evaluation.matching.levels import AXES, levels_table
 from metamodel.evaluation.terminal import show
 from metamodel.matching import SubjectMatcher
 
@@ -80,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(1)
     matcher, zoo = SubjectMatcher.from_pretrained(options.checkpoint), PairZoo.open(options.zoo)
     check_held_out(matcher, zoo)
-    report = judge(
+    report, levels = judge(
         matcher,
         zoo,
         MatchReportConfig(most=options.pairs, tuning=options.tuning),
@@ -89,6 +90,9 @@ def main() -> None:
         progress=say,
     )
     show(report, Console(stderr=True, width=110))
+    say(f"\npartial F1 level by level, all splits together\n\n{levels_table(levels)}")
+    for axis in AXES:
+        say(f"\n{levels_table(levels, (axis,))}")
     scores, differences = report.scores[options.split], report.differences[options.split]
     f1 = {name: round(one.value, 4) for name, one in scores["partial_f1"].items()}
     best = max((name for name in f1 if name not in OURS), key=lambda name: f1[name])

@@ -33,7 +33,8 @@ from metamodel.analogy.strangers import deck_of
 from metamodel.baselines.matching import Tuned, opponents, tuned
 from metamodel.baselines.matching.similarity import FeatureScale
 from metamodel.config.matching import MatchReportConfig
-from metamodel.evaluation.matching.evaluate import PARTIAL, TESTS, chosen, tuning_pairs
+from metamodel.evaluation.matching.evaluate import TESTS, chosen, tuning_pairs
+from metamodel.evaluation.matching.measures import PARTIAL
 from metamodel.evaluation.matching.scores import partial_f1
 from metamodel.training.fit_matching import circuits_of
 from metamodel.training.match_pairs import TrainingCircuit, donors_for

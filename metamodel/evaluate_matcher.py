@@ -32,7 +32,7 @@ def evaluated(matcher: SubjectMatcher, options: EvaluateOptions, *, command: str
     config = record_from_json(
         MatchReportConfig, checkpoint.training["report"], "training.report", do="Train the matcher again."
     )
-    return judge(
+    report, _ = judge(
         matcher,
         zoo,
         config,
@@ -41,6 +41,7 @@ def evaluated(matcher: SubjectMatcher, options: EvaluateOptions, *, command: str
         progress=lambda text: sys.stderr.write(f"{text}\n"),
         only=options.split,
     )
+    return report
 
 
 def check_held_out(matcher: SubjectMatcher, zoo: PairZoo) -> None:

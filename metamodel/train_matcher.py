@@ -14,6 +14,7 @@ from metamodel.config.parser import plain
 from metamodel.evaluation import report as reports
 from metamodel.evaluation.matching.card import write_matching_card
 from metamodel.evaluation.matching.evaluate import judge, tuning_pairs
+from metamodel.evaluation.matching.levels import save_levels
 from metamodel.evaluation.matching.scores import partial_f1
 from metamodel.evaluation.terminal import report_console, said, show
 from metamodel.matching import SubjectMatcher
@@ -47,9 +48,12 @@ def train_matcher(config: MatchingConfig, zoo: PairZoo, *, command: str) -> Path
         matcher = fit_matcher(config, train, folder)
         save(_checkpoint(config, zoo, matcher, train), where)
     matcher = SubjectMatcher(load_matching_checkpoint(where))
-    report = judge(matcher, zoo, config.report, command=command, seed=config.bootstrap_seed, progress=say)
+    report, levels = judge(
+        matcher, zoo, config.report, command=command, seed=config.bootstrap_seed, progress=say
+    )
     reports.save(report, where)
-    write_matching_card(where, report, name=config.name, config=plain(config))
+    save_levels(levels, where)
+    write_matching_card(where, report, levels, name=config.name, config=plain(config))
     show(report, report_console())
     sys.stdout.write(f"checkpoint  {where}\ncard        {where / 'README.md'}\nzoo         {config.zoo}\n")
     return where

@@ -29,7 +29,13 @@ from metamodel.subjects.subject import Subject, initial_weights
 
 CANNOT = ("random", "uniform", "depth_and_kind", "ngm")
 """By design: chance and uniform see nothing, depth cannot tell heads of a layer apart, NGM needs training."""
-SIMILARITY_ALONE = ("raw_similarity", "prompt_only", "activation_correlation", "weight_matching")
+SIMILARITY_ALONE = (
+    "raw_similarity",
+    "prompt_only",
+    "activation_correlation",
+    "raw_activations",
+    "weight_matching",
+)
 GOOD = {"partial_fgw": 3, "structure_mapping": 8}
 """Setting under which a noiseless copy is found, where the first one is too partial for that."""
 ALL = {opponent.name: opponent for opponent in opponents()}

@@ -15,8 +15,8 @@ __all__ = ["Choice", "Judge", "MatchingOpponent", "Setting", "TrainingPair", "Tu
 def opponents() -> tuple[MatchingOpponent, ...]:
     """All opponents, neither trained nor tuned.
 
-    The similarities `prompts`, `activations` and `weights` need more than two circuits; `tuned` leaves out
-    the opponents that are made of one that it is not given.
+    The similarities `activations`, `raw_activations` and `weights` need both subjects; `tuned` leaves out the
+    opponents that are made of one that it is not given.
     """
     return (
         Random(),
@@ -26,6 +26,7 @@ def opponents() -> tuple[MatchingOpponent, ...]:
         Similarity("raw_similarity", "raw"),
         Similarity("prompt_only", "prompts"),
         Similarity("activation_correlation", "activations"),
+        Similarity("raw_activations", "raw_activations"),
         Similarity("weight_matching", "weights"),
         ScipyFaq(),
         ChannelFaq(),

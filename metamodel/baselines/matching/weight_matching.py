@@ -33,8 +33,10 @@ class WeightMatching:
         first, second = self._subject_of(pair.first_side.id), self._subject_of(pair.second_side.id)
         if first is None or second is None or first.config != second.config:
             return None
-        whole = weight_similarity(first, second)
         place = {node.name: i for i, node in enumerate(components(first.config))}
+        if not {*pair.first.names, *pair.second.names} <= place.keys():
+            return None  # strangers have no weights here
+        whole = weight_similarity(first, second)
         rows, columns = ([place[name] for name in graph.names] for graph in (pair.first, pair.second))
         return whole[rows][:, columns]
 

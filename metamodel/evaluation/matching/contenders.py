@@ -11,6 +11,7 @@ from metamodel.analogy.mapping import Match, edge_score
 from metamodel.analogy.pairs import MatchedPair
 from metamodel.baselines.matching import Tuned
 from metamodel.evaluation.matching.intervals import auroc_of
+from metamodel.evaluation.matching.source import OF_SUBJECTS
 
 Named = Mapping[str, Callable[[MatchedPair], Float[Tensor, "node theirs"] | None]]
 """Similarities of nodes, by name."""
@@ -34,6 +35,11 @@ class Contender:
     @property
     def name(self) -> str:
         return self.tuned.opponent.name
+
+    def can(self, pair: MatchedPair, named: Named) -> bool:
+        """Whether the similarity that it chose is at hand for a pair."""
+        source = self.tuned.choice.source
+        return source not in OF_SUBJECTS or (source in named and named[source](pair) is not None)
 
     def match(self, pair: MatchedPair, named: Named) -> Match:
         found = self.tuned.match(pair, named)

@@ -1,8 +1,7 @@
 """What matched components are worth when they stand in for each other: transplants of natural pairs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from metamodel.analogy.pairs import NONE, MatchedPair
 from metamodel.analogy.transplant import LEAST_ROOM, transplant
-from metamodel.config.errors import InputError
 from metamodel.subjects.config import components
 from metamodel.triples.store import Zoo
 
@@ -78,30 +76,18 @@ def exchanged(pair: MatchedPair, zoo: Zoo) -> Exchanged:
 
 def transplant_ratios(
     pairs: Sequence[MatchedPair],
-    maps: Mapping[str, Sequence[Int[Tensor, " node"]]],
-    source: Path,
-    fingerprint: str,
-    progress: Callable[[str], object],
+    maps: Mapping[str, Sequence[Int[Tensor, " node"] | None]],
+    zoo: Zoo,
 ) -> dict[str, Float[np.ndarray, " pair"]]:
-    """Of each method the ratio of its map of each pair, NaN where nothing can be said.
-
-    Empty, with a word, where the zoo that the pairs were made from is not at hand.
+    """Of each method the ratio of its map of each pair, NaN where it has none or nothing can be said.
 
     Args:
-        source: folder of that zoo.
-        fingerprint: that it must have.
+        zoo: that the pairs were made from.
     """
-    try:
-        zoo = Zoo.open(source)
-    except InputError as error:
-        progress(f"no transplants: {error}")
-        return {}
-    if zoo.fingerprint != fingerprint:
-        progress(f"no transplants: {source} is another zoo than the one that the pairs were made from")
-        return {}
     found = {name: np.full(len(pairs), np.nan) for name in maps}
     for i, pair in enumerate(pairs):
         table = exchanged(pair, zoo)
         for name, of in maps.items():
-            found[name][i] = table.ratio(of[i])
+            one = of[i]
+            found[name][i] = np.nan if one is None else table.ratio(one)
     return found
