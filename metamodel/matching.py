@@ -17,8 +17,7 @@ from metamodel.asking import one_thread
 from metamodel.circuits.exact import edge_scores
 from metamodel.circuits.prompts import Prompts
 from metamodel.config.errors import require
-from metamodel.features.graph import graph_of
-from metamodel.features.registry import feature_names
+from metamodel.features.relative import is_ratio, matcher_features, matcher_names
 from metamodel.features.view import Shown
 from metamodel.loading import local_folder, uploaded
 from metamodel.mapping import Mapping
@@ -47,11 +46,14 @@ class SubjectMatcher:
         self.checkpoint = checkpoint
         self.folder = folder
         """Where it was loaded from."""
-        names = feature_names("both")
+        names = matcher_names()
         for name in checkpoint.feature_names:
             do = "Train the matcher again with this version of the package."
             require(name in names, "feature_names", expected="a known feature", got=repr(name), do=do)
-        self._columns = torch.tensor([names.index(name) for name in checkpoint.feature_names])
+        self._columns = torch.tensor(
+            [names.index(name) for name in checkpoint.feature_names], dtype=torch.int64
+        )
+        self._sees_ratios = any(map(is_ratio, checkpoint.feature_names))
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "SubjectMatcher":
@@ -107,7 +109,7 @@ class SubjectMatcher:
         return self._described(what.subject, scores, shown)
 
     def _described(self, subject: Subject, values: Float[Tensor, " edge"], shown: Shown) -> CircuitGraph:
-        nodes = graph_of(subject, "both", shown=shown).nodes[:, self._columns]
+        nodes = matcher_features(subject, shown, ratios=self._sees_ratios)[:, self._columns]
         return circuit_graph(subject.config, values.float(), nodes)[0]
 
     def match_graphs(self, first: CircuitGraph, second: CircuitGraph) -> Match:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from metamodel.config.errors import require
 from metamodel.config.function import OptimConfig, TrainerConfig, check_within
+from metamodel.config.words import NodeDescription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class MatcherConfig:
     """Share of units dropped in training."""
     feature_dropout: float = 0.2
     """Share of circuits in training of which no feature of nodes is seen."""
+    described_by: NodeDescription = "features"
+    """What nodes are described by: their edges alone, and features, ratio signatures, or both beside them."""
 
     def __post_init__(self):
         for name in ("width", "n_layers", "n_heads", "edge_width"):
