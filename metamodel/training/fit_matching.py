@@ -40,7 +40,7 @@ def fit_matcher(config: MatchingConfig, pairs: Sequence[MatchedPair], folder: Pa
     circuits = circuits_of(pairs)
     m = config.matcher
     matcher = sizes_of(config, circuits[0].features.shape[1]).network(
-        dropout=m.dropout, feature_dropout=m.feature_dropout
+        dropout=m.dropout, feature_dropout=m.feature_dropout, column_dropout=m.column_dropout
     )
     fit_scales(matcher.encoder, circuits)
     begins = steps_done(folder)
@@ -73,6 +73,10 @@ def sizes_of(config: MatchingConfig, n_features: int) -> MatcherSizes:
         n_heads=m.n_heads,
         edge_width=m.edge_width,
         n_steps=m.n_steps,
+        cross_attention=m.cross_attention,
+        depth=m.depth,
+        centred_by_circuit=m.centre == "circuit",
+        blind_share=m.blind_share,
     )
 
 
