@@ -1,4 +1,4 @@
-"""Words that several packages share: what a reader may look at, and along which axis a test departs."""
+"""Words that several packages share: what meta-models may look at, and along which axis a test departs."""
 
 from typing import Literal, get_args
 
@@ -10,3 +10,5 @@ TestSplit = Literal["seed", "variant", "size", "recipe", "origin", "task"]
 TEST_SPLITS: tuple[TestSplit, ...] = get_args(TestSplit)
 Departure = Literal["none", "variant", "size", "recipe", "origin", "task"]
 """Along which axis a subject departs from those that meta-models train on; other seeds depart in nothing."""
+NodeDescription = Literal["edges", "features", "ratios", "both"]
+"""What matchers see of components: nothing but their edges, features, ratio signatures, or both of these."""
