@@ -16,7 +16,8 @@ from metamodel.analogy.graph import CircuitGraph
 from metamodel.analogy.levels import PlantedLevel
 from metamodel.analogy.orbits import orbits
 from metamodel.analogy.pairs import MatchedPair
-from metamodel.analogy.planted import feature_spread, planted_pair
+from metamodel.analogy.planted import feature_spread, noisy, planted_pair, poorly_known
+from metamodel.analogy.strangers import Stranger, deck_of
 from metamodel.config.errors import InputError
 
 
@@ -32,35 +33,37 @@ class GraphPairs:
 
     def planted(self, spec: PairSpec, generator: torch.Generator) -> Iterator[MatchedPair]:
         """A changed copy of a circuit; an absent circuit like it; and the copy without a required edge."""
-        level = self.level(spec)
         circuit = self.circuits.stored(spec.first)
-        donors = [self.circuits.stored(id).graph for id in spec.donors]
-        pair = planted_pair(circuit.graph, donors, generator, level, spread=self.spread())
+        deck = self.deck(spec, generator)
+        pair = planted_pair(circuit.graph, deck, generator, self.level(spec), spread=self.spread())
         pair = self.named(pair, spec, circuit.side.id, circuit.side.id + "+planted")
         yield pair
-        yield from self.absent(spec, pair, donors, generator)
+        yield from self.absent(spec, pair, deck, generator)
         try:
             yield without_edge(pair, generator)
         except InputError:  # nothing that corresponds is joined any more
             return
 
+    def poorly_known(self, spec: PairSpec, pair: MatchedPair, generator: torch.Generator) -> MatchedPair:
+        """A pair of real networks whose second circuit is known with the noise of the level of its number."""
+        level = self.level(spec)
+        found = poorly_known(pair, generator, level, spread=self.spread())
+        return replace(
+            found, level={**pair.level, "noise": level.noise, "feature_noise": level.feature_noise}
+        )
+
     def absent(
-        self,
-        spec: PairSpec,
-        pair: MatchedPair,
-        donors: Sequence[CircuitGraph] | None,
-        generator: torch.Generator,
+        self, spec: PairSpec, pair: MatchedPair, deck: list[Stranger] | None, generator: torch.Generator
     ) -> Iterator[MatchedPair]:
-        """A pair like this one whose second circuit is not the first: in turn unrelated, and rewired.
+        """A pair like this one whose second circuit is not the first, but an unrelated or a rewired one.
 
         Args:
-            donors: of the pair's strangers, where the unrelated circuit is to be changed as the second was.
+            deck: what is left of the strangers of a planted pair, whose unrelated circuit is changed as its
+                second was; without it that circuit gets the noise of the level alone.
         """
-        if spec.unrelated and spec.number % 2 == 0:
+        if spec.absent_is_unrelated:
             other = self.circuits.stored(spec.unrelated)
-            graph, id = other.graph, other.side.id
-            if donors is not None:
-                graph = planted_pair(graph, donors, generator, self.level(spec), spread=self.spread()).second
+            graph, id = self._like_a_second(other.graph, self.level(spec), deck, generator), other.side.id
             graph = graph.taken(torch.randperm(len(graph), generator=generator))
             second = rank_matched(graph, pair.second, generator)
             variant, lineage = "unrelated", other.side.lineage
@@ -100,8 +103,26 @@ class GraphPairs:
             )
         return replace(pair, split=spec.split, first_side=sides[0], second_side=sides[1])
 
+    def deck(self, spec: PairSpec, generator: torch.Generator) -> list[Stranger]:
+        """Strangers of a spec, none of the lineage of its unrelated circuit, which gets some, too."""
+        lineage = self.circuits.zoo.info(spec.unrelated).lineage if spec.absent_is_unrelated else ""
+        donors = [self.circuits.stored(id) for id in spec.donors]
+        return deck_of([one.graph for one in donors if one.side.lineage != lineage], generator)
+
+    def _like_a_second(
+        self,
+        graph: CircuitGraph,
+        level: PlantedLevel,
+        deck: list[Stranger] | None,
+        generator: torch.Generator,
+    ) -> CircuitGraph:
+        if deck is None:
+            return noisy(graph, generator, level, self.spread())
+        level = level if deck else replace(level, inserted=0)
+        return planted_pair(graph, deck, generator, level, spread=self.spread()).second
+
     def level(self, spec: PairSpec) -> PlantedLevel:
-        """Of a planted pair: its number goes through all levels, in one order for all splits."""
+        """Of a planted or partial pair: its number goes through all levels, in one order for all splits."""
         levels = self.config.levels.all()
         order = sorted(range(len(levels)), key=lambda i: derived_seed(self.config.seed, "level", i))
         return levels[order[spec.number % len(levels)]]

@@ -25,8 +25,6 @@ from metamodel.config.errors import InputError
 from metamodel.subjects.config import components
 from metamodel.subjects.subject import stack, unstack
 
-MOST_REMOVED = 3
-"""Heads that a damaged subject lacks, and strangers that it has, at most."""
 GROWTH = {
     "heads": Growth(heads=2),
     "blocks": Growth(heads=1, blocks=1),
@@ -131,27 +129,27 @@ class Maker:
         )
 
     def partial(self, spec: PairSpec) -> Iterator[MatchedPair]:
-        """A subject without some heads of its circuit and with strangers; and an absent circuit like it."""
+        """A subject without some heads of its circuit and with strangers, as many as the level of its number
+        says, its circuit known with the noise of that level; and an absent circuit like it."""
         generator = self.generator(spec)
         subject, circuit = self.circuits.zoo.subject(spec.first), self.circuits.stored(spec.first)
         heads = heads_in(subject.config, circuit.kept)
-        most = min(MOST_REMOVED, len(heads) - 1)
-        if most < 1:
+        if len(heads) < 2:
             raise InputError(
                 f"partial {spec.first}",
                 expected="a circuit of two heads or more",
                 got=len(heads),
                 do="Nothing: this pair is left out.",
             )
-        n_removed, n_inserted = (
-            int(torch.randint(1, n + 1, (), generator=generator)) for n in (most, MOST_REMOVED)
-        )
+        level = self.graphs.level(spec)
+        n_removed, n_inserted = min(level.dropped, len(heads) - 1), level.inserted
         order = torch.randperm(len(heads), generator=generator)[:n_removed].tolist()
         changed = damaged(
             subject, self.circuits.task(spec.first), [heads[i] for i in order], n_inserted, generator
         )
         pair = self.against_changed(spec, gauged(changed, generator))
         pair = replace(pair, level={"dropped": float(n_removed), "inserted": float(n_inserted)})
+        pair = self.graphs.poorly_known(spec, pair, generator)
         yield pair
         yield from self.graphs.absent(spec, pair, None, generator)
 

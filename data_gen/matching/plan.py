@@ -42,7 +42,7 @@ class PairSpec:
     number: int = 0
     """Tells pairs of one kind of the same triple apart, and chooses their level."""
     donors: tuple[str, ...] = ()
-    """Ids of triples of other lineages of the split, for strangers."""
+    """Ids of triples of other lineages of the split, one of each lineage, for strangers."""
     unrelated: str = ""
     """Id of a triple that has learnt nothing in common."""
 
@@ -51,6 +51,12 @@ class PairSpec:
         """What is drawn for the pair derives from it."""
         parts = (self.kind, self.variant, self.first, self.second, str(self.number))
         return " ".join(part for part in parts if part)
+
+    @property
+    def absent_is_unrelated(self) -> bool:
+        """Whether its absent partner is an unrelated circuit, not a rewired one: by a hash of its name, so
+        that no level has more of one kind."""
+        return bool(self.unrelated) and int(_digest("absent", self.name)[:8], 16) % 2 == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +234,10 @@ class _Chooser:
 
     def _donors(self, row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
         others = [other["id"] for other in rows if other["lineage"] != row["lineage"]]
-        return tuple(_hashed(others, self._config.seed, "donors", row["id"])[:N_STRANGERS_FROM])
+        of_lineage: dict[str, str] = {}
+        for id in _hashed(others, self._config.seed, "donors", row["id"]):
+            of_lineage.setdefault(self._rows[id]["lineage"], id)
+        return tuple(of_lineage.values())[:N_STRANGERS_FROM]
 
     def _unrelated(self, row: Row, rows: Sequence[Row]) -> str:
         """The triple of nearest size among some that have learnt nothing in common; empty without one."""
@@ -285,5 +294,5 @@ def _hashed(ids: Sequence[str], seed: int, *what: str) -> list[str]:
     return sorted(ids, key=lambda id: _digest(seed, *what, id))
 
 
-def _digest(seed: int, *what: str) -> str:
-    return hashlib.sha256(repr((seed, *what)).encode()).hexdigest()
+def _digest(*what: object) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()

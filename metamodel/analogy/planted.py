@@ -1,7 +1,7 @@
 """Changes of a circuit whose truth is known: the copy is permuted, noisy, incomplete and has strangers in it.
 
 Both circuits then keep the components that their own edge mass lets them keep, and what corresponds is told
-among those. Pure functions of a generator, so that training draws fresh pairs at every step.
+among those. All that is drawn comes from a generator, so that training draws fresh pairs at every step.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metamodel.analogy.graph import LEAST_SHARE, CircuitGraph, mass, normalised
+from metamodel.analogy.graph import LEAST_SHARE, CircuitGraph, mass
 from metamodel.analogy.levels import PlantedLevel
 from metamodel.analogy.pairs import NONE, MatchedPair, blank_side, reordered
+from metamodel.analogy.strangers import Stranger, active, with_strangers
 from metamodel.config.errors import require
 from metamodel.subjects.config import KINDS
-
-_JITTER = 0.2
-"""How far a distractor's neighbours may differ in depth from those that it had, on average."""
-_ATTEMPTS = 8
-"""How often a distractor is drawn that finds no neighbours."""
 
 
 def feature_spread(graphs: Sequence[CircuitGraph]) -> Float[Tensor, "kind feature"]:
@@ -37,7 +33,7 @@ def feature_spread(graphs: Sequence[CircuitGraph]) -> Float[Tensor, "kind featur
 
 def planted_pair(
     graph: CircuitGraph,
-    donors: Sequence[CircuitGraph],
+    deck: list[Stranger],
     generator: torch.Generator,
     level: PlantedLevel,
     *,
@@ -47,32 +43,30 @@ def planted_pair(
     """A circuit and a changed copy of it; both have their nodes in random order.
 
     Args:
-        graph: circuit that is copied.
-        donors: circuits of other subjects, from which strangers are taken.
+        graph: circuit that is copied. Components that it does not keep by `least_share` are not dropped:
+            nobody would miss them.
+        deck: from which the strangers of both are taken, see `deck_of`; those that are taken leave it.
         spread: of each feature, for `feature_noise`; without it features stay.
         least_share: as of `circuit_graph`, applied to both after the changes.
 
-    Raises: InputError if strangers are to be inserted and there is no donor.
+    Raises: InputError if strangers are to be inserted and there is none.
     """
-    do = "Give circuits of other subjects."
-    require(bool(donors) or not level.inserted, "planted_pair", expected="donors", got="none of them", do=do)
+    do = "Give circuits of other lineages."
+    require(bool(deck) or not level.inserted, "planted_pair", expected="strangers", got="none of them", do=do)
     second, truth = graph, torch.arange(len(graph))
-    active = (~graph.is_anchor).nonzero().squeeze(1)
-    n_dropped = max(0, min(level.dropped, len(active) - 2))
+    here = active(graph, least_share)
+    n_dropped = max(0, min(level.dropped, len(here) - 2))
     if n_dropped:
-        gone = active[torch.randperm(len(active), generator=generator)[:n_dropped]]
+        gone = here[torch.randperm(len(here), generator=generator)[:n_dropped]]
         stay = torch.ones(len(graph), dtype=torch.bool)
         stay[gone] = False
         left = stay.nonzero().squeeze(1)
         truth, second = reordered(truth, truth, left), graph.taken(left)
-    first = with_strangers(graph, donors, generator, level.inserted)
+    first = with_strangers(graph, deck, generator, level.inserted, least_share=least_share)
     truth = torch.cat([truth, truth.new_full((len(first) - len(graph),), NONE)])
-    second = with_strangers(second, donors, generator, level.inserted)
+    second = with_strangers(second, deck, generator, level.inserted, least_share=least_share)
     second = replace(
-        second,
-        edges=_noisy_edges(second.edges, generator, level.noise),
-        features=_noisy_features(second, generator, level.feature_noise, spread),
-        depth=stretched(second, generator, level.extra_layers),
+        noisy(second, generator, level, spread), depth=stretched(second, generator, level.extra_layers)
     )
     orders = [_kept_in_random_order(one, generator, least_share) for one in (first, second)]
     return MatchedPair(
@@ -87,59 +81,35 @@ def planted_pair(
     )
 
 
-def with_strangers(
-    graph: CircuitGraph, donors: Sequence[CircuitGraph], generator: torch.Generator, n: int
+def noisy(
+    graph: CircuitGraph,
+    generator: torch.Generator,
+    level: PlantedLevel,
+    spread: Float[Tensor, "kind feature"] | None,
 ) -> CircuitGraph:
-    """A circuit with `n` components of other circuits behind its own."""
-    for i in range(n):
-        for _ in range(_ATTEMPTS):
-            donor = donors[int(torch.randint(len(donors), (), generator=generator))]
-            found = _with_stranger(graph, donor, generator, f"stranger{i}")
-            if found is not None:
-                graph = found
-                break
-    return graph
+    """A circuit whose edges and features are known no better than the two noises of a level allow."""
+    return replace(
+        graph,
+        edges=_noisy_edges(graph.edges, generator, level.noise),
+        features=_noisy_features(graph, generator, level.feature_noise, spread),
+    )
 
 
-def _with_stranger(
-    graph: CircuitGraph, donor: CircuitGraph, generator: torch.Generator, name: str
-) -> CircuitGraph | None:
-    """A circuit with one component of another; its neighbours are of the kinds and depths that it had there.
+def poorly_known(
+    pair: MatchedPair,
+    generator: torch.Generator,
+    level: PlantedLevel,
+    *,
+    spread: Float[Tensor, "kind feature"] | None = None,
+    least_share: float = LEAST_SHARE,
+) -> MatchedPair:
+    """A pair whose second circuit is known with the noise of a level, and keeps what it then may by its mass.
 
-    Its edges touch as much mass as those of some component that is here. None where it finds no neighbours.
+    What is interchangeable stays so: noise makes no difference between components.
     """
-    candidates = (~donor.is_anchor).nonzero().squeeze(1)
-    hosts = (~graph.is_anchor).nonzero().squeeze(1)
-    if not len(candidates) or not len(hosts):
-        return None
-    node = int(candidates[int(torch.randint(len(candidates), (), generator=generator))])
-    depth = donor.depth[node]
-    side = (donor.depth - depth).sign()[:, None] == (graph.depth - depth).sign()
-    same = donor.kinds[:, None] == graph.kinds
-    distance = (donor.depth[:, None] - graph.depth).abs()
-    distance = distance + _JITTER * torch.rand(distance.shape, generator=generator)
-    distance = distance.masked_fill(~(side & same), torch.inf)
-    nearest, place = distance.min(1)
-    fits = nearest.isfinite()
-    written, read = (
-        donor.edges.new_zeros(len(donor.edges), len(graph)).index_add(1, place[fits], part[:, fits])
-        for part in (donor.edges[:, node], donor.edges[:, :, node])
-    )
-    total = written.sum() + read.sum()
-    host = int(hosts[int(torch.randint(len(hosts), (), generator=generator))])
-    wanted = graph.edges[:, host].sum() + graph.edges[:, :, host].sum()
-    if not bool(total > 0) or not bool(wanted > 0):
-        return None
-    n = len(graph)
-    edges = torch.nn.functional.pad(graph.edges, (0, 1, 0, 1))
-    edges[:, n, :n], edges[:, :n, n] = written * wanted / total, read * wanted / total
-    return CircuitGraph(
-        edges=normalised(edges),
-        features=torch.cat([graph.features, donor.features[node : node + 1]]),
-        kinds=torch.cat([graph.kinds, donor.kinds[node : node + 1]]),
-        depth=torch.cat([graph.depth, donor.depth[node : node + 1]]),
-        names=(*graph.names, name),
-    )
+    second = noisy(pair.second, generator, level, spread)
+    order = _kept_in_random_order(second, generator, least_share)
+    return replace(pair, second=second).permuted(torch.arange(len(pair.first)), order)
 
 
 def stretched(graph: CircuitGraph, generator: torch.Generator, extra: int) -> Float[Tensor, " node"]:

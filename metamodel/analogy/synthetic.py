@@ -10,6 +10,7 @@ from metamodel.analogy.graph import CHANNELS, CircuitGraph, normalised
 from metamodel.analogy.levels import PlantedLevel
 from metamodel.analogy.pairs import MatchedPair
 from metamodel.analogy.planted import planted_pair
+from metamodel.analogy.strangers import deck_of
 from metamodel.subjects.config import KINDS, SubjectConfig, components, depth_fraction, kind_indices
 
 N_DONORS = 2
@@ -35,7 +36,7 @@ def synthetic_pair(generator: torch.Generator, level: PlantedLevel, *, n_feature
     graph = synthetic_graph(generator, n_features=n_features)
     donors = [synthetic_graph(generator, n_features=n_features) for _ in range(N_DONORS)]
     spread = torch.ones(len(KINDS), n_features)
-    pair = planted_pair(graph, donors, generator, level, spread=spread)
+    pair = planted_pair(graph, deck_of(donors, generator), generator, level, spread=spread)
     return replace(pair, kind="synthetic")
 
 

@@ -14,7 +14,7 @@ from metamodel.networks.matching.encoder import CircuitEncoder
 from metamodel.networks.matching.matcher import Matcher
 from metamodel.objectives.matching import MatchingObjective
 from metamodel.subjects.config import KINDS
-from metamodel.training.match_pairs import MatchPairs
+from metamodel.training.match_pairs import MatchPairs, TrainingCircuit
 from metamodel.training.matching_checkpoint import MatcherSizes
 from metamodel.training.normaliser import FLAT
 from metamodel.training.trainer import RESUME, Duration
@@ -38,11 +38,12 @@ def fit_matcher(config: MatchingConfig, pairs: Sequence[MatchedPair], folder: Pa
     """
     lightning.seed_everything(config.seed, verbose=False)
     circuits = circuits_of(pairs)
+    graphs = [circuit.graph for circuit in circuits]
     m = config.matcher
-    matcher = sizes_of(config, circuits[0].features.shape[1]).network(
+    matcher = sizes_of(config, graphs[0].features.shape[1]).network(
         dropout=m.dropout, feature_dropout=m.feature_dropout, column_dropout=m.column_dropout
     )
-    fit_scales(matcher.encoder, circuits)
+    fit_scales(matcher.encoder, graphs)
     begins = steps_done(folder)
     data = MatchPairs(pairs, circuits, config.training, seed=config.seed + begins)
     train_objective(
@@ -80,15 +81,17 @@ def sizes_of(config: MatchingConfig, n_features: int) -> MatcherSizes:
     )
 
 
-def circuits_of(pairs: Sequence[MatchedPair]) -> list[CircuitGraph]:
+def circuits_of(pairs: Sequence[MatchedPair]) -> list[TrainingCircuit]:
     """Real circuits as they were stored, each once: the first ones of pairs of real networks.
 
     Planted pairs, and absent ones that are made from them, have strangers in their first circuit, too.
     """
     found = {
-        pair.first_side.id: pair.first for pair in pairs if pair.kind in AS_STORED and pair.first_side.id
+        pair.first_side.id: TrainingCircuit(graph=pair.first, lineage=pair.first_side.lineage)
+        for pair in pairs
+        if pair.kind in AS_STORED and pair.first_side.id
     }
-    return [graph for graph in found.values() if not bool(graph.is_anchor.all())]
+    return [circuit for circuit in found.values() if not bool(circuit.graph.is_anchor.all())]
 
 
 @torch.no_grad()

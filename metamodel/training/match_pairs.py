@@ -1,7 +1,7 @@
 """Pairs for the matcher, step after step: synthetic and planted ones drawn anew, and those of the zoo."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from metamodel.analogy.graph import CircuitGraph, stacked
 from metamodel.analogy.pair_batch import PairBatch, batched
 from metamodel.analogy.pairs import NONE, MatchedPair
 from metamodel.analogy.planted import PlantedLevel, feature_spread, planted_pair
+from metamodel.analogy.strangers import deck_of
 from metamodel.analogy.synthetic import synthetic_pair
 from metamodel.config.matching import MatchTrainingConfig
 from metamodel.subjects.config import KINDS
@@ -21,9 +22,20 @@ from metamodel.training.thirds import Thirds
 CYCLES = 8
 """Pairs of a batch that are held against a third circuit, where cycles count: each runs the matcher twice
 more."""
+N_DONORS = 6
+"""Circuits from which the strangers of one pair are taken."""
 POOL, FRESH = 1024, 4
 """Drawn pairs that are held ready, and how many of them are drawn anew before each step: drawing takes longer
 than learning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingCircuit:
+    """A real circuit of which changed copies are drawn."""
+
+    graph: CircuitGraph
+    lineage: str
+    """Its strangers come from other ones."""
 
 
 class MatchPairs(IterableDataset):
@@ -32,7 +44,7 @@ class MatchPairs(IterableDataset):
     def __init__(
         self,
         pairs: Sequence[MatchedPair],
-        circuits: Sequence[CircuitGraph],
+        circuits: Sequence[TrainingCircuit],
         config: MatchTrainingConfig,
         seed: int,
     ):
@@ -44,7 +56,8 @@ class MatchPairs(IterableDataset):
         self.by_kind = [
             [pair for pair in pairs if pair.kind == kind] for kind in sorted({pair.kind for pair in pairs})
         ]
-        self.spread, self.centre = feature_spread(circuits), feature_centre(circuits)
+        graphs = [circuit.graph for circuit in circuits]
+        self.spread, self.centre = feature_spread(graphs), feature_centre(graphs)
 
     def __iter__(self) -> Iterator[PairBatch]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -72,13 +85,29 @@ class MatchPairs(IterableDataset):
             pair = pair.with_features(self._as_real(pair.first), self._as_real(pair.second))
             return _absent_sometimes(pair, generator, c.absent)
         if choice < c.synthetic + c.planted or not self.by_kind:
-            graph = _one_of(self.circuits, generator)
-            others = [circuit for circuit in self.circuits if circuit is not graph]
-            pair = planted_pair(graph, others, generator, _level(generator, c), spread=self.spread)
+            circuit = _one_of(self.circuits, generator)
+            donors = [donor.graph for donor in donors_for(circuit, self.circuits, generator)]
+            level = _level(generator, c) if donors else replace(_level(generator, c), inserted=0)
+            deck = deck_of(donors, generator)
+            pair = planted_pair(circuit.graph, deck, generator, level, spread=self.spread)
             return _absent_sometimes(pair, generator, c.absent)
         pair = _one_of(_one_of(self.by_kind, generator), generator)
         swaps = pair.truth is not None and not pair.missing and _coin(generator)
         return pair.swapped() if swaps else pair
+
+
+def donors_for(
+    circuit: TrainingCircuit, circuits: Sequence[TrainingCircuit], generator: torch.Generator
+) -> list[TrainingCircuit]:
+    """At most N_DONORS circuits of other lineages, no two of one."""
+    met, found = {circuit.lineage}, []
+    for i in torch.randperm(len(circuits), generator=generator).tolist():
+        if len(found) == N_DONORS:
+            break
+        if circuits[i].lineage not in met:
+            met.add(circuits[i].lineage)
+            found.append(circuits[i])
+    return found
 
 
 def feature_centre(graphs: Sequence[CircuitGraph]) -> Float[Tensor, "kind feature"]:

@@ -13,6 +13,7 @@ from metamodel.analogy.pairs import NONE
 from metamodel.analogy.planted import PlantedLevel, planted_pair
 from metamodel.analogy.sinkhorn import coupling, log_sinkhorn
 from metamodel.analogy.solver import SolverSetting, as_map, rounded, solve
+from metamodel.analogy.strangers import deck_of
 from metamodel.analogy.synthetic import synthetic_graph
 from metamodel.circuits.graph import component_edges
 from metamodel.config import InputError
@@ -97,7 +98,8 @@ def test_sinkhorn_rows_and_columns_sum_to_one_with_their_dustbins():
 def pair_at(seed: int, **level) -> tuple[CircuitGraph, CircuitGraph, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     donors = [synthetic_graph(generator) for _ in range(2)]
-    pair = planted_pair(synthetic_graph(generator), donors, generator, PlantedLevel(**level))
+    deck = deck_of(donors, generator)
+    pair = planted_pair(synthetic_graph(generator), deck, generator, PlantedLevel(**level))
     assert pair.truth is not None
     return pair.first, pair.second, pair.truth
 

@@ -23,7 +23,7 @@ from metamodel.matching import SubjectMatcher
 from metamodel.networks.matching.matcher import START_POWER, Matcher
 from metamodel.objectives.matching import MatchingObjective
 from metamodel.training.fit_matching import circuits_of, fit_scales, sizes_of
-from metamodel.training.match_pairs import MatchPairs
+from metamodel.training.match_pairs import N_DONORS, MatchPairs, TrainingCircuit, donors_for
 from metamodel.training.matching_checkpoint import MatchingCheckpoint, load_matching_checkpoint, save
 
 N_FEATURES = 5
@@ -121,10 +121,10 @@ def test_swapping_the_circuits_transposes_the_map():
 
 def test_learning_finds_what_is_planted():
     pairs = [pair_at(seed) for seed in range(12)]
-    circuits = [pair.first for pair in pairs]
+    circuits = [TrainingCircuit(graph=pair.first, lineage=str(i)) for i, pair in enumerate(pairs)]
     torch.manual_seed(0)
     matcher = sizes_of(CONFIG, N_FEATURES).network()
-    fit_scales(matcher.encoder, circuits)
+    fit_scales(matcher.encoder, [circuit.graph for circuit in circuits])
     objective = MatchingObjective(matcher, CONFIG)
     said = []
     objective.log_dict = lambda values, **_: said.append(float(values["matched/train"].detach()))  # pyright: ignore
@@ -245,4 +245,18 @@ def test_circuits_of_training_are_those_that_were_stored_each_once():
         named, kind="planted", first=pair_at(2).first, first_side=blank_side(len(pair_at(2).first), id="a")
     )
     (found,) = circuits_of([named, named, strange, pair])
-    assert found is named.first
+    assert found.graph is named.first
+
+
+def test_strangers_of_training_come_from_other_lineages_one_circuit_of_each():
+    graph = pair_at(0).first
+    circuits = [TrainingCircuit(graph=graph, lineage=str(i % 9)) for i in range(40)]
+    generator = torch.Generator().manual_seed(0)
+    for circuit in circuits:
+        lineages = [donor.lineage for donor in donors_for(circuit, circuits, generator)]
+        assert len(lineages) == N_DONORS
+        assert len({*lineages, circuit.lineage}) == N_DONORS + 1
+    alone = [circuit for circuit in circuits if circuit.lineage == "3"]
+    assert donors_for(alone[0], alone, generator) == []
+    drawn = iter(MatchPairs([], alone, replace(CONFIG.training, synthetic=0.0), seed=0))
+    assert len(next(drawn)) == CONFIG.training.batch_size

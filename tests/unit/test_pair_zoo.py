@@ -13,7 +13,7 @@ from data_gen.config import CellConfig, HarvestConfig, RecipeConfig, SizeConfig,
 from data_gen.labels.registry import LABELS
 from data_gen.matching.build import build, described, make_shard
 from data_gen.matching.config import CountConfig, LevelsConfig, PairZooConfig, TuningConfig
-from data_gen.matching.plan import departing, plan
+from data_gen.matching.plan import PairSpec, departing, plan
 from data_gen.shard import make_shard as make_triples
 from data_gen.tasks import make_task
 from metamodel.analogy.pair_store import PairZoo, holds_pairs
@@ -157,6 +157,43 @@ def test_kinds_are_what_they_say(built):
     assert {pair.variant for pair in grown} <= {"heads", "blocks", "wide"}
     order = [pair.truth for pair in zoo.of("train", ["permuted"])]
     assert any(not torch.equal(truth, torch.arange(len(truth))) for truth in order)
+
+
+def test_no_level_has_more_unrelated_than_rewired_partners():
+    levels = LevelsConfig().all()
+    for kind in ("planted", "partial"):
+        specs = [
+            PairSpec(kind=kind, variant="", split="train", first=f"t{i}", number=i, unrelated="u")
+            for i in range(100 * len(levels))
+        ]
+        for level in range(len(levels)):
+            of_level = [spec.absent_is_unrelated for spec in specs if spec.number % len(levels) == level]
+            assert 30 < sum(of_level) < 70
+    assert not any(replace(spec, unrelated="").absent_is_unrelated for spec in specs)
+
+
+def test_strangers_come_from_other_lineages_one_triple_of_each(source):
+    zoo = Zoo.open(source)
+    lineages = {row["id"]: row["lineage"] for row in zoo.rows.to_list()}
+    specs = [spec for shard in plan(config_of(source), zoo).shards for spec in shard if spec.donors]
+    assert specs
+    for spec in specs:
+        found = [lineages[id] for id in (spec.first, *spec.donors)]
+        assert len(set(found)) == len(found)
+
+
+def test_partial_pairs_are_changed_as_their_level_says_and_known_with_its_noise(built):
+    pairs = [pair for pair in PairZoo.open(built).pairs if pair.kind == "partial"]
+    assert pairs
+    for pair in pairs:
+        assert pair.level == {
+            "noise": 0.3,
+            "feature_noise": 0.5,
+            "dropped": pair.level["dropped"],
+            "inserted": 1,
+        }
+        assert pair.level["dropped"] in (0, 1)
+    assert {pair.level["dropped"] for pair in pairs} == {0, 1}
 
 
 def test_a_shard_is_the_same_bytes_whenever_it_is_made(built, source, tmp_path):

@@ -10,7 +10,8 @@ from metamodel.analogy.graph import LEAST_SHARE, CircuitGraph, mass
 from metamodel.analogy.levels import PlantedLevel
 from metamodel.analogy.orbits import orbits
 from metamodel.analogy.pairs import NONE, MatchedPair, blank_side, inverted, reordered
-from metamodel.analogy.planted import feature_spread, planted_pair, stretched
+from metamodel.analogy.planted import feature_spread, planted_pair, poorly_known, stretched
+from metamodel.analogy.strangers import active, deck_of, with_strangers
 from metamodel.analogy.synthetic import synthetic_graph, synthetic_pair
 from metamodel.config import InputError
 
@@ -31,7 +32,8 @@ def planted(seed: int, **level: float) -> MatchedPair:
     donors = [circuit(100 + seed), circuit(200 + seed)]
     spread = feature_spread([circuit(i) for i in range(20)])
     made = PlantedLevel(**level)  # pyright: ignore[reportArgumentType]
-    return planted_pair(circuit(seed), donors, generator(seed), made, spread=spread)
+    deck = deck_of(donors, generator(seed))
+    return planted_pair(circuit(seed), deck, generator(seed), made, spread=spread)
 
 
 def names(pair: MatchedPair) -> set[tuple[str, str]]:
@@ -98,8 +100,9 @@ def test_dropped_components_lose_their_truth_and_strangers_have_none(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_both_circuits_keep_what_their_own_mass_lets_them_keep(seed):
     graph = synthetic_graph(generator(seed))
-    pair = planted_pair(graph, [graph], generator(seed), PlantedLevel(noise=1.0, inserted=2))
-    assert len(pair.first) < len(graph)
+    deck = deck_of([graph], generator(seed))
+    pair = planted_pair(graph, deck, generator(seed), PlantedLevel(noise=1.0, inserted=2))
+    assert len(pair.first) < len(graph) + 2
     for one in (pair.first, pair.second):
         torch.testing.assert_close(one.edges.square().sum(), torch.tensor(1.0))
         assert one.is_anchor.sum() == 3
@@ -114,6 +117,64 @@ def test_strangers_keep_the_order_of_depth_and_bring_the_features_of_a_donor(see
     for i, name in enumerate(pair.first.names):
         brought = bool((pair.first.features[i] == given).all(1).any())
         assert brought == name.startswith("stranger")
+
+
+def strangers_of(graph: CircuitGraph) -> list[tuple[float, ...]]:
+    """Each by its features, which tell all components of donors apart."""
+    return [
+        tuple(graph.features[i].tolist()) for i, name in enumerate(graph.names) if name.startswith("stranger")
+    ]
+
+
+def test_no_stranger_is_put_in_twice_on_one_side_or_on_both():
+    n = 0
+    for seed in range(40):
+        pair = planted(seed, inserted=4)
+        found = strangers_of(pair.first) + strangers_of(pair.second)
+        assert len(set(found)) == len(found)
+        n += len(found)
+    assert n > 40 * 6
+
+
+def test_a_deck_holds_what_donors_keep_and_is_emptied_by_those_who_take():
+    donors = [synthetic_graph(generator(i), n_features=3) for i in (1, 2)]
+    deck = deck_of(donors, generator(0))
+    assert sorted(node for donor, node in deck if donor is donors[0]) == active(donors[0]).tolist()
+    assert len(deck) == sum(len(active(donor)) for donor in donors)
+    assert [node for _, node in deck] != [node for _, node in deck_of(donors, generator(1))]
+    n = len(deck)
+    more = with_strangers(circuit(0), deck, generator(0), 1000)
+    assert deck == []
+    assert len(circuit(0)) < len(more) <= len(circuit(0)) + n
+
+
+def test_components_that_are_dropped_are_missed():
+    gone = []
+    for seed in range(30):
+        graph = synthetic_graph(generator(seed))
+        pair = planted_pair(graph, [], generator(seed), PlantedLevel(dropped=3))
+        gone.append(len(set(pair.first.names) - set(pair.second.names)))
+    assert min(gone) >= 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_poorly_known_copy_has_noise_and_the_same_truth_among_what_is_kept(seed):
+    pair = planted(seed)
+    spread = feature_spread([circuit(i) for i in range(20)])
+    level = PlantedLevel(noise=1.0, feature_noise=1.0, dropped=2)
+    moved = poorly_known(pair, generator(seed), level, spread=spread)
+    assert torch.equal(moved.first.edges, pair.first.edges)
+    assert set(moved.second.names) <= set(pair.second.names)
+    assert names(moved) == {both for both in names(pair) if both[1] in moved.second.names}
+    name = next(x for x in moved.second.names if x.startswith("L"))
+    i, j = pair.second.names.index(name), moved.second.names.index(name)
+    assert not torch.equal(pair.second.features[i], moved.second.features[j])
+    kept = mass(moved.second.edges)[~moved.second.is_anchor]
+    torch.testing.assert_close(moved.second.edges.square().sum(), torch.tensor(1.0))
+    assert len(kept) >= 2
+    same = poorly_known(pair, generator(seed), PlantedLevel(dropped=2), spread=spread)
+    assert len(same.second) == len(pair.second)
+    assert names(same) == names(pair)
 
 
 def test_permuting_a_pair_permutes_its_truth_and_a_wrong_order_does_not():
@@ -263,5 +324,5 @@ def test_a_truth_that_is_no_map_is_refused():
 def test_levels_below_zero_and_strangers_from_nowhere_are_refused():
     with pytest.raises(InputError, match=r"level\.noise: expected at least 0, got -1"):
         PlantedLevel(noise=-1.0)
-    with pytest.raises(InputError, match="planted_pair: expected donors, got none of them"):
+    with pytest.raises(InputError, match="planted_pair: expected strangers, got none of them"):
         planted_pair(circuit(0), [], generator(0), PlantedLevel(inserted=1))
