@@ -9,7 +9,8 @@ among prompts whose answer that changes, and normalised as for single pairs (`an
 
 `null` transplants, for each of the k, another component of its kind and depth band, drawn a few times over;
 where the first subject has no other one, what j writes on average. A map that holds stays near 1 as it grows;
-the pair that breaks it pulls TR_k down, though a pair of components that do nothing leaves it as it is.
+the pair that breaks it pulls TR_k down. Two things it cannot see: a pair of components that do nothing, and
+heads of one layer that are exchanged, once both are in, for they write the same sum into the stream.
 """
 
 from dataclasses import dataclass

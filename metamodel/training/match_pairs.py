@@ -19,11 +19,11 @@ from metamodel.config.matching import MatchTrainingConfig
 from metamodel.subjects.config import KINDS
 from metamodel.training.thirds import Thirds
 
-N_DONORS = 6
-"""Circuits from which the strangers of one pair are taken."""
 CYCLES = 8
 """Pairs of a batch that are held against a third circuit, where cycles count: each runs the matcher twice
 more."""
+N_DONORS = 6
+"""Circuits from which the strangers of one pair are taken."""
 POOL, FRESH = 1024, 4
 """Drawn pairs that are held ready, and how many of them are drawn anew before each step: drawing takes longer
 than learning."""

@@ -17,7 +17,7 @@ from metamodel.losses.relations import node_relations
 from metamodel.networks.matching.matcher import Matcher
 from metamodel.objectives.matching import MatchingObjective
 from metamodel.training.fit_matching import sizes_of
-from metamodel.training.match_pairs import CYCLES, MatchPairs
+from metamodel.training.match_pairs import CYCLES, MatchPairs, TrainingCircuit
 from metamodel.training.thirds import Thirds, changed
 
 N_FEATURES = 5
@@ -115,7 +115,7 @@ def test_training_by_cycles_brings_round_and_straight_maps_together():
 
 def test_batches_have_third_circuits_only_where_cycles_count():
     pairs = [pair_at(seed) for seed in range(4)]
-    circuits = [pair.first for pair in pairs]
+    circuits = [TrainingCircuit(graph=pair.first, lineage="") for pair in pairs]
     training = MatchTrainingConfig(batch_size=CYCLES + 2, synthetic=0.0, planted=0.0)
     without = next(iter(MatchPairs(pairs, circuits, training, seed=0)))
     with_them = next(iter(MatchPairs(pairs, circuits, replace(training, loss_cycle=0.1), seed=0)))

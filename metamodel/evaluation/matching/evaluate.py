@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -49,6 +49,7 @@ CONSTANT, SIZE_PRIOR = "constant_guess", "size_prior"
 """Guesses of the breakdown point that see no edges."""
 
 
+@runtime_checkable
 class Matcher(Protocol):
     """The meta-model: `metamodel.matching.SubjectMatcher`."""
 
