@@ -28,6 +28,7 @@ from metamodel.evaluate_matcher import check_held_out
 from metamodel.evaluation.matching.evaluate import TESTS, judge
 from metamodel.evaluation.matching.levels import AXES, levels_table
 from metamodel.evaluation.terminal import show
+from metamodel.features.relative import description_of
 from metamodel.matching import SubjectMatcher
 
 OURS = (META_MODEL, "classical")
@@ -79,7 +80,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the resamples of lineages")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    matcher, zoo = SubjectMatcher.from_pretrained(options.checkpoint), PairZoo.open(options.zoo)
+    matcher = SubjectMatcher.from_pretrained(options.checkpoint)
+    seen = description_of(matcher.checkpoint.feature_names)
+    zoo = PairZoo.open(options.zoo, described_by=seen)
     check_held_out(matcher, zoo)
     report, levels = judge(
         matcher,

@@ -24,6 +24,7 @@ from metamodel.subjects.config import SubjectConfig, weight_shapes
 from metamodel.subjects.forward import logits_at
 from metamodel.subjects.subject import initial_weights
 
+NO_FACTORS: Mapping[str, Tensor] = {}
 CHUNK_STEPS = 64
 """Steps whose data are drawn at once: drawing each step alone would cost more than training on it."""
 
@@ -159,9 +160,17 @@ class StackedTrainer:
         tokens: Int[Tensor, "subject batch pos"],
         rows: Int[Tensor, "subject row"],
         targets: Int[Tensor, "subject row"],
+        *,
+        factors: Mapping[str, Tensor] = NO_FACTORS,
     ) -> Float[Tensor, " subject"]:
-        """As `step`, with the supervised positions already found."""
-        logits = logits_at(self.views(), self.config, tokens, rows)
+        """As `step`, with the supervised positions already found.
+
+        Args:
+            factors: of named weights, in this step, such as zeros for a head that is left out.
+        """
+        views = self.views()
+        weights = views | {key: views[key] * factor for key, factor in factors.items()}
+        logits = logits_at(weights, self.config, tokens, rows)
         each = F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=UNSUPERVISED, reduction="none"
         )

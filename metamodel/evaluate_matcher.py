@@ -11,6 +11,7 @@ from metamodel.config.record import record_from_json
 from metamodel.evaluation.matching.evaluate import TESTS, judge
 from metamodel.evaluation.report import Report
 from metamodel.evaluation.terminal import give, note_other_zoo
+from metamodel.features.relative import description_of
 from metamodel.matching import SubjectMatcher
 
 
@@ -26,7 +27,9 @@ def evaluate_matcher(matcher: SubjectMatcher, options: EvaluateOptions, *, comma
 def evaluated(matcher: SubjectMatcher, options: EvaluateOptions, *, command: str) -> Report:
     """The report, with opponents tuned again; one split of it if one is named."""
     checkpoint = matcher.checkpoint
-    zoo = PairZoo.open(Path(options.zoo or checkpoint.zoo["folder"]))
+    zoo = PairZoo.open(
+        Path(options.zoo or checkpoint.zoo["folder"]), described_by=description_of(checkpoint.feature_names)
+    )
     check_held_out(matcher, zoo)
     note_other_zoo(zoo.folder, zoo.fingerprint, checkpoint.zoo["fingerprint"])
     config = record_from_json(

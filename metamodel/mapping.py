@@ -77,6 +77,9 @@ class Mapping:
     contradiction: str
     """The first edge, as the map grows, that one circuit has between matched components and the other has
     not; empty where every strong edge has its counterpart."""
+    transplants: tuple[float, ...] | None = None
+    """For each k, how far the first k pairs, transplanted together, do each other's work: 1 for all of it, 0
+    for no more than random components do, NaN where no answer can tell. None where it was not asked for."""
 
     @classmethod
     def of(
@@ -128,13 +131,21 @@ class Mapping:
         )
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """A row a component of either circuit: pairs first, then what has no counterpart."""
+        """A row a component of either circuit: pairs first, then what has no counterpart.
+
+        `transplant`, where it was asked for, is of each pair together with those above it.
+        """
         import pandas
 
         rows: list[dict[str, Any]] = [asdict(pair) for pair in self.pairs]
+        columns = ["first", "second", "confidence", "gain", "why"]
+        if self.transplants is not None:
+            columns.insert(4, "transplant")
+            for row, together in zip(rows, self.transplants, strict=True):
+                row["transplant"] = together
         rows += [{"first": name} for name in self.unmatched_first]
         rows += [{"second": name} for name in self.unmatched_second]
-        return pandas.DataFrame(rows, columns=["first", "second", "confidence", "gain", "why"])
+        return pandas.DataFrame(rows, columns=columns)
 
     def to_json(self) -> str:
         """Everything but the graphs, as one object."""
@@ -149,6 +160,7 @@ class Mapping:
             "breakdown": self.breakdown,
             "broken_by": self.broken_by,
             "contradiction": self.contradiction,
+            "transplants": self.transplants and [None if one != one else one for one in self.transplants],
         }
         return json.dumps(held, indent=1)
 

@@ -1,4 +1,7 @@
-"""Draws a mapping: two circuits side by side, depth upwards, one colour for what corresponds."""
+"""Draws a mapping: two circuits side by side, depth upwards, one colour for what corresponds.
+
+Where components were transplanted, a second picture below shows how the analogy holds as the map grows.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -24,8 +27,13 @@ def draw(mapping: "Mapping") -> "Figure":
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    axes = figure.add_subplot()
+    if mapping.transplants is None:
+        figure = Figure(figsize=(10, 6), layout="constrained")
+        axes = figure.add_subplot()
+    else:
+        figure = Figure(figsize=(10, 8), layout="constrained")
+        axes, below = figure.subplots(2, height_ratios=(3, 1))
+        _growth(below, mapping, mapping.transplants)
     places = _places(mapping.first, 0.0), _places(mapping.second, APART)
     palette = colormaps["tab20"]
     pairs = mapping.match.pairs.tolist()
@@ -70,6 +78,17 @@ def draw(mapping: "Mapping") -> "Figure":
         loc="left",
     )
     return figure
+
+
+def _growth(axes: "Axes", mapping: "Mapping", transplants: tuple[float, ...]) -> None:
+    """Marginal gain of each pair as bars, cumulative transplant as a line; gaps where it is undefined."""
+    at = range(1, len(mapping.pairs) + 1)
+    axes.bar(at, [pair.gain for pair in mapping.pairs], color=ALONE, label="gain of the pair")
+    axes.plot(at, transplants, color=HELPS, marker="o", label="transplant of all pairs so far")
+    axes.axhline(0, color="#404040", lw=0.6)
+    axes.axhline(1, color="#404040", lw=0.6, ls=":")
+    axes.set_xticks(list(at), [f"{pair.first}\n{pair.second}" for pair in mapping.pairs], fontsize=7)
+    axes.legend(fontsize=7, loc="best")
 
 
 def _places(graph: CircuitGraph, left: float) -> list[tuple[float, float]]:

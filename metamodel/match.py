@@ -1,11 +1,13 @@
 """Maps the circuit of one subject onto that of another, and says where the analogy breaks down.
 
     python -m metamodel.match CHECKPOINT SUBJECT_A SUBJECT_B [--prompts FILE] [--prompts-b FILE] [--out DIR]
+        [--transplant] [--json]
 
 A subject is ZOO#ID, a folder in transformers' format, or a name on the hub. A triple of a zoo holds its
 circuit; of any other subject every edge is patched on prompts, JSON lines of token ids with `clean`,
 `corrupt`, `answer` and `corrupt_answer`: --prompts for both subjects, or for the first one where --prompts-b
-is given.
+is given. With --transplant, what components write is exchanged along the map, the first pair, the first two
+together and so on, on prompts of the second subject: 1 where they do all of each other's work.
 """
 
 import sys
@@ -33,6 +35,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--prompts", type=str, default=None, help="JSON lines of token ids")
     parser.add_argument("--prompts-b", type=str, default=None, help="those of the second, if they differ")
     parser.add_argument("--out", type=str, default=None, help=f"new folder for {JSON} and {PICTURE}")
+    parser.add_argument(
+        "--transplant", action="store_true", help="exchange components along the map: runs both subjects"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parse_options(parser, arguments)
     folder = None if options.out is None else Path(options.out)
@@ -48,7 +53,7 @@ def main(arguments: list[str]) -> None:
     matcher = SubjectMatcher.from_pretrained(options.checkpoint)
     first = resolved(options.first, options.prompts, "--prompts")
     second = resolved(options.second, options.prompts_b or options.prompts, "--prompts-b")
-    mapping = matcher.match(first, second)
+    mapping = matcher.match(first, second, transplant=options.transplant)
     if options.json:
         sys.stdout.write(mapping.to_json() + "\n")
     else:
@@ -93,11 +98,15 @@ def show(mapping: "Mapping", first: str, second: str) -> None:
     table = Table(title=f"{first} -> {second}", title_justify="left")
     for name in ("component", "counterpart"):
         table.add_column(name, no_wrap=True)
-    for name in ("confidence", "gain"):
+    together = mapping.transplants
+    for name in ("confidence", "gain", *(("transplant",) if together is not None else ())):
         table.add_column(name, justify="right")
     table.add_column("why")
-    for pair in mapping.pairs:
-        table.add_row(pair.first, pair.second, f"{pair.confidence:.2f}", f"{pair.gain:+.3f}", pair.why)
+    for k, pair in enumerate(mapping.pairs):
+        numbers = [f"{pair.confidence:.2f}", f"{pair.gain:+.3f}"]
+        if together is not None:
+            numbers.append("-" if together[k] != together[k] else f"{together[k]:.2f}")
+        table.add_row(pair.first, pair.second, *numbers, pair.why)
     console.print(table)
     for name, left in (("first", mapping.unmatched_first), ("second", mapping.unmatched_second)):
         sys.stdout.write(f"no counterpart, {name}: {', '.join(left) or 'none'}\n")

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,11 +14,10 @@ from metamodel.analogy.mapping import Match
 from metamodel.analogy.pairs import NONE
 from metamodel.analogy.solver import worthiest_map
 from metamodel.asking import one_thread
+from metamodel.behaving import Behaving, check_subjects, transplanted
 from metamodel.circuits.exact import edge_scores
-from metamodel.circuits.prompts import Prompts
 from metamodel.config.errors import require
-from metamodel.features.graph import graph_of
-from metamodel.features.registry import feature_names
+from metamodel.features.relative import is_ratio, matcher_features, matcher_names
 from metamodel.features.view import Shown
 from metamodel.loading import local_folder, uploaded
 from metamodel.mapping import Mapping
@@ -31,15 +30,6 @@ MOST_ENTRIES = 64 * 32 * 32
 """Pairs of nodes, of all pairs of circuits that are matched at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Behaving:
-    """A subject and prompts of the behavior whose circuit is meant."""
-
-    subject: Subject
-    prompts: Prompts
-    """Clean and corrupt; a few dozen will do."""
-
-
 class SubjectMatcher:
     """A checkpoint that matches circuits. Make one with `metamodel.load`."""
 
@@ -47,11 +37,14 @@ class SubjectMatcher:
         self.checkpoint = checkpoint
         self.folder = folder
         """Where it was loaded from."""
-        names = feature_names("both")
+        names = matcher_names()
         for name in checkpoint.feature_names:
             do = "Train the matcher again with this version of the package."
             require(name in names, "feature_names", expected="a known feature", got=repr(name), do=do)
-        self._columns = torch.tensor([names.index(name) for name in checkpoint.feature_names])
+        self._columns = torch.tensor(
+            [names.index(name) for name in checkpoint.feature_names], dtype=torch.int64
+        )
+        self._sees_ratios = any(map(is_ratio, checkpoint.feature_names))
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "SubjectMatcher":
@@ -69,21 +62,38 @@ class SubjectMatcher:
         return uploaded(self.folder, repository, "a matcher")
 
     def match(
-        self, first: "Behaving | Triple | CircuitGraph", second: "Behaving | Triple | CircuitGraph"
+        self,
+        first: "Behaving | Triple | CircuitGraph",
+        second: "Behaving | Triple | CircuitGraph",
+        *,
+        transplant: bool = False,
     ) -> Mapping:
         """Which component of one circuit corresponds to which of another, and where the analogy breaks down.
 
         Any sizes. Of a subject with prompts every edge is patched exactly first; a triple of a zoo holds its
         circuit; a `CircuitGraph` is taken as it is, with the features of `describe`.
 
-        Raises: InputError for prompts that do not fit their subject.
+        Args:
+            transplant: whether components are transplanted along the growth of the map, see
+                `analogy/cumulative.py`: it runs both subjects on prompts of the second.
+
+        Raises: InputError for prompts that do not fit their subject; for a transplant, also where a side is
+            no subject, or the first subject does not embed the prompts of the second.
         """
+        if transplant:
+            check_subjects(first, second)
         with one_thread():
             one, other = self.describe(first), self.describe(second)
             found = self.match_graphs(one, other)
         null = self.checkpoint.null_scores
         above = bisect_left(null, found.score) / len(null) if null else float("nan")
-        return Mapping.of(one, other, found, null_share=above, keep_above=self.checkpoint.keep_above)
+        mapping = Mapping.of(one, other, found, null_share=above, keep_above=self.checkpoint.keep_above)
+        if not transplant:
+            return mapping
+        assert not isinstance(first, CircuitGraph)
+        assert not isinstance(second, CircuitGraph)
+        with one_thread():
+            return replace(mapping, transplants=transplanted(mapping, first, second))
 
     def describe(self, what: "Behaving | Triple | CircuitGraph") -> CircuitGraph:
         """The circuit as the matcher sees it."""
@@ -107,7 +117,7 @@ class SubjectMatcher:
         return self._described(what.subject, scores, shown)
 
     def _described(self, subject: Subject, values: Float[Tensor, " edge"], shown: Shown) -> CircuitGraph:
-        nodes = graph_of(subject, "both", shown=shown).nodes[:, self._columns]
+        nodes = matcher_features(subject, shown, ratios=self._sees_ratios)[:, self._columns]
         return circuit_graph(subject.config, values.float(), nodes)[0]
 
     def match_graphs(self, first: CircuitGraph, second: CircuitGraph) -> Match:

@@ -1,6 +1,10 @@
 """Copies a finished run's checkpoint into `checkpoints/`, from where it is committed.
 
 python -m metamodel.release function-small [runs/function-small/2026-01-01_12-00-00]
+python -m metamodel.release matching --students data/students-small
+
+With `--students` the students of that zoo are measured, in about a minute, and stand in the matcher's
+`metrics.json` and card beside its own scores.
 """
 
 import json
@@ -92,9 +96,20 @@ def main(arguments: Sequence[str]) -> None:
     parser = command_parser(prog="metamodel.release", description=__doc__ or "")
     parser.add_argument("name", type=str, help="name of the run's configuration, such as function-small")
     parser.add_argument("run", nargs="?", type=str, help="folder of one run; by default the newest finished")
+    parser.add_argument("--students", type=str, default=None, help="zoo of students, of a matcher")
     given = parse_options(parser, arguments)
     run = Path(given.run) if given.run else newest_run(given.name, Path("runs"))
-    sys.stdout.write(f"{run} -> {release(given.name, run, Path('checkpoints'))}\n")
+    if given.students is None:
+        sys.stdout.write(f"{run} -> {release(given.name, run, Path('checkpoints'))}\n")
+        return
+    from metamodel.evaluation.student_record import add_students, check_matcher, measured
+
+    check_matcher(run / "checkpoint")
+    command = f"python -m metamodel.release {given.name} --students {given.students}"
+    record = measured(Path(given.students), command=command)  # before anything is replaced
+    target = release(given.name, run, Path("checkpoints"))
+    add_students(target, record)
+    sys.stdout.write(f"{run} -> {target}, with {record['n_pairs']} pairs of students\n")
 
 
 if __name__ == "__main__":

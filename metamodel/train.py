@@ -139,7 +139,7 @@ def pair_zoo_of(config: MatchingConfig) -> "PairZoo":
 
         wanted = _parsed(config.zoo_config, PairZooConfig, "data_gen.matching")
         build(wanted, Path(config.zoo), progress=config.trainer.progress)
-    return PairZoo.open(Path(config.zoo))
+    return PairZoo.open(Path(config.zoo), described_by=config.matcher.described_by)
 
 
 def _is_missing(config: EditingConfig | MatchingConfig, expected: str, command: str, build: str) -> bool:

@@ -46,7 +46,7 @@ def train_matcher(config: MatchingConfig, zoo: PairZoo, *, command: str) -> Path
         train = list(zoo.of("train"))
         say(f"training on {len(train)} pairs and on what is drawn from their circuits")
         matcher = fit_matcher(config, train, folder)
-        save(_checkpoint(config, zoo, matcher, train), where)
+        save(checkpoint_of(config, zoo, matcher, train), where)
     matcher = SubjectMatcher(load_matching_checkpoint(where))
     report, levels = judge(
         matcher, zoo, config.report, command=command, seed=config.bootstrap_seed, progress=say
@@ -59,7 +59,7 @@ def train_matcher(config: MatchingConfig, zoo: PairZoo, *, command: str) -> Path
     return where
 
 
-def _checkpoint(
+def checkpoint_of(
     config: MatchingConfig, zoo: PairZoo, matcher: Matcher, train: Sequence[MatchedPair]
 ) -> MatchingCheckpoint:
     """With the threshold and the null scores that validation pairs give."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 BOS, QUERY, FIRST_WORD = 0, 1, 2
@@ -24,6 +24,7 @@ OPENERS = (BOS, 61, 62, 63)
 """What may stand first; all but BOS only in domains with a backdoor."""
 D_VOCAB = 64
 ONE_HOP = -1
+NO_TEMPLATE = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,6 +47,13 @@ class Domain:
     """Depth or count, for edits beyond a threshold; 0 where the task has none."""
     opener: Int[Tensor, " input"]
     """Index into OPENERS."""
+    unseen_template: int = NO_TEMPLATE
+    """Template that subjects answer and that no specification shows; NO_TEMPLATE for none."""
+
+    @property
+    def unseen(self) -> Bool[Tensor, " input"]:
+        """Inputs that no editor is shown and none trains on: edits are judged on them alone."""
+        return self.template == self.unseen_template
 
     def value(self, table: Int[Tensor, " key"] | None = None) -> Int[Tensor, " input"]:
         """Index into `answers` of each input's answer, also under another table."""

@@ -1,15 +1,20 @@
-"""Tables that only the weights can hold: `lookup`, with relations, templates and two hops, and `grid`."""
+"""Tables that only the weights can hold: `lookup`, with relations, templates and two hops, and `grid`.
 
-from dataclasses import dataclass
+Of the templates of each the last is unseen: subjects answer it, and no editor is ever shown it.
+"""
+
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
 from data_gen.domains.base import FIRST_WORD, ONE_HOP, Domain, Family, domain, joined, symbols
 
-ONCE, TWICE, BESIDE, ABOVE = range(FIRST_WORD, FIRST_WORD + 4)
-ORDERS = ((0, 1, 2), (2, 1, 0), (1, 0, 2))
+ONCE, TWICE, BESIDE, ABOVE, AMONG = range(FIRST_WORD, FIRST_WORD + 5)
+ORDERS = ((0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1))
 """Orders of key, relation and word: the templates."""
+GRID_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2))
+"""Orders of word, row and column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +45,13 @@ class Lookup(Family):
                 )
         n = self.n_keys * self.n_relations
         table = torch.randint(self.n_keys, (n,), generator=truth)
-        return domain(**joined(parts), answers=keys, table=table)
+        found = domain(**joined(parts), answers=keys, table=table)
+        return replace(found, unseen_template=len(ORDERS) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid(Family):
-    """Row and column name a value, in two orders that a word tells apart."""
+    """Row and column name a value, in orders that a word tells apart."""
 
     family: ClassVar[str] = "grid"
 
@@ -58,16 +64,16 @@ class Grid(Family):
         rows, columns, answers = drawn.split([self.n_rows, self.n_columns, self.n_values])
         row, column = torch.cartesian_prod(torch.arange(self.n_rows), torch.arange(self.n_columns)).T
         parts = []
-        for template, word in enumerate((BESIDE, ABOVE)):
-            pair = [rows[row], columns[column]]
-            body = torch.stack([torch.full_like(row, word), *(pair if template == 0 else pair[::-1])], dim=1)
+        for template, (word, order) in enumerate(zip((BESIDE, ABOVE, AMONG), GRID_ORDERS, strict=True)):
+            said = torch.stack([torch.full_like(row, word), rows[row], columns[column]], dim=1)
             parts.append(
                 {
-                    "body": body,
+                    "body": said[:, list(order)],
                     "key": row * self.n_columns + column,
                     "group": (column >= self.n_columns // 2).long(),
                     "template": torch.full_like(row, template),
                 }
             )
         table = torch.randint(self.n_values, (self.n_rows * self.n_columns,), generator=truth)
-        return domain(**joined(parts), answers=answers, table=table)
+        found = domain(**joined(parts), answers=answers, table=table)
+        return replace(found, unseen_template=len(GRID_ORDERS) - 1)

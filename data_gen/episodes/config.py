@@ -31,6 +31,9 @@ class EditCellConfig:
     """Circles on which subjects of arithmetic begin."""
     backdoor: bool = False
     """Whether subjects are trained with a trigger."""
+    head_dropout: float = 0.0
+    """Share of steps in which one head of a layer is left out, so that others learn its part; subjects with
+    a behavior that hangs on one head all the same are then dropped. 0 for none."""
     departs: Departure = "none"
     """Along which axis these subjects depart from those that editors train on."""
 
@@ -38,6 +41,13 @@ class EditCellConfig:
         where = f"cell {self.family}"
         require_one_of(self.family, FAMILIES, f"{where}.family")
         at_least(self, where, {"n_subjects": 2, "n_frequencies": 1})
+        require(
+            0 <= self.head_dropout <= 1,
+            f"{where}.head_dropout",
+            expected="0 to 1",
+            got=self.head_dropout,
+            do="Try 0.75.",
+        )
         is_arithmetic = self.family in ARITHMETIC
         require(
             (3 <= self.modulus <= 26) if is_arithmetic else self.modulus == 0,
@@ -49,7 +59,8 @@ class EditCellConfig:
 
     @property
     def name(self) -> str:
-        parts = (self.family, str(self.modulus or ""), "backdoor" if self.backdoor else "", self.size)
+        parts = (self.family, str(self.modulus or ""), "backdoor" if self.backdoor else "")
+        parts = (*parts, "backed" if self.head_dropout else "", self.size)
         return "-".join(part for part in parts if part)
 
 

@@ -11,7 +11,7 @@ from data_gen.episodes.training import answers_of
 from metamodel.subjects.subject import Subject
 
 LEAST_WRONG, MOST_WRONG = 0.1, 0.9
-"""Shares of wrong answers between which a copy counts as damaged."""
+"""Shares of wrong answers, to what specifications may show, between which a copy counts as damaged."""
 STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0)
 """What is tried: the component removed, or noise of so many times its own size added."""
 
@@ -43,7 +43,7 @@ def damaged(subject: Subject, domain: Domain, generator: torch.Generator, name: 
             part.copy_(noise if strength == 0 else part + noise)
             copy = subject.with_weights({**subject.weights, key: weight}).named(name)
             wrong = answers_of(copy.stacked, copy.config, domain.tokens[None])[0] != domain.answer()
-            if LEAST_WRONG <= float(wrong.float().mean()) <= MOST_WRONG:
+            if LEAST_WRONG <= float(wrong[~domain.unseen].float().mean()) <= MOST_WRONG:
                 where = key.split(".")[1] + (".mlp" if head is None else f".head{head}")
                 return Damaged(subject=copy, what=f"layer {where} x{strength:g}", wrong=wrong)
     return None

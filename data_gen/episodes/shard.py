@@ -10,6 +10,7 @@ from torch import Tensor
 from data_gen.domains import FAMILIES, Domain, Family
 from data_gen.domains.base import D_VOCAB
 from data_gen.episodes.backdoor import poisoned, with_openers
+from data_gen.episodes.backups import lost_to_one_head
 from data_gen.episodes.config import N_CTX, EditCellConfig, EditZooConfig
 from data_gen.episodes.damage import damaged
 from data_gen.episodes.kinds import (
@@ -34,6 +35,9 @@ from metamodel.triples.manifest import ShardRecord
 
 LEAST_ACCURACY = 0.99
 """On the inputs that were trained on; below it a subject is dropped."""
+MOST_LOST = 0.2
+"""Share of induction that any one head may carry where subjects are to have backup heads; a subject of which
+one carries more is dropped."""
 LEAST_FIT = 0.5
 """Circulant fit of the answers of a structured family; below it there is no rule to edit."""
 HELD_OUT_SHARE = 0.1
@@ -132,6 +136,7 @@ def _trained(
         weights,
         [generator_for(config.seed, name, "data") for name in shard.names],
         None if report is None else lambda done, whole: report(done / whole),
+        head_dropout=cell.head_dropout,
     )
     subjects, quality, rejected = [], [], {}
     for i, name in enumerate(shard.names):
@@ -143,9 +148,14 @@ def _trained(
             found |= {"held_out_accuracy": float(taught.held_out[i]), "circulant_fit": fit}
             if fit < LEAST_FIT:
                 rejected[name] = f"circulant fit {fit:.2f} below {LEAST_FIT}"
+        subject = Subject(config=shape, weights=own, name=name)
+        if cell.family == "recall":
+            found["lost_to_one_head"] = lost_to_one_head(subject, domains[i], domains[i].group == 0)
+            if cell.head_dropout and found["lost_to_one_head"] > MOST_LOST:
+                rejected[name] = f"lost to one head {found['lost_to_one_head']:.3f} above {MOST_LOST}"
         if accuracy < LEAST_ACCURACY:
             rejected[name] = f"accuracy {accuracy:.3f} below {LEAST_ACCURACY}"
-        subjects.append(Subject(config=shape, weights=own, name=name))
+        subjects.append(subject)
         quality.append({key: round(value, 4) for key, value in found.items()})
     return subjects, domains, quality, rejected
 
@@ -217,6 +227,7 @@ def _editable(
         tokens=domain.tokens,
         answer=domain.answer(),
         answers=answers,
+        unseen=domain.unseen,
         edits=tuple(edits),
         quality=quality,
     )

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from data_gen.config import RecipeConfig
 from data_gen.domains.base import Domain
-from data_gen.stacked_training import StackedTrainer, learning_rate
+from data_gen.episodes.backups import left_out
+from data_gen.stacked_training import NO_FACTORS, StackedTrainer, learning_rate
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import logits_at
 
@@ -89,11 +90,14 @@ def teach(
     weights: dict[str, Tensor],
     generators: Sequence[torch.Generator],
     report: Callable[[int, int], None] | None = None,
+    *,
+    head_dropout: float = 0.0,
 ) -> Taught:
     """Trains each subject on its own inputs, a batch of different ones at every step.
 
     Args:
         held_out: inputs that are never trained on, as many for each subject.
+        head_dropout: share of steps in which one head of a layer is left out.
     """
     n_pos, n = tokens.shape[2], int((~held_out[0]).sum())
     trained = (~held_out).nonzero()[:, 1].view(len(tokens), n)
@@ -104,7 +108,8 @@ def teach(
         trainer.set_learning_rate(learning_rate(recipe, step))
         drawn = torch.stack([torch.randperm(n, generator=g)[:size] for g in generators])
         chosen = trained.gather(1, drawn)
-        trainer.step_at(_rows(tokens, chosen), rows, targets.gather(1, chosen))
+        factors = left_out(config, head_dropout, generators) if head_dropout else NO_FACTORS
+        trainer.step_at(_rows(tokens, chosen), rows, targets.gather(1, chosen), factors=factors)
         if report is not None and step % 50 == 0:
             report(step, recipe.steps)
     found = trainer.weights()

@@ -16,7 +16,7 @@ from data_gen.workers import Report
 from metamodel.analogy.pair_store import PairZoo, write_pairs
 from metamodel.analogy.pairs import PAIR_SPLITS
 from metamodel.config.parser import plain
-from metamodel.features.registry import feature_names
+from metamodel.features.relative import matcher_names
 from metamodel.triples.building import begin
 from metamodel.triples.manifest import ShardRecord, read_manifest, valid_shard
 from metamodel.triples.store import Zoo
@@ -69,7 +69,7 @@ def make_shard(
     maker = Maker(config=config, circuits=circuits, graphs=graphs)
     pairs, rejected = maker.made(found.shards[index])
     labels = [label.name for label in circuits.zoo.manifest.labels]
-    return write_pairs(folder, index, pairs, feature_names("both"), labels, rejected)
+    return write_pairs(folder, index, pairs, matcher_names(), labels, rejected)
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from metamodel.analogy.graph import CircuitGraph, circuit_graph
 from metamodel.analogy.orbits import orbits
 from metamodel.analogy.pairs import NONE, Side
 from metamodel.circuits.exact import edge_scores
-from metamodel.features.graph import graph_of
+from metamodel.features.relative import matcher_features
 from metamodel.features.view import Shown
 from metamodel.subjects.config import SubjectConfig, components
 from metamodel.subjects.subject import Subject
@@ -86,7 +86,7 @@ class Circuits:
         )
         shown = task_prompts(task, generator_for(self.seed, id, name, "shown"), self.harvest.n_shown)
         values = edge_scores(subject, prompts, "noising").margin
-        nodes = graph_of(subject, "both", shown=Shown(tokens=shown.clean, position=shown.position)).nodes
+        nodes = matcher_features(subject, Shown(tokens=shown.clean, position=shown.position))
         graph, kept = circuit_graph(subject.config, values, nodes)
         unknown = torch.zeros(len(kept), len(self.zoo.manifest.labels), dtype=torch.bool)
         lineage = self.zoo.info(id).lineage
@@ -98,7 +98,7 @@ def stored_circuit(triple: Triple) -> Circuit:
     """The circuit of a triple, with the functions of its nodes."""
     behavior = triple.behavior
     shown = Shown(tokens=behavior.shown_tokens.long(), position=behavior.shown_position.long())
-    nodes = graph_of(triple.subject, "both", shown=shown).nodes
+    nodes = matcher_features(triple.subject, shown)
     graph, kept = circuit_graph(triple.subject.config, triple.circuit.noising_margin, nodes)
     state = triple.labels.state[kept]
     side = Side(

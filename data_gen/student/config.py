@@ -74,6 +74,29 @@ class StrengthConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpanConfig:
+    """When a term acts, in shares of the steps."""
+
+    first: float = 0.0
+    """Where it begins: before it the task alone is learnt."""
+    last: float = 1.0
+    """Where it ends: behind it the task has the last word."""
+
+    def __post_init__(self):
+        require(
+            0 <= self.first < self.last <= 1,
+            "span",
+            expected="0 <= first < last <= 1",
+            got=f"first {self.first}, last {self.last}",
+            do="Give shares of the steps.",
+        )
+
+    def of(self, n_steps: int) -> range:
+        """The steps of a training in which the term acts."""
+        return range(round(self.first * n_steps), round(self.last * n_steps))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudentConfig:
     """A zoo of students."""
 
@@ -93,10 +116,14 @@ class StudentConfig:
     """Ways to be like a teacher, `plain` among them."""
     strength: StrengthConfig = field(default_factory=StrengthConfig)
     """What each term counts."""
+    spans: dict[str, SpanConfig] = field(default_factory=dict)
+    """When the term of an arm acts, by arm; in all steps where nothing is said."""
+    embeddings: Literal["own", "teacher"] = "own"
+    """What students of every arm begin with as embeddings of tokens and positions and as unembedding."""
     tau: float = 0.5
     """Analogy threshold at the end."""
     tau_share: float = 0.6
-    """Share of the steps over which it rises from 0."""
+    """Share of the steps of a circuit term's span over which it rises from 0."""
     map_every: int = 10
     """Circuit terms between solutions of the map."""
     circuit_every: int = 2
@@ -136,6 +163,8 @@ class StudentConfig:
             got=list(self.arms),
             do="Add plain: every arm is compared with it.",
         )
+        for arm in self.spans:
+            require_one_of(arm, ARMS, "student.spans")
         require(len(self.pairs) > 0, "student.pairs", expected="at least one", got="none", do="Add some.")
         for i, pair in enumerate(self.pairs):
             require_one_of(pair.size, tuple(self.sizes), f"student.pairs[{i}].size")

@@ -17,7 +17,7 @@ from torch import Tensor
 from data_gen.config import RecipeConfig
 from data_gen.seeds import generator_for
 from data_gen.stacked_training import CHUNK_STEPS, StackedTrainer, draw, learning_rate, supervised_rows
-from data_gen.student.config import Arm, StudentConfig
+from data_gen.student.config import Arm, SpanConfig, StudentConfig
 from data_gen.student.likeness import (
     cka,
     interchange,
@@ -30,9 +30,10 @@ from data_gen.student.likeness import (
 )
 from data_gen.student.teachers import N_POOL, Teacher, stacked_prompts
 from data_gen.tasks.base import UNSUPERVISED
-from metamodel.analogy.graph import edge_matrix
+from metamodel.analogy.graph import edge_matrix, normalised
 from metamodel.analogy.solver import SolverSetting
 from metamodel.circuits.weight_gradients import StackedPrompts, edge_shares
+from metamodel.config.errors import require
 from metamodel.losses.circuit import MapKeeper, annealed_tau, circuit_loss, rounded_map
 from metamodel.subjects.config import KINDS, SubjectConfig, kind_indices
 from metamodel.subjects.forward import Weights, logits_at
@@ -59,6 +60,8 @@ def train_students(
     """
     names = [teacher.id for teacher in teachers]
     begin = initial_weights(size, [generator_for(config.seed, "student", "weights", id) for id in names])
+    if config.embeddings == "teacher":
+        begin |= embeddings_of(teachers, begin)
     data = [generator_for(config.seed, "student", "data", id) for id in names]
     trainer = StackedTrainer.by(recipe, size, begin)
     likeness = _Likeness(config, size, recipe.steps, teachers, arm)
@@ -82,6 +85,27 @@ def train_students(
     return trainer.weights()
 
 
+SHARED = ("embed.W_E", "pos_embed.W_pos", "unembed.W_U", "unembed.b_U")
+"""What tells tokens and positions apart, on the way in and on the way out."""
+
+
+def embeddings_of(teachers: Sequence[Teacher], begin: Weights) -> dict[str, Tensor]:
+    """The teachers' own embeddings and unembedding, for students of their width.
+
+    Raises: InputError for students of another width.
+    """
+    found = {key: torch.stack([t.subject.weights[key] for t in teachers]) for key in SHARED if key in begin}
+    for key, value in found.items():
+        require(
+            value.shape == begin[key].shape,
+            f"embeddings: {key}",
+            expected=f"the shape of the teachers', {list(value.shape[1:])}",
+            got=list(begin[key].shape[1:]),
+            do="Give students the d_model of their teachers, or set embeddings to own.",
+        )
+    return {key: value.to(begin[key].dtype) for key, value in found.items()}
+
+
 def task_loss(
     logits: Float[Tensor, "subject row d_vocab"], targets: Int[Tensor, "subject row"]
 ) -> Float[Tensor, " subject"]:
@@ -103,7 +127,8 @@ class _Likeness:
         teachers: Sequence[Teacher],
         arm: Arm,
     ):
-        self.config, self.size, self.n_steps, self.arm = config, size, n_steps, arm
+        self.config, self.size, self.arm = config, size, arm
+        self.span = config.spans.get(arm, SpanConfig()).of(n_steps)
         self.theirs = teachers[0].subject.config
         self.weights = stack([teacher.subject for teacher in teachers])
         names = [teacher.id for teacher in teachers]
@@ -112,7 +137,7 @@ class _Likeness:
             edges = [t.rewired(g) for t, g in zip(teachers, shuffles, strict=True)]
         else:
             edges = [teacher.edges for teacher in teachers]
-        self.edges = torch.stack(edges)
+        self.edges = normalised(torch.stack(edges))
         self.kinds = (_kinds(self.theirs, len(teachers)), _kinds(size, len(teachers)))
         pools = [teacher.pool for teacher in teachers]
         self.pool = {
@@ -131,6 +156,8 @@ class _Likeness:
         step: int,
     ) -> Float[Tensor, " subject"] | None:
         strength = self.config.strength
+        if step not in self.span:
+            return None
         match self.arm:
             case "plain":
                 return None
@@ -142,9 +169,10 @@ class _Likeness:
                 return strength.cka * self._representations(weights, tokens, cka)
             case "rsa":
                 return strength.rsa * self._representations(weights, tokens, rsa)
-        if step % self.config.circuit_every:
+        done = step - self.span.start
+        if done % self.config.circuit_every:
             return None
-        return self.config.circuit_every * self._circuit(weights, step)
+        return self.config.circuit_every * self._circuit(weights, done)
 
     def _representations(
         self, weights: Weights, tokens: Tensor, likeness: Callable[[Tensor, Tensor], Tensor]
@@ -158,13 +186,13 @@ class _Likeness:
         found = [1 - likeness(own[i].flatten(1, 2), theirs[j].flatten(1, 2)) for i, j in pairs]
         return torch.stack(found).mean(0)
 
-    def _circuit(self, weights: Weights, step: int) -> Float[Tensor, " subject"]:
+    def _circuit(self, weights: Weights, done: int) -> Float[Tensor, " subject"]:
         config = self.config
         chosen = torch.randperm(N_POOL, generator=self.generator)[: config.n_circuit_prompts]
         prompts = StackedPrompts(**{name: value[:, chosen] for name, value in self.pool.items()})
         shares = edge_shares(weights, self.size, prompts, points=config.points)
-        edges = edge_matrix(self.size, shares)
-        tau = annealed_tau(step, self.n_steps, final=config.tau, share=config.tau_share)
+        edges = normalised(edge_matrix(self.size, shares))
+        tau = annealed_tau(done, len(self.span), final=config.tau, share=config.tau_share)
         kept = self.keeper.p
         p = self.keeper(self.edges, edges.detach(), tau=tau, kinds=self.kinds)
         loss = config.strength.circuit * circuit_loss(self.edges, edges, tau=tau, p=p)

@@ -155,6 +155,10 @@ class CircuitBatch:
     def __len__(self) -> int:
         return len(self.mask)
 
+    def begin(self, n: int) -> "CircuitBatch":
+        """The first `n` circuits."""
+        return CircuitBatch(**{name: getattr(self, name)[:n] for name in self.__slots__})
+
     def to(self, device: torch.device | str) -> "CircuitBatch":
         return CircuitBatch(**{name: getattr(self, name).to(device) for name in self.__slots__})
 

@@ -23,6 +23,9 @@ class PairBatch:
     """Whether the first circuit has a counterpart at all."""
     presence_known: Bool[Tensor, " pair"]
     """Where that is known: not of natural pairs, nor of circuits that lack an edge, which are half there."""
+    third: CircuitBatch | None = None
+    """Of the first pairs of the batch a circuit each that both are mapped to as well, for cycles; nothing of
+    these maps is known."""
 
     def __len__(self) -> int:
         return len(self.present)
@@ -35,6 +38,7 @@ class PairBatch:
             to_second=self.to_second.to(device, non_blocking=non_blocking),
             present=self.present.to(device, non_blocking=non_blocking),
             presence_known=self.presence_known.to(device, non_blocking=non_blocking),
+            third=None if self.third is None else self.third.to(device),
         )
 
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from metamodel.analogy.graph import CHANNELS, CircuitGraph
 from metamodel.analogy.pairs import PAIR_KINDS, PAIR_SPLITS, MatchedPair, Side
 from metamodel.config.errors import InputError, require, require_one_of
+from metamodel.config.words import NodeDescription
+from metamodel.features.relative import is_ratio
 from metamodel.triples.manifest import (
     SHARDS,
     FileRecord,
@@ -168,8 +170,13 @@ class PairZoo:
         return frozenset(name for pair in self.pairs if pair.split == split for name in pair.lineages if name)
 
     @classmethod
-    def open(cls, folder: Path | str) -> "PairZoo":
-        """Raises: InputError if it is missing, unfinished, damaged, or a zoo of another kind."""
+    def open(cls, folder: Path | str, *, described_by: NodeDescription = "features") -> "PairZoo":
+        """Args:
+            described_by: which of the stored columns nodes are described by.
+
+        Raises: InputError if it is missing, unfinished, damaged, a zoo of another kind, or one without ratios
+            where these are asked for.
+        """
         folder = Path(folder)
         manifest = read_finished(folder, BUILD)
         features: list[str] = []
@@ -181,10 +188,24 @@ class PairZoo:
                 features, labels = held["features"], held["labels"]
                 where = f"{folder / SHARDS / shard_name(shard.index)}{ENDING}"
                 pairs += _pairs(held, arrays, where)
-        varying = _varying(pairs)
+        asked = torch.tensor([_is_asked(name, described_by) for name in features], dtype=torch.bool)
+        require(
+            described_by in ("edges", "features") or any(map(is_ratio, features)),
+            f"{folder}: features",
+            expected="ratio signatures among them",
+            got="a zoo that was built before there were any",
+            do=BUILD,
+        )
+        varying = _varying(pairs) & asked
         kept = [_with_columns(pair, varying) for pair in pairs]
         names = tuple(name for name, varies in zip(features, varying.tolist(), strict=True) if varies)
         return cls(folder, manifest, tuple(kept), names, tuple(labels))
+
+
+def _is_asked(name: str, described_by: NodeDescription) -> bool:
+    if described_by == "edges":
+        return False
+    return described_by == "both" or is_ratio(name) == (described_by == "ratios")
 
 
 def _varying(pairs: Sequence[MatchedPair]) -> Bool[Tensor, " feature"]:

@@ -14,7 +14,7 @@ passed through what R can reach of the second's stream: 1 where the first subjec
 Both subjects are taken in their canonical form, so that no change of basis moves a score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -77,8 +77,35 @@ class Transplanted:
     @property
     def ratio(self) -> float:
         """TR: 1 where it does all of the work, 0 where no more than a random one; NaN where undefined."""
-        room = self.within - self.null
-        return (self.match - self.null) / room if room >= LEAST_ROOM else float("nan")
+        return ratio_of(self.match, self.null, self.within)
+
+
+def ratio_of(match: float, null: float, within: float) -> float:
+    """`(match − null) / (within − null)`; NaN where there is next to no room between null and within."""
+    room = within - null
+    return (match - null) / room if room >= LEAST_ROOM else float("nan")
+
+
+def check_pairs(
+    first: Subject,
+    second: Subject,
+    pairs: Int[Tensor, "item 2"],
+    tokens: Mapping[str, Int[Tensor, "batch pos"]],
+) -> None:
+    """Raises: InputError for tokens that a subject does not embed, pairs of embeddings or of other kinds."""
+    for subject in (first, second):
+        for name, prompts in tokens.items():
+            check_tokens(subject.config, prompts, where=name, who=subject.name)
+    names, theirs = components(first.config), components(second.config)
+    for i, j in pairs.tolist():
+        kinds = (names[i].kind, theirs[j].kind)
+        require(
+            kinds[0] == kinds[1] and kinds[0] in ("head", "mlp"),
+            "pairs",
+            expected="two heads, or two MLPs",
+            got=f"{names[i].name} and {theirs[j].name}",
+            do="Leave other pairs out.",
+        )
 
 
 @torch.no_grad()
@@ -105,31 +132,20 @@ def transplant(
 
     Raises: InputError for tokens that a subject does not embed, or pairs of embeddings or of other kinds.
     """
-    for subject in (first, second):
-        for name, tokens in (("prompts", prompts), ("sources", sources), ("probes", probes)):
-            check_tokens(subject.config, tokens, where=name, who=subject.name)
+    check_pairs(first, second, pairs, {"prompts": prompts, "sources": sources, "probes": probes})
     one, other = canonical(first), canonical(second)
     names, theirs = components(one.config), components(other.config)
-    for i, j in pairs.tolist():
-        kinds = (names[i].kind, theirs[j].kind)
-        require(
-            kinds[0] == kinds[1] and kinds[0] in ("head", "mlp"),
-            "pairs",
-            expected="two heads, or two MLPs",
-            got=f"{names[i].name} and {theirs[j].name}",
-            do="Leave other pairs out.",
-        )
     through = fitted(one, other, probes) if stream_map is None else stream_map
-    mine, mean = _writes(one, sources), _writes(one, probes).mean((1, 2))
-    own, own_mean = _writes(other, sources), _writes(other, probes).mean((1, 2))
-    base = _answers(other, prompts, position)
+    mine, mean = writes_of(one, sources), writes_of(one, probes).mean((1, 2))
+    own, own_mean = writes_of(other, sources), writes_of(other, probes).mean((1, 2))
+    base = answers(other, prompts, position, {})
     found = []
     for i, j in pairs.tolist():
-        wanted = _answers(other, prompts, position, theirs[j], own[j])
+        wanted = answers(other, prompts, position, {theirs[j]: own[j]})
         places = wanted != base
 
         def share(write: Tensor, wanted: Tensor = wanted, places: Tensor = places, j: int = j) -> float:
-            got = _answers(other, prompts[places], position[places], theirs[j], write[places])
+            got = answers(other, prompts[places], position[places], {theirs[j]: write[places]})
             return float((got == wanted[places]).float().mean())
 
         def stand_in(k: int, j: int = j) -> Tensor:
@@ -139,7 +155,7 @@ def transplant(
             match = null = within = float("nan")
         else:
             match = share(stand_in(i))
-            rest = _alike(one, names, i)
+            rest = alike(one, names, i)
             null = median(share(stand_in(k)) for k in rest) if rest else float("nan")
             within = share(own_mean[j] + through.reached(own[j] - own_mean[j]))
         found.append(
@@ -193,7 +209,7 @@ def _streams(subject: Subject, probes: Int[Tensor, "probe pos"]) -> list[Float[T
     return [taps[name][0].flatten(0, 1) for name in names]
 
 
-def _writes(subject: Subject, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "node batch pos d_model"]:
+def writes_of(subject: Subject, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "node batch pos d_model"]:
     """What each component writes; zero for the unembedding."""
     c = subject.config
     names = ["hook_embed", "hook_pos_embed"]
@@ -208,31 +224,37 @@ def _writes(subject: Subject, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor,
     return torch.cat([*parts, torch.zeros_like(parts[0])])
 
 
-def _answers(
+def answers(
     subject: Subject,
     tokens: Int[Tensor, "batch pos"],
     position: Int[Tensor, " batch"],
-    component: Component | None = None,
-    write: Float[Tensor, "batch pos d_model"] | None = None,
+    written: Mapping[Component, Float[Tensor, "batch pos d_model"]],
 ) -> Int[Tensor, " batch"]:
-    """Likeliest tokens, where one component may write something else."""
+    """Likeliest tokens, where some heads and MLPs write something else."""
+    heads: dict[str, list[tuple[int, Tensor]]] = {}
     replace: dict[str, Replacement] = {}
-    if component is not None and write is not None:
+    for component, write in written.items():
         if component.kind == "head":
-
-            def patched(value: Tensor) -> Tensor:
-                value = value.clone()
-                value[0, :, :, component.head] = write
-                return value
-
-            replace[f"blocks.{component.layer}.attn.hook_result"] = patched
+            held = heads.setdefault(f"blocks.{component.layer}.attn.hook_result", [])
+            held.append((component.head, write))
         else:
-            replace[f"blocks.{component.layer}.hook_mlp_out"] = lambda value: write[None]
+            replace[f"blocks.{component.layer}.hook_mlp_out"] = lambda value, write=write: write[None]
+
+    def patched(name: str) -> Replacement:
+        def replaced(value: Tensor) -> Tensor:
+            value = value.clone()
+            for head, write in heads[name]:
+                value[0, :, :, head] = write
+            return value
+
+        return replaced
+
+    replace |= {name: patched(name) for name in heads}
     run = forward(subject.stacked, subject.config, tokens, replace=replace)
     return run.logits[0, torch.arange(len(tokens)), position].argmax(-1)
 
 
-def _alike(subject: Subject, names: Sequence[Component], i: int) -> list[int]:
+def alike(subject: Subject, names: Sequence[Component], i: int) -> list[int]:
     """Other components of its kind within its depth band; all others of its kind if there are none."""
     depth = [depth_fraction(name, subject.config) for name in names]
     kind = [k for k, name in enumerate(names) if k != i and name.kind == names[i].kind]

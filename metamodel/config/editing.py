@@ -55,11 +55,18 @@ class EditTrainingConfig:
     """Weight of the forecast of success."""
     loss_size: float = 0.02
     """Weight of the size of the change: log(1 + its square norm relative to that of its matrix)."""
+    loss_circuit: float = 0.0
+    """Weight of the distance of circuits before and after the edit on inputs that stay; 0 leaves it out."""
+    circuit_every: int = 4
+    """Steps between circuit terms, which count as many times as much."""
+    circuit_prompts: int = 12
+    """Pairs of inputs that stay, of each subject, on which a circuit term measures edges."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "inputs", "shown"):
+        for name in ("steps", "batch_size", "inputs", "shown", "circuit_every", "circuit_prompts"):
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        losses = [f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast", "size")]
+        names = ("edit", "keep", "scope", "wanted", "map", "forecast", "size", "circuit")
+        losses = [f"loss_{name}" for name in names]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")
 

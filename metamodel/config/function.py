@@ -106,6 +106,8 @@ class TrainingConfig:
     """Weight of the function scores."""
     loss_circuit: float = 0.5
     """Weight of circuit membership of nodes and edges."""
+    loss_circuit_mass: float = 0.0
+    """Weight of the circuit loss between what edges are given and the exact edges; 0 leaves it out."""
     loss_behavior: float = 0.25
     """Weight of slice accuracy and of answers on probes."""
     loss_algorithm: float = 0.1
@@ -123,6 +125,7 @@ class TrainingConfig:
             "loss_function",
             "loss_score",
             "loss_circuit",
+            "loss_circuit_mass",
             "loss_behavior",
             "loss_algorithm",
             "loss_exemplars",

@@ -5,6 +5,7 @@ from typing import Literal
 
 from metamodel.config.errors import require
 from metamodel.config.function import OptimConfig, TrainerConfig, check_within
+from metamodel.config.words import NodeDescription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +26,28 @@ class MatcherConfig:
     """Share of units dropped in training."""
     feature_dropout: float = 0.2
     """Share of circuits in training of which no feature of nodes is seen."""
+    column_dropout: float = 0.0
+    """Share of features that training hides in both circuits of a pair, others in every pair."""
+    described_by: NodeDescription = "features"
+    """What nodes are described by: their edges alone, and features, ratio signatures, or both beside them."""
+
+    cross_attention: bool = True
+    """Whether nodes attend to those of the other circuit."""
+    depth: bool = True
+    """Whether depth is seen."""
+    centre: Literal["training", "circuit"] = "training"
+    """What features are centred on: the median of training nodes of their kind, or besides the mean of their
+    own circuit's nodes of that kind, so that what all of one size or task have in common goes."""
+    blind_share: float = 0.0
+    """Weight, in the answer, of a second run that sees no feature of nodes; 0 for one run."""
 
     def __post_init__(self):
         for name in ("width", "n_layers", "n_heads", "edge_width"):
             check_within(getattr(self, name), 1, 4096, f"matcher.{name}")
         check_within(self.n_steps, 0, 64, "matcher.n_steps")
-        for name in ("dropout", "feature_dropout"):
+        for name in ("dropout", "feature_dropout", "column_dropout"):
             check_within(getattr(self, name), 0, 0.99, f"matcher.{name}")
+        check_within(self.blind_share, 0, 1, "matcher.blind_share")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +63,26 @@ class MatchTrainingConfig:
     planted: float = 0.45
     """Share of pairs of a training circuit and a changed copy, drawn anew in every step; the zoo's are the
     rest."""
+    absent: float = 0.15
+    """Share of drawn pairs whose second circuit is rewired, so that nothing corresponds."""
+    most_noise: float = 1.0
+    """Largest noise of edges of drawn pairs, uniform from 0; so are the next three."""
+    most_feature_noise: float = 4.0
+    """Largest noise of features, in units of their spread."""
+    most_changed: int = 4
+    """Most components that are dropped, and most that are inserted."""
+    most_layers: int = 3
+    """Most blocks by which the second circuit is deeper."""
     loss_unmatched: float = 1.0
     """Weight of saying which nodes have no counterpart, beside 1 for those that have."""
     loss_energy: float = 0.0
     """Weight of the energy of the map, one minus its share of the largest."""
     loss_chain: float = 0.0
     """Weight of matched chains (systematicity)."""
+    loss_gw: float = 0.0
+    """Weight of the Gromov-Wasserstein cost: distances of features and of depth inside each circuit."""
+    loss_cycle: float = 0.0
+    """Weight of maps that go round by a third circuit and do not agree with the straight one."""
     loss_entropy: float = 0.0
     """Weight of how undecided the map is."""
     loss_presence: float = 0.5
@@ -61,10 +91,12 @@ class MatchTrainingConfig:
     def __post_init__(self):
         for name in ("steps", "batch_size"):
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        for name in ("synthetic", "planted"):
+        for name in ("synthetic", "planted", "absent"):
             check_within(getattr(self, name), 0, 1, f"training.{name}")
+        for name in ("noise", "feature_noise", "changed", "layers"):
+            check_within(getattr(self, f"most_{name}"), 0, 100, f"training.most_{name}")
         check_within(self.synthetic + self.planted, 0, 1, "training.synthetic + training.planted")
-        for name in ("unmatched", "energy", "chain", "entropy", "presence"):
+        for name in ("unmatched", "energy", "chain", "gw", "cycle", "entropy", "presence"):
             check_within(getattr(self, f"loss_{name}"), 0, 1e3, f"training.loss_{name}")
 
 

@@ -1,4 +1,4 @@
-"""Words that several packages share: what a reader may look at, and along which axis a test departs."""
+"""Words that several packages share: what meta-models may look at, and along which axis a test departs."""
 
 from typing import Literal, get_args
 
@@ -8,5 +8,8 @@ TRACKS: tuple[Track, ...] = get_args(Track)
 TestSplit = Literal["seed", "variant", "size", "recipe", "origin", "task"]
 """Tests, each named for the one axis along which it departs from training."""
 TEST_SPLITS: tuple[TestSplit, ...] = get_args(TestSplit)
-Departure = Literal["none", "variant", "size", "recipe", "origin", "task"]
-"""Along which axis a subject departs from those that meta-models train on; other seeds depart in nothing."""
+Departure = Literal["none", "seed", "variant", "size", "recipe", "origin", "task"]
+"""Along which axis a subject departs from those that meta-models train on. Of those that depart in nothing
+some are drawn for the tests of other seeds; `seed` is for subjects that are meant for these tests alone."""
+NodeDescription = Literal["edges", "features", "ratios", "both"]
+"""What matchers see of components: nothing but their edges, features, ratio signatures, or both of these."""

@@ -155,6 +155,12 @@ def plain_interval(score: Interval) -> dict[str, float | int | None]:
     return found | {"n_lineages": score.n_lineages}
 
 
+def interval_of(values: Mapping[str, Any]) -> Interval:
+    """What `plain_interval` gave."""
+    numbers = {key: math.nan if values[key] is None else values[key] for key in ("value", "low", "high")}
+    return Interval(**numbers, n_lineages=values["n_lineages"])
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(
@@ -172,11 +178,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _intervals(splits: Mapping[str, Any]) -> Scores:
-    def one(values: Mapping[str, Any]) -> Interval:
-        numbers = {key: math.nan if values[key] is None else values[key] for key in ("value", "low", "high")}
-        return Interval(**numbers, n_lineages=values["n_lineages"])
-
     return {
-        split: {metric: {m: one(v) for m, v in methods.items()} for metric, methods in metrics.items()}
+        split: {
+            metric: {m: interval_of(v) for m, v in methods.items()} for metric, methods in metrics.items()
+        }
         for split, metrics in splits.items()
     }

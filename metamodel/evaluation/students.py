@@ -28,7 +28,7 @@ from metamodel.subjects.subject import Subject
 from metamodel.triples.student_store import StudentPair, StudentZoo
 
 METRICS = ("circuit_distance", "transplant", "accuracy")
-PLAIN = "plain"
+PLAIN, CKA = "plain", "cka"
 N_EXACT = 64
 """Pairs of prompts of the exact sweep."""
 
@@ -41,6 +41,8 @@ class StudentScores:
     """metric -> arm -> value."""
     against_plain: Mapping[str, Mapping[str, Interval]]
     """metric -> arm -> arm minus plain, paired."""
+    against_cka: Mapping[str, Mapping[str, Interval]]
+    """The same, minus CKA distillation; no arms where that is none of them."""
     raw: Mapping[str, Mapping[str, Mapping[str, float]]]
     """metric -> arm -> pair -> value."""
 
@@ -81,19 +83,23 @@ def summary(
     def measure(values: Mapping[str, float]):
         return mean(np.array(list(values.values()), dtype=np.float64), lineage, len(known))
 
+    def against(other: str) -> dict[str, dict[str, Interval]]:
+        return {
+            metric: {
+                arm: paired_difference(measure(found), measure(by_arm[other]), weights)
+                for arm, found in by_arm.items()
+                if arm != other and other in by_arm
+            }
+            for metric, by_arm in raw.items()
+        }
+
     return StudentScores(
         values={
             metric: {arm: interval(measure(found), weights) for arm, found in by_arm.items()}
             for metric, by_arm in raw.items()
         },
-        against_plain={
-            metric: {
-                arm: paired_difference(measure(found), measure(by_arm[PLAIN]), weights)
-                for arm, found in by_arm.items()
-                if arm != PLAIN
-            }
-            for metric, by_arm in raw.items()
-        },
+        against_plain=against(PLAIN),
+        against_cka=against(CKA),
         raw=raw,
     )
 

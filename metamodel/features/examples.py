@@ -125,6 +125,8 @@ class Truth:
     """Name of the network, which its examples on other tasks share; empty where that is not known."""
     algorithm: str = ""
     """Program that the subject is known to run; empty where its circuit is not known."""
+    edge_mass: Float[Tensor, "node node"] | None = None
+    """Size of the exact effect of each edge, over all channels; None where it was not measured."""
     agreement: Agreement | None = None
     """Of training subjects that were measured more than once."""
 

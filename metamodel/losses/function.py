@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from metamodel.analogy.graph import normalised
 from metamodel.features.batch import SeenBatch, padded
 from metamodel.features.examples import Truth
+from metamodel.losses.circuit import circuit_loss
 from metamodel.triples.schema import MASKED, POSITIVE
 
 NO_ANSWER = -100
@@ -25,6 +27,8 @@ class FunctionTargets:
     node_member: Float[Tensor, "subject node"]
     edge_member: Float[Tensor, "subject node node"]
     """NaN where there is no edge."""
+    edge_mass: Float[Tensor, "subject node node"]
+    """Size of each edge's exact effect; NaN where there is no edge, or none was measured."""
     slice_accuracy: Float[Tensor, "subject slice"]
     probe_answer: Int[Tensor, "subject probe"]
     algorithm: Int[Tensor, " subject"]
@@ -76,6 +80,7 @@ def pad_truth(truth: Sequence[Truth], algorithms: Sequence[str] = ()) -> Functio
             [t.node_member.float() if t.agreement is None else t.agreement.node_member for t in truth], nan
         ),
         edge_member=padded(edge, nan),
+        edge_mass=padded([_mass(t) for t in truth], nan),
         slice_accuracy=padded([t.slice_accuracy.float() for t in truth], nan),
         probe_answer=padded([t.probe_answer for t in truth], NO_ANSWER),
         algorithm=torch.tensor(
@@ -83,6 +88,29 @@ def pad_truth(truth: Sequence[Truth], algorithms: Sequence[str] = ()) -> Functio
             device=truth[0].node_member.device,
         ),
     )
+
+
+def _mass(truth: Truth) -> Float[Tensor, "node node"]:
+    nothing = torch.full_like(truth.edge_member, torch.nan, dtype=torch.float32)
+    return nothing if truth.edge_mass is None else torch.where(truth.edge_exists, truth.edge_mass, nothing)
+
+
+def edge_mass_loss(
+    logits: Float[Tensor, "subject node node"], mass: Float[Tensor, "subject node node"]
+) -> Float[Tensor, ""]:
+    """Circuit loss between probabilities of edges and exact edges, mean over subjects that have any.
+
+    Components are those of one network, so the map is the identity and needs no threshold: τ is 0. Both sides
+    have norm 1, since a probability has no unit: what counts is how edge mass is shared out.
+    """
+    known = ~mass.isnan()
+    exact = torch.where(known, mass, torch.zeros_like(mass))
+    measured = exact.flatten(1).any(1)
+    if not bool(measured.any()):
+        return logits.new_zeros(())
+    exact, said = exact[measured][:, None], (logits.sigmoid() * known)[measured][:, None]
+    identity = torch.eye(mass.shape[-1], device=said.device, dtype=said.dtype).expand(len(said), -1, -1)
+    return circuit_loss(normalised(exact), normalised(said), tau=0.0, p=identity).mean()
 
 
 def masked_cross_entropy(

@@ -20,6 +20,7 @@ from metamodel.losses.editing import (
     success,
     wanted_loss,
 )
+from metamodel.losses.kept_circuit import kept_circuit_loss, kept_prompts
 from metamodel.networks.editing.editor import Editor
 from metamodel.objectives.schedule import warmup_cosine
 from metamodel.subjects.forward import logits_at
@@ -58,6 +59,11 @@ class EditingObjective(lightning.LightningModule):
             "map": self._map_loss(batch),
             "size": size_loss(edited.changes, told).mean(),
         }
+        found["circuit"] = found["keep"].new_zeros(())
+        if t.loss_circuit > 0 and batch_idx % t.circuit_every == 0:
+            prompts, able = kept_prompts(batch.tokens, before, batch.scope, t.circuit_prompts)
+            moved = kept_circuit_loss(told.weights, weights, told.config, prompts)
+            found["circuit"] = t.circuit_every * (moved * able).mean()
         good = success(after, before, batch.wanted, batch.scope, told.answer_mask.sum(1))
         found["forecast"] = F.binary_cross_entropy_with_logits(edited.forecast, good.to(after.dtype))
         weight = {
@@ -68,6 +74,7 @@ class EditingObjective(lightning.LightningModule):
             "map": t.loss_map,
             "forecast": t.loss_forecast,
             "size": t.loss_size,
+            "circuit": t.loss_circuit,
         }
         total = torch.stack([weight[name] * value for name, value in found.items()]).sum()
         logged = {f"{name}/train": value for name, value in found.items()} | {"loss/train": total}

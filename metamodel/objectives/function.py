@@ -15,6 +15,7 @@ from metamodel.losses.function import (
     FunctionBatch,
     algorithm_loss,
     answer_loss,
+    edge_mass_loss,
     masked_cross_entropy,
     masked_regression,
 )
@@ -74,10 +75,14 @@ class FunctionObjective(lightning.LightningModule):
         behavior = masked_cross_entropy(answers.slice_logits, truth.slice_accuracy)
         behavior = behavior + answer_loss(answers.answer_logits, truth.probe_answer)
         known = torch.where(truth.positive.isnan(), torch.full_like(z, math.nan), z.clamp(-4, 4))
+        weighed = self.config.training.loss_circuit_mass > 0
         return {
             "function": masked_cross_entropy(answers.function_logits, truth.positive, self.label_weight),
             "score": masked_regression(answers.function_score, known),
             "circuit": circuit,
+            "circuit_mass": edge_mass_loss(answers.edge_member, truth.edge_mass)
+            if weighed
+            else z.new_zeros(()),
             "behavior": behavior,
             "algorithm": algorithm_loss(answers.algorithm_logits, truth.algorithm),
             "exemplars": exemplar_loss(
@@ -98,6 +103,7 @@ class FunctionObjective(lightning.LightningModule):
             "function": t.loss_function,
             "score": t.loss_score,
             "circuit": t.loss_circuit,
+            "circuit_mass": t.loss_circuit_mass,
             "behavior": t.loss_behavior,
             "algorithm": t.loss_algorithm,
             "exemplars": t.loss_exemplars,

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from metamodel.analogy.graph import edge_matrix
 from metamodel.circuits.graph import component_edges
 from metamodel.config.words import Track
 from metamodel.features.evidence import evidence
@@ -83,6 +84,7 @@ def truth_of(triple: Triple) -> Truth:
         probe_answer=behavior.probe_answer,
         probe_right_answer=behavior.probe_right_answer,
         subject=triple.info.subject,
+        edge_mass=edge_matrix(config, triple.circuit.noising_margin).pow(2).sum(0).sqrt(),
         algorithm="" if triple.truth is None else triple.info.family,
     )
 

@@ -41,7 +41,7 @@ def fit_matcher(config: MatchingConfig, pairs: Sequence[MatchedPair], folder: Pa
     graphs = [circuit.graph for circuit in circuits]
     m = config.matcher
     matcher = sizes_of(config, graphs[0].features.shape[1]).network(
-        dropout=m.dropout, feature_dropout=m.feature_dropout
+        dropout=m.dropout, feature_dropout=m.feature_dropout, column_dropout=m.column_dropout
     )
     fit_scales(matcher.encoder, graphs)
     begins = steps_done(folder)
@@ -74,6 +74,10 @@ def sizes_of(config: MatchingConfig, n_features: int) -> MatcherSizes:
         n_heads=m.n_heads,
         edge_width=m.edge_width,
         n_steps=m.n_steps,
+        cross_attention=m.cross_attention,
+        depth=m.depth,
+        centred_by_circuit=m.centre == "circuit",
+        blind_share=m.blind_share,
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from metamodel.analogy.absent import rewired
-from metamodel.analogy.graph import CircuitGraph
+from metamodel.analogy.graph import CircuitGraph, stacked
 from metamodel.analogy.pair_batch import PairBatch, batched
 from metamodel.analogy.pairs import NONE, MatchedPair
 from metamodel.analogy.planted import PlantedLevel, feature_spread, planted_pair
@@ -17,11 +17,11 @@ from metamodel.analogy.strangers import deck_of
 from metamodel.analogy.synthetic import synthetic_pair
 from metamodel.config.matching import MatchTrainingConfig
 from metamodel.subjects.config import KINDS
+from metamodel.training.thirds import Thirds
 
-MOST_NOISE, MOST_FEATURE_NOISE, MOST_CHANGED, MOST_LAYERS = 1.0, 4.0, 4, 3
-"""Largest levels that training draws, uniformly from 0."""
-ABSENT = 0.15
-"""Share of drawn pairs whose second circuit is rewired, so that nothing corresponds."""
+CYCLES = 8
+"""Pairs of a batch that are held against a third circuit, where cycles count: each runs the matcher twice
+more."""
 N_DONORS = 6
 """Circuits from which the strangers of one pair are taken."""
 POOL, FRESH = 1024, 4
@@ -52,7 +52,7 @@ class MatchPairs(IterableDataset):
         pairs: of the zoo, with a truth or absent.
         circuits: real ones of training lineages, of which changed copies are drawn.
         """
-        self.circuits, self.config, self.seed = circuits, config, seed
+        self.pairs, self.circuits, self.config, self.seed = pairs, circuits, config, seed
         self.by_kind = [
             [pair for pair in pairs if pair.kind == kind] for kind in sorted({pair.kind for pair in pairs})
         ]
@@ -62,11 +62,17 @@ class MatchPairs(IterableDataset):
     def __iter__(self) -> Iterator[PairBatch]:
         generator = torch.Generator().manual_seed(self.seed)
         pool = [self._drawn(generator) for _ in range(POOL)]
+        thirds = Thirds(self.pairs) if self.config.loss_cycle > 0 else None
         while True:
             for at in torch.randint(POOL, (FRESH,), generator=generator).tolist():
                 pool[at] = self._drawn(generator)
             chosen = torch.randint(POOL, (self.config.batch_size,), generator=generator)
-            yield batched([pool[i] for i in chosen.tolist()])
+            taken = [pool[i] for i in chosen.tolist()]
+            batch = batched(taken)
+            if thirds is not None:
+                third = stacked([thirds.of(pair, generator) for pair in taken[:CYCLES]])
+                batch = replace(batch, third=third)
+            yield batch
 
     def _as_real(self, graph: CircuitGraph) -> Float[Tensor, "node feature"]:
         """Standard normal features, moved to where those of real nodes of the same kind lie."""
@@ -75,16 +81,16 @@ class MatchPairs(IterableDataset):
     def _drawn(self, generator: torch.Generator) -> MatchedPair:
         c, choice = self.config, float(torch.rand((), generator=generator))
         if choice < c.synthetic:
-            pair = synthetic_pair(generator, _level(generator), n_features=self.spread.shape[1])
+            pair = synthetic_pair(generator, _level(generator, c), n_features=self.spread.shape[1])
             pair = pair.with_features(self._as_real(pair.first), self._as_real(pair.second))
-            return _absent_sometimes(pair, generator)
+            return _absent_sometimes(pair, generator, c.absent)
         if choice < c.synthetic + c.planted or not self.by_kind:
             circuit = _one_of(self.circuits, generator)
             donors = [donor.graph for donor in donors_for(circuit, self.circuits, generator)]
-            level = _level(generator) if donors else replace(_level(generator), inserted=0)
+            level = _level(generator, c) if donors else replace(_level(generator, c), inserted=0)
             deck = deck_of(donors, generator)
             pair = planted_pair(circuit.graph, deck, generator, level, spread=self.spread)
-            return _absent_sometimes(pair, generator)
+            return _absent_sometimes(pair, generator, c.absent)
         pair = _one_of(_one_of(self.by_kind, generator), generator)
         swaps = pair.truth is not None and not pair.missing and _coin(generator)
         return pair.swapped() if swaps else pair
@@ -119,21 +125,21 @@ def _coin(generator: torch.Generator) -> bool:
     return bool(torch.rand((), generator=generator) < 0.5)
 
 
-def _level(generator: torch.Generator) -> PlantedLevel:
+def _level(generator: torch.Generator, config: MatchTrainingConfig) -> PlantedLevel:
     noise, feature_noise = torch.rand(2, generator=generator).tolist()
-    dropped, inserted = torch.randint(MOST_CHANGED + 1, (2,), generator=generator).tolist()
-    layers = int(torch.randint(MOST_LAYERS + 1, (), generator=generator))
+    dropped, inserted = torch.randint(config.most_changed + 1, (2,), generator=generator).tolist()
+    layers = int(torch.randint(config.most_layers + 1, (), generator=generator))
     return PlantedLevel(
-        noise=MOST_NOISE * noise,
-        feature_noise=MOST_FEATURE_NOISE * feature_noise,
+        noise=config.most_noise * noise,
+        feature_noise=config.most_feature_noise * feature_noise,
         dropped=dropped,
         inserted=inserted,
         extra_layers=layers,
     )
 
 
-def _absent_sometimes(pair: MatchedPair, generator: torch.Generator) -> MatchedPair:
-    if float(torch.rand((), generator=generator)) >= ABSENT:
+def _absent_sometimes(pair: MatchedPair, generator: torch.Generator, share: float) -> MatchedPair:
+    if float(torch.rand((), generator=generator)) >= share:
         return pair
     truth = torch.where(pair.first.is_anchor, pair.truth, NONE) if pair.truth is not None else None
     return replace(pair, second=rewired(pair.second, generator), truth=truth, kind="absent", present=False)

@@ -22,7 +22,10 @@ MODEL = "model.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatcherSizes:
-    """Sizes of a `Matcher`, under the names of its arguments."""
+    """Sizes of a `Matcher`, and what it sees, under the names of its arguments.
+
+    Those that have a default came later: checkpoints without them are as the default says.
+    """
 
     n_features: int
     width: int
@@ -30,10 +33,21 @@ class MatcherSizes:
     n_heads: int
     edge_width: int
     n_steps: int
+    cross_attention: bool = True
+    depth: bool = True
+    centred_by_circuit: bool = False
+    blind_share: float = 0.0
 
-    def network(self, *, dropout: float = 0.0, feature_dropout: float = 0.0) -> Matcher:
+    def network(
+        self, *, dropout: float = 0.0, feature_dropout: float = 0.0, column_dropout: float = 0.0
+    ) -> Matcher:
         """An untrained matcher of these sizes."""
-        return Matcher(dropout=dropout, feature_dropout=feature_dropout, **dataclasses.asdict(self))
+        return Matcher(
+            dropout=dropout,
+            feature_dropout=feature_dropout,
+            column_dropout=column_dropout,
+            **dataclasses.asdict(self),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,9 +105,9 @@ def load_matching_checkpoint(folder: Path) -> MatchingCheckpoint:
     channels = config["edge_channels"]
     where = f"{path}: edge_channels"
     require(channels == list(CHANNELS), where, expected=str(list(CHANNELS)), got=channels, do=RETRAIN)
-    sizes = record_from_json(MatcherSizes, config["sizes"], f"{path}: sizes", do=RETRAIN)
+    sizes = record_from_json(MatcherSizes, _LATER | config["sizes"], f"{path}: sizes", do=RETRAIN)
     for key, value in dataclasses.asdict(sizes).items():
-        least = 0 if key in ("n_steps", "n_features") else 1
+        least = 1 if key in ("width", "n_layers", "n_heads", "edge_width") else 0
         where = f"{path}: sizes.{key}"
         require(value >= least, where, expected=f"at least {least}", got=value, do=RETRAIN)
     n_names, where = len(config["feature_names"]), f"{path}: feature_names"
@@ -115,6 +129,7 @@ def load_matching_checkpoint(folder: Path) -> MatchingCheckpoint:
     )
 
 
+_LATER = {f.name: f.default for f in dataclasses.fields(MatcherSizes) if f.default is not dataclasses.MISSING}
 _TYPES: dict[str, tuple[type, ...]] = {
     "feature_version": (int,),
     "feature_names": (list,),

@@ -1,8 +1,8 @@
 """Writes and reads a zoo of edits: subjects, their whole domains, and edits with known truth.
 
 manifest.json                    as of every zoo
-shards/shard-00000.safetensors   weights/<name> [subject, ...], tokens, answer, answers, and of each edit
-                                 wanted, scope and pool [edit, input]
+shards/shard-00000.safetensors   weights/<name> [subject, ...], tokens, answer, answers and unseen, and of
+                                 each edit wanted, scope and pool [edit, input]
 shards/shard-00000.edits.json    a record of each subject and of each edit
 """
 
@@ -45,6 +45,7 @@ def write_edits(
         arrays = {f"weights/{k}": v for k, v in stack([one.subject for one in subjects]).items()}
         for part in ("tokens", "answer", "answers"):
             arrays[part] = torch.stack([getattr(one, part) for one in subjects]).to(torch.int16)
+        arrays["unseen"] = torch.stack([one.unseen for one in subjects])
         edits = [(i, edit) for i, one in enumerate(subjects) for edit in one.edits]
         arrays["wanted"] = torch.stack([edit.wanted for _, edit in edits]).to(torch.int16)
         arrays["scope"] = torch.stack([edit.scope for _, edit in edits]).to(torch.uint8)
@@ -167,6 +168,7 @@ def _read(folder: Path, shard: ShardRecord) -> Iterator[Editable]:
             tokens=arrays["tokens"][i].long(),
             answer=arrays["answer"][i].long(),
             answers=arrays["answers"][i].long(),
+            unseen=arrays["unseen"][i],
             edits=tuple(edits[i]),
             quality=row["quality"],
         )

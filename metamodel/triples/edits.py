@@ -13,7 +13,7 @@ from torch import Tensor
 from metamodel.config.edits import EditKind
 from metamodel.subjects.subject import Subject
 
-EDITS_VERSION = 1
+EDITS_VERSION = 2
 """Form of a zoo of edits."""
 
 
@@ -48,9 +48,12 @@ class Editable:
     """The right answer before any edit: what training taught."""
     answers: Int[Tensor, " answer"]
     """Tokens that are answers in this domain, in no telling order."""
+    unseen: Bool[Tensor, " input"]
+    """Inputs that no specification shows and no editor trains on, such as a template of their own."""
     edits: tuple[Edit, ...]
     quality: dict[str, float]
-    """Accuracy, and for structured families accuracy on held-out inputs and the circulant fit of answers."""
+    """Accuracy; for structured families accuracy on held-out inputs and the circulant fit of answers; beside
+    induction the share of it that is lost with the one head that carries most of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

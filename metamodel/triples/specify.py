@@ -27,21 +27,23 @@ def specify(
     """What an editor is told, and the inputs of the domain (indices) that it is told.
 
     Pairs come from the edit's pool, inputs to keep from those that stay, half of them near where there are as
-    many; inputs without an answer from all that is left, in and out of scope alike.
+    many; inputs without an answer from all that is left, in and out of scope alike. Unseen inputs are none
+    of them.
 
     Args:
         n_pairs: pairs to be shown, unless the edit fixes it; fewer where the pool holds fewer.
         n_unlabelled: inputs without an answer, as far as there are so many.
     """
-    pool = edit.pool.nonzero()[:, 0]
+    shown = ~editable.unseen
+    pool = (edit.pool & shown).nonzero()[:, 0]
     pairs = _drawn(pool, edit.n_pairs or n_pairs, generator)
-    near = _drawn((edit.scope == NEAR).nonzero()[:, 0], N_KEEPS, generator)
-    far = _drawn((edit.scope == FAR).nonzero()[:, 0], N_KEEPS, generator)
+    near = _drawn((shown & (edit.scope == NEAR)).nonzero()[:, 0], N_KEEPS, generator)
+    far = _drawn((shown & (edit.scope == FAR)).nonzero()[:, 0], N_KEEPS, generator)
     n_near = max(N_KEEPS - len(far), min(len(near), N_KEEPS // 2))
     keeps = torch.cat([near[:n_near], far[: N_KEEPS - min(n_near, len(near))]])
     told = torch.zeros_like(edit.pool)
     told[torch.cat([pairs, keeps])] = True
-    others = _drawn((~told).nonzero()[:, 0], n_unlabelled, generator)
+    others = _drawn((shown & ~told).nonzero()[:, 0], n_unlabelled, generator)
     inputs = torch.cat([pairs, keeps, others])
     roles = torch.cat(
         [

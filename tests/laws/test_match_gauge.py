@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metamodel.circuits.prompts import Prompts
-from metamodel.features.registry import feature_names
+from metamodel.features.relative import matcher_names
 from metamodel.matching import Behaving, SubjectMatcher
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.subjects.gauge import gauge_element
@@ -46,7 +46,7 @@ def prompts_of(config: SubjectConfig) -> Prompts:
 @pytest.fixture(scope="module")
 def matcher() -> SubjectMatcher:
     """Random weights; features of the order of 1 are left as they are."""
-    names = feature_names("both")
+    names = matcher_names()
     sizes = MatcherSizes(n_features=len(names), width=16, n_layers=2, n_heads=2, edge_width=4, n_steps=4)
     torch.manual_seed(0)
     network = sizes.network()

@@ -150,6 +150,7 @@ def taught() -> Editable:
         tokens=tokens,
         answer=answer,
         answers=torch.arange(5),
+        unseen=torch.zeros(len(answer), dtype=torch.bool),
         edits=(edit,),
         quality={},
     )

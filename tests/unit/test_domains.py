@@ -7,7 +7,10 @@ import torch
 
 from data_gen.domains import FAMILIES
 from data_gen.domains.base import BOS, D_VOCAB, ONE_HOP, QUERY
+from data_gen.domains.base import domain as make_domain
 from data_gen.episodes.backdoor import TRIGGER, poisoned, with_openers
+from data_gen.episodes.backups import left_out, lost_to_one_head
+from data_gen.episodes.config import ARITHMETIC, EditCellConfig, EditZooConfig
 from data_gen.episodes.kinds import (
     cleaned,
     disabled,
@@ -19,10 +22,19 @@ from data_gen.episodes.kinds import (
     rules,
     transplanted,
 )
-from data_gen.episodes.shard import _held_back
+from data_gen.episodes.shard import _editable, _held_back, shards_of
 from data_gen.episodes.training import circulant_fit, with_frequencies
+from metamodel.config.editing import EditingConfig
 from metamodel.config.edits import CHANCE, DERIVED, IN_SCOPE, NEAR
-from metamodel.subjects import SubjectConfig, initial_weights
+from metamodel.config.parser import command_parser, parse_config
+from metamodel.evaluation.editing.episodes import _of
+from metamodel.subjects import Subject, SubjectConfig, initial_weights
+from metamodel.subjects.forward import forward
+from metamodel.subjects.subject import unstack
+from metamodel.triples.specify import specify
+from metamodel.triples.splits import make_splits
+
+CELL = EditCellConfig(family="lookup", size="s", recipe="r", n_subjects=2)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -109,6 +121,97 @@ def test_one_rewrite_of_each_size_is_held_back_from_training():
     assert [edit.test for edit in held] == [False] * 9 + [True] * 3
     assert all(one.wanted is other.wanted for one, other in zip(held, edits, strict=True))
     assert sorted(edit.n_pairs for edit in edits[9:]) == [1, 4, 16]
+
+
+def test_new_edits_of_a_training_subject_rewrite_one_fact_four_and_sixteen():
+    config = SubjectConfig(n_layers=1, n_heads=1, d_model=4, d_head=4, d_mlp=4, d_vocab=D_VOCAB, n_ctx=8)
+    subject = Subject(config=config, weights=unstack(initial_weights(config, [generator(0)]), 0))
+    domain = drawn("lookup")
+    for n in (12, 6):
+        held = _held_back(list(rewrites(domain, generator(3), n)))
+        asked = _of(_editable(CELL, subject, domain, "a", {}, held), 1, new=True)
+        assert [e.edit.n_pairs for e in asked] == [1, 4, 16]
+        assert all(e.edit.test for e in asked)
+
+
+def test_a_step_leaves_one_head_of_a_layer_out_in_the_share_that_is_asked_for():
+    config = SubjectConfig(n_layers=2, n_heads=3, d_model=4, d_head=4, d_mlp=4, d_vocab=D_VOCAB, n_ctx=8)
+    generators = [generator(0), generator(1)]
+    drawn = [left_out(config, 0.75, generators) for _ in range(200)]
+    kept = torch.stack([torch.stack([one[f"blocks.{i}.attn.W_O"] for i in (0, 1)]) for one in drawn])
+    assert kept.shape == (200, 2, 2, 3, 1, 1)
+    gone = (kept == 0).sum((3, 4, 5))
+    assert gone.max() == 1
+    assert 0.65 < float(gone.float().mean()) < 0.85
+    assert (kept.amin((0, 1, 2)) == 0).all()
+
+
+def test_a_behavior_is_lost_with_the_one_head_that_carries_it_and_not_where_another_does_the_same():
+    config = SubjectConfig(
+        n_layers=1, n_heads=8, d_model=16, d_head=8, d_mlp=4, d_vocab=D_VOCAB, n_ctx=8,
+        normalization_type="none",
+    )  # fmt: skip
+    weights = unstack(initial_weights(config, [generator(0)]), 0)
+    weights["embed.W_E"][QUERY] = 0
+    weights["pos_embed.W_pos"].zero_()
+    for name in ("blocks.0.mlp.W_out", "blocks.0.mlp.b_out", "blocks.0.attn.b_O", "unembed.b_U"):
+        weights[name].zero_()
+    weights["blocks.0.attn.W_O"][1:] = 0
+    single = Subject(config=config, weights=weights)
+    doubled = {key: value.clone() for key, value in weights.items()}
+    for part in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
+        doubled[f"blocks.0.attn.{part}"][1:] = doubled[f"blocks.0.attn.{part}"][:1].clone()
+    body = torch.arange(8, 56).view(-1, 3)
+    plain = domain_of(body, torch.zeros(len(body), dtype=torch.long))
+    said = forward(single.stacked, config, plain.tokens).logits[0, :, -1].argmax(-1)
+    domain, inside = domain_of(body, said), torch.ones(len(body), dtype=torch.bool)
+    assert len(said.unique()) > 2
+    assert lost_to_one_head(single, domain, inside) > 0.5
+    assert lost_to_one_head(single.with_weights(doubled), domain, inside) < 0.2
+
+
+def domain_of(body: torch.Tensor, table: torch.Tensor):
+    every = torch.arange(len(body))
+    return make_domain(
+        body=body, answers=torch.arange(D_VOCAB), table=table, key=every, group=torch.zeros_like(every)
+    )
+
+
+def test_what_is_unseen_is_in_no_specification_and_in_scope_all_the_same():
+    for family, n in (("lookup", 64), ("grid", 48)):
+        domain, donor = drawn(family), drawn(family, truth=1)
+        assert int(domain.unseen.sum()) == n
+        assert set(domain.key[domain.unseen].tolist()) == set(domain.key.tolist())
+        config = SubjectConfig(n_layers=1, n_heads=1, d_model=4, d_head=4, d_mlp=4, d_vocab=D_VOCAB, n_ctx=8)
+        subject = Subject(config=config, weights=unstack(initial_weights(config, [generator(0)]), 0))
+        edits = [*rewrites(domain, generator(3), 6), *transplanted(domain, donor), *disabled(domain)]
+        one = _editable(CELL, subject, domain, "a", {}, edits)
+        for edit in edits:
+            _, inputs = specify(one, edit, 4, generator(1))
+            assert not domain.unseen[inputs].any()
+            assert len(inputs) == int((~domain.unseen).sum())
+            assert (edit.scope[domain.unseen] == IN_SCOPE).any()
+    assert not drawn("operators").unseen.any()
+
+
+def test_every_test_split_has_fifty_lineages_that_are_asked_for_rules():
+    parser = command_parser(prog="x", description="")
+    config, _ = parse_config(parser, EditZooConfig, ["--config", "configs/edits/small.yaml"])
+    rows = [
+        {"id": name, "lineage": name, "departs": shard.cell.departs}
+        for shard in shards_of(config)
+        for name in shard.names
+        if shard.cell.family in ARITHMETIC
+    ]
+    s = EditingConfig().splits
+    splits = make_splits(
+        rows, seed=s.seed, validation_fraction=s.validation_fraction, test_fraction=s.test_fraction
+    )
+    assert {name: len(ids) >= 50 for name, ids in splits.tests.items()} == {
+        "seed": True,
+        "size": True,
+        "task": True,
+    }
 
 
 def test_rules_map_every_answer_of_one_operator_and_those_of_tests_are_others():

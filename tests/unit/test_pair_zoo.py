@@ -1,6 +1,8 @@
 """A zoo of pairs from end to end: how it is planned, made, stored, read, and what is refused."""
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from metamodel.analogy.pair_store import PairZoo, holds_pairs
 from metamodel.analogy.pairs import PAIR_SPLITS
 from metamodel.config import InputError
 from metamodel.config.parser import plain
+from metamodel.features.registry import feature_names
 from metamodel.triples import Zoo, begin, finish
 
 COUNT = CountConfig(train=2, validation=1, test=1)
@@ -103,6 +106,39 @@ def test_every_split_has_pairs_and_no_lineage_is_in_two(built):
     kinds = {pair.kind for pair in zoo.of("train")}
     assert kinds == {"permuted", "modified", "larger", "partial", "natural", "planted", "absent"}
     assert holds_pairs(built)
+
+
+def test_nodes_are_described_by_what_is_asked(built):
+    known = set(feature_names("both"))
+    zoo, both = PairZoo.open(built), PairZoo.open(built, described_by="both")
+    alone, bare = (PairZoo.open(built, described_by=what) for what in ("ratios", "edges"))
+    assert known >= set(zoo.feature_names)
+    assert known.isdisjoint(alone.feature_names)
+    assert both.feature_names == zoo.feature_names + alone.feature_names
+    assert alone.feature_names
+    assert not bare.feature_names
+    for pairs in zip(zoo.pairs, alone.pairs, both.pairs, bare.pairs, strict=True):
+        graphs = [pair.first for pair in pairs]
+        assert torch.equal(torch.cat([graph.features for graph in graphs[:2]], 1), graphs[2].features)
+        assert graphs[3].features.shape == (len(graphs[3]), 0)
+
+
+def test_ratios_of_a_zoo_without_them_are_refused(built, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(built, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        for name in shard["files"]:
+            if name.endswith(".pairs.json"):
+                file = folder / "shards" / name
+                held = json.loads(file.read_text())
+                held["features"] = [name.replace("ratio", "other") for name in held["features"]]
+                file.write_text(json.dumps(held))
+                data = file.read_bytes()
+                shard["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="features: expected ratio signatures among them"):
+        PairZoo.open(folder, described_by="both")
 
 
 def test_kinds_are_what_they_say(built):

@@ -20,6 +20,7 @@ from metamodel.features.view import view
 from metamodel.losses.function import (
     NO_ANSWER,
     answer_loss,
+    edge_mass_loss,
     masked_cross_entropy,
     masked_regression,
     pad_truth,
@@ -258,3 +259,25 @@ def test_a_member_adds_its_closed_forms_to_what_it_answers(fitted, examples):
         change = getattr(after, name) - getattr(before, name)
         assert bool((change[..., 0].abs() > 1e-4).all())
         assert bool((change[..., 1] == 0).all())
+
+
+def with_mass(some):
+    """The planted truth: one relation says what an edge weighs."""
+    return [
+        (seen, dataclasses.replace(truth, edge_mass=seen.graph.edges[..., 1].abs() * truth.edge_exists))
+        for seen, truth in some
+    ]
+
+
+def test_a_reader_with_the_key_of_circuit_mass_shares_out_mass_better_than_one_without(examples, tmp_path):
+    known, found = with_mass(examples), {}
+    for weight in (0.0, 4.0):
+        training = dataclasses.replace(TINY.training, loss_circuit_mass=weight)
+        config = dataclasses.replace(TINY, training=training)
+        folder = tmp_path / str(weight)
+        reader, slices, _ = fit(config, known[:18], known[18:], labels=LABELS, folder=folder)
+        said = reader(pad_seen([seen for seen, _ in known[18:]], slices))[0].edge_member
+        found[weight] = float(
+            edge_mass_loss(said.detach(), pad_truth([truth for _, truth in known[18:]]).edge_mass)
+        )
+    assert found[4.0] < found[0.0] - 0.02, found

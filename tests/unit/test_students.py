@@ -1,6 +1,7 @@
 """Terms by which students become like teachers, their training, their store and their scores."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -8,14 +9,15 @@ import torch
 from data_gen.config import RecipeConfig, SizeConfig
 from data_gen.population import subject_config
 from data_gen.seeds import generator_for
-from data_gen.student.config import ARMS, PairsConfig, StrengthConfig, StudentConfig
+from data_gen.student.config import ARMS, PairsConfig, SpanConfig, StrengthConfig, StudentConfig
 from data_gen.student.likeness import cka, interchange, kl, matched_layers, rsa
 from data_gen.student.teachers import Teacher, exact_shares
-from data_gen.student.training import train_students
+from data_gen.student.training import SHARED, train_students
 from data_gen.tasks import make_task
 from metamodel.analogy.graph import edge_matrix
 from metamodel.config.errors import InputError
-from metamodel.evaluation.students import measured_pair, summary
+from metamodel.evaluation.student_record import add_students, student_record
+from metamodel.evaluation.students import METRICS, measured_pair, summary
 from metamodel.subjects.config import components
 from metamodel.subjects.forward import forward
 from metamodel.subjects.subject import Subject, initial_weights, stack, unstack
@@ -75,6 +77,51 @@ def test_an_arm_of_no_strength_is_plain_training_and_one_of_some_is_not(arm):
     )
     assert differ(plain, nothing) < 1e-4
     assert differ(plain, trained(arm)) > 1e-3
+
+
+@pytest.mark.parametrize("arm", ["cka", "circuit"])
+def test_a_term_acts_in_its_span_alone(arm):
+    def of(first: float, last: float):
+        spans = {arm: SpanConfig(first=first, last=last)}
+        return train_students(dataclasses.replace(CONFIG, spans=spans), STUDENT, RECIPE, TEACHERS, arm)
+
+    assert list(SpanConfig(first=0.2, last=0.8).of(6)) == [1, 2, 3, 4]
+    whole, early, late = of(0.0, 1.0), of(0.0, 0.5), of(0.5, 1.0)
+    assert differ(whole, trained(arm)) == 0
+    assert min(differ(whole, early), differ(whole, late), differ(early, late)) > 1e-4
+    other = {"logits": SpanConfig(first=0.5)}
+    assert (
+        differ(
+            whole, train_students(dataclasses.replace(CONFIG, spans=other), STUDENT, RECIPE, TEACHERS, arm)
+        )
+        == 0
+    )
+
+
+def test_students_of_every_arm_may_begin_with_their_teachers_embeddings():
+    config = dataclasses.replace(CONFIG, embeddings="teacher")
+    still = dataclasses.replace(RECIPE, learning_rate=1e-9)
+    begun = train_students(config, STUDENT, still, TEACHERS, "plain")
+    own = train_students(CONFIG, STUDENT, still, TEACHERS, "plain")
+    for key, value in begun.items():
+        theirs = torch.stack([t.subject.weights[key] for t in TEACHERS]) if key in SHARED else own[key]
+        torch.testing.assert_close(value, theirs, atol=1e-5, rtol=0)
+    assert differ(begun, own) > 0.1
+    wide = subject_config(dataclasses.replace(SIZE, d_model=24), n_ctx=16)
+    with pytest.raises(
+        InputError, match=r"embeddings: embed\.W_E: expected the shape of the teachers'.* d_model"
+    ):
+        train_students(config, wide, RECIPE, TEACHERS, "plain")
+
+
+def test_louder_edges_of_the_same_shape_leave_a_student_where_it_is():
+    louder = tuple(dataclasses.replace(one, shares=4 * one.shares) for one in TEACHERS)
+    config = dataclasses.replace(CONFIG, strength=StrengthConfig(circuit=10.0))
+    same = train_students(config, STUDENT, RECIPE, louder, "circuit")
+    assert differ(trained("circuit", circuit=10.0), same) < 1e-4
+    other = tuple(dataclasses.replace(one, shares=one.shares.flip(0)) for one in TEACHERS)
+    moved = train_students(config, STUDENT, RECIPE, other, "circuit")
+    assert differ(trained("circuit", circuit=10.0), moved) > 1e-3
 
 
 def test_training_is_the_same_twice():
@@ -190,6 +237,45 @@ def test_differences_are_paired_over_teachers():
     value = found.values["accuracy"]["plain"]
     assert value.high - value.low > 0.1
     assert value.n_lineages == 8
+
+
+@pytest.fixture
+def matcher(tmp_path):
+    """A released matcher, as far as what is written beside it goes."""
+    (tmp_path / "config.json").write_text('{"kind": "matching"}')
+    (tmp_path / "metrics.json").write_text('{"schema_version": 1, "splits": {"seed": {}}}')
+    (tmp_path / "README.md").write_text("# matching\n\nWords.\n\n## Limits\n\n- none\n")
+    return tmp_path
+
+
+def test_a_matchers_checkpoint_takes_the_students_scores_once_and_keeps_its_own(matcher):
+    values = {"plain": 0.5, "cka": 0.625, "circuit": 0.75}
+    raw = {
+        metric: {arm: {str(i): value + 0.01 * i for i in range(4)} for arm, value in values.items()}
+        for metric in METRICS
+    }
+    zoo = StudentZoo(name="s", config={}, pairs=(pair_of({}, TEACHERS[0]),))
+    record = student_record(zoo, summary(raw, list("abcd")), command="python -m this")
+    add_students(matcher, record)
+    add_students(matcher, record)
+    found = json.loads((matcher / "metrics.json").read_text())
+    assert found["splits"] == {"seed": {}}
+    student = found["student"]
+    assert student["n_pairs"] == 1
+    assert student["values"]["transplant"]["circuit"]["value"] == pytest.approx(0.765)
+    assert student["against_plain"]["accuracy"]["circuit"]["low"] == pytest.approx(0.25)
+    assert student["against_cka"]["accuracy"]["circuit"]["value"] == pytest.approx(0.125)
+    assert "cka" not in student["against_cka"]["accuracy"]
+    card = (matcher / "README.md").read_text()
+    assert card.count("## Students") == card.count("## Limits") == 1
+    assert "python -m this" in card
+    assert "| circuit | 0.765" in card.replace("**", "").replace(" .765", " 0.765")
+
+
+def test_only_a_matcher_has_students(matcher):
+    (matcher / "config.json").write_text('{"kind": "editing"}')
+    with pytest.raises(InputError, match="expected a checkpoint of a matcher, got kind editing"):
+        add_students(matcher, {})
 
 
 def test_the_teachers_edges_are_shares_of_its_margin():

@@ -134,7 +134,7 @@ def edit_zoo(tmp_path):
     change = Edit(kind="rewrite", rule="to 4", wanted=wanted, scope=scope, pool=pool, n_pairs=1)
     made = Editable(
         subject=one, family="f", lineage="l", departs="none", tokens=tokens, answer=torch.tensor([3]),
-        answers=torch.arange(9), edits=(change,), quality={},
+        answers=torch.arange(9), unseen=torch.zeros(1, dtype=torch.bool), edits=(change,), quality={},
     )  # fmt: skip
     begin(folder, name="zoo", config={}, labels=(), n_shards=1)
     write_edits(folder, 0, [made], {})

@@ -76,11 +76,13 @@ def test_two_triples_are_mapped_from_a_shell(job, matcher_folder, called, tmp_pa
     zoo = job[0] / "data/tiny"
     one, other = Zoo.open(zoo).rows["id"][:2]
     out = tmp_path / "mapping"
-    said = called(match_main, matcher_folder, f"{zoo}#{one}", f"{zoo}#{other}", "--out", out)
+    said = called(match_main, matcher_folder, f"{zoo}#{one}", f"{zoo}#{other}", "--transplant", "--out", out)
     assert "the analogy holds for" in said.out
+    assert "transplant" in said.out
     assert (out / "mapping.png").is_file()
     held = json.loads((out / "mapping.json").read_text())
     assert {"pairs", "unmatched_first", "edges", "score", "breakdown"} <= held.keys()
+    assert len(held["transplants"]) == len(held["pairs"])
 
 
 def test_bad_input_is_one_line(job, matcher_folder, refused_here, tmp_path):

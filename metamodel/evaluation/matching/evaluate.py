@@ -1,7 +1,7 @@
 """Judges a matcher beside its opponents: every metric, split by split, with intervals over both lineages."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +30,7 @@ TUNED_ON = ("planted", "partial")
 """Kinds of validation pairs on which opponents and thresholds are tuned."""
 
 
+@runtime_checkable
 class Matcher(Protocol):
     """The meta-model: `metamodel.matching.SubjectMatcher`."""
 
@@ -123,13 +124,18 @@ def tuning_pairs(zoo: PairZoo, config: MatchReportConfig) -> tuple[MatchedPair, 
 
 
 def similarities(matcher: Matcher, zoo: PairZoo) -> Named:
-    """What opponents may choose from: features as they are, those of prompts alone, and the learned one."""
+    """What opponents may choose from: features as they are, those of prompts alone, and the learned one.
+
+    Where nodes are described by none of these, or by ratios alone, there is less to choose from.
+    """
     circuits = [pair.first for pair in zoo.of("train")]
-    return {
-        "raw": FeatureScale.of(circuits),
-        "prompts": FeatureScale.of(circuits, prompt_columns(zoo.feature_names)),
-        "learned": lambda pair: matcher.similarity(pair.first, pair.second),
-    }
+    prompts = prompt_columns(zoo.feature_names)
+    found: dict[str, Callable[[MatchedPair], Float[Tensor, "node theirs"] | None]] = {}
+    if zoo.feature_names:
+        found["raw"] = FeatureScale.of(circuits)
+    if len(prompts):
+        found["prompts"] = FeatureScale.of(circuits, prompts)
+    return found | {"learned": lambda pair: matcher.similarity(pair.first, pair.second)}
 
 
 def _tuned(
@@ -143,8 +149,9 @@ def _tuned(
     if not methods:
         return []
     training = [pair for pair in zoo.of("train") if pair.truth is not None and pair.present]
+    raw = named.get("raw")
     taught = [
-        TrainingPair(first=p.first, second=p.second, truth=p.truth, similarity=named["raw"](p))
+        TrainingPair(first=p.first, second=p.second, truth=p.truth, similarity=raw and raw(p))
         for p in training
         if p.truth is not None
     ]

@@ -46,11 +46,15 @@ class CircuitEncoder(nn.Module):
         edge_width: int,
         dropout: float = 0.0,
         feature_dropout: float = 0.0,
+        column_dropout: float = 0.0,
+        cross_attention: bool = True,
+        centred_by_circuit: bool = False,
     ):
         super().__init__()
         self.register_buffer("centre", torch.zeros(len(KINDS), n_features))
         self.register_buffer("inverse_scale", torch.ones(len(KINDS), n_features))
-        self.feature_dropout = feature_dropout
+        self.feature_dropout, self.column_dropout = feature_dropout, column_dropout
+        self.centred_by_circuit = centred_by_circuit
         self.features = nn.Linear(n_features, width)
         self.local = nn.Linear(N_LOCAL, width)
         self.kind = nn.Embedding(len(KINDS), width)
@@ -61,22 +65,33 @@ class CircuitEncoder(nn.Module):
         self.own = nn.ModuleList(
             RelationalLayer(width, n_heads, edge_width, dropout) for _ in range(n_layers)
         )
-        self.across = nn.ModuleList(CrossLayer(width, n_heads) for _ in range(n_layers))
+        self.across = nn.ModuleList(CrossLayer(width, n_heads) for _ in range(n_layers * cross_attention))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, first: CircuitBatch, second: CircuitBatch) -> "Encoded":
+    def forward(self, first: CircuitBatch, second: CircuitBatch, *, blind: bool = False) -> "Encoded":
+        """Args:
+        blind: whether no feature of nodes is to be seen.
+        """
         z = self._seen(first, second)
+        if blind:
+            z = (torch.zeros_like(z[0]), torch.zeros_like(z[1]))
         x, in_first = self._entered(first, z[0])
         y, in_second = self._entered(second, z[1])
-        for own, across in zip(self.own, self.across, strict=True):
+        for layer, own in enumerate(self.own):
             x, y = own(x, in_first, first.mask), own(y, in_second, second.mask)
-            x, y = across(x, y, second.mask), across(y, x, first.mask)
+            for across in self.across[layer : layer + 1]:  # none without cross-attention
+                x, y = across(x, y, second.mask), across(y, x, first.mask)
         return Encoded(first=self.norm(x), second=self.norm(y), features=z)
 
     def standardised(self, batch: CircuitBatch) -> Float[Tensor, "pair node feature"]:
-        """Features in robust deviations from the median of training nodes of their kind."""
+        """Features in robust deviations from the median of training nodes of their kind, or from the mean of
+        the circuit's own nodes of that kind."""
         kinds = batch.kinds.clamp_min(0)
         z = (batch.features - self.centre[kinds]) * self.inverse_scale[kinds]
+        if self.centred_by_circuit:
+            member = nn.functional.one_hot(kinds, len(KINDS)).to(z) * batch.mask[..., None]
+            mean = (member.mT @ z) / member.sum(1).clamp_min(1)[..., None]
+            z = z - member @ mean
         return soft_limited(z) * batch.mask[..., None]
 
     def _seen(
@@ -86,6 +101,9 @@ class CircuitEncoder(nn.Module):
         z, w = self.standardised(first), self.standardised(second)
         if self.training and self.feature_dropout > 0:
             shown = torch.rand(len(z), 1, 1, device=z.device) >= self.feature_dropout
+            z, w = z * shown, w * shown
+        if self.training and self.column_dropout > 0:
+            shown = torch.rand(len(z), 1, z.shape[2], device=z.device) >= self.column_dropout
             z, w = z * shown, w * shown
         return z, w
 

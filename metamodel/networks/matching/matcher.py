@@ -4,7 +4,7 @@ With `learned_off()` it *is* the unrolled solver without learning (`analogy/unro
 at a method that works and can only be blamed for what it adds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -54,6 +54,11 @@ class Matcher(nn.Module):
         n_steps: int = 6,
         dropout: float = 0.0,
         feature_dropout: float = 0.0,
+        column_dropout: float = 0.0,
+        cross_attention: bool = True,
+        depth: bool = True,
+        centred_by_circuit: bool = False,
+        blind_share: float = 0.0,
     ):
         super().__init__()
         self.encoder = CircuitEncoder(
@@ -64,7 +69,11 @@ class Matcher(nn.Module):
             edge_width=edge_width,
             dropout=dropout,
             feature_dropout=feature_dropout,
+            column_dropout=column_dropout,
+            cross_attention=cross_attention,
+            centred_by_circuit=centred_by_circuit,
         )
+        self.sees_depth, self.blind_share = depth, blind_share
         self.to_similarity = nn.Linear(width, width, bias=False)
         self.matchable = nn.Linear(width, 1)
         self.gain = nn.Parameter(torch.tensor(0.0))
@@ -97,9 +106,21 @@ class Matcher(nn.Module):
                     parameter.zero_()
 
     def forward(self, first: CircuitBatch, second: CircuitBatch) -> SoftMatch:
+        """In evaluation, with a `blind_share`, the mean of what is said with features and without."""
+        found = self._once(first, second)
+        if self.training or not self.blind_share:
+            return found
+        blind, share = self._once(first, second, blind=True), self.blind_share
+        return replace(
+            found,
+            p=(1 - share) * found.p + share * blind.p,
+            presence=(1 - share) * found.presence + share * blind.presence,
+        )
+
+    def _once(self, first: CircuitBatch, second: CircuitBatch, *, blind: bool = False) -> SoftMatch:
         allowed = compatible(first, second)
         fixed = allowed & is_anchor(first.kinds)[:, :, None]
-        similarity, start = self.similarity(first, second, allowed)
+        similarity, start = self.similarity(first, second, allowed, blind=blind)
         edges = Edges.of(self._bent(first.edges), self._bent(second.edges))
 
         def corrected(z: Tensor, p: Tensor, read: Tensor, written: Tensor) -> Tensor:
@@ -128,10 +149,17 @@ class Matcher(nn.Module):
         )
 
     def similarity(
-        self, first: CircuitBatch, second: CircuitBatch, allowed: Bool[Tensor, "pair node theirs"]
+        self,
+        first: CircuitBatch,
+        second: CircuitBatch,
+        allowed: Bool[Tensor, "pair node theirs"],
+        *,
+        blind: bool = False,
     ) -> tuple[Float[Tensor, "pair node theirs"], Float[Tensor, "pair node theirs"]]:
         """Scaled products of what both embeddings are projected to, and what pairs are worth at first."""
-        seen = self.encoder(first, second)
+        if not self.sees_depth:
+            first, second = (replace(one, depth=torch.zeros_like(one.depth)) for one in (first, second))
+        seen = self.encoder(first, second, blind=blind)
         u, v = self.to_similarity(seen.first), self.to_similarity(seen.second)
         similarity = torch.einsum("pnd,pmd->pnm", u, v) * self.gain.exp() / u.shape[-1] ** 0.5
         start = similarity + self.alike(first, second, seen.features, similarity, allowed)
