@@ -59,7 +59,8 @@ release-matching-small: $(INSTALLED)
 release-matching: $(INSTALLED)
 	$(BIN)/python -m data_gen.build --config configs/zoo/medium.yaml
 	$(BIN)/python -m metamodel.train --config configs/matching/full.yaml
-	$(BIN)/python -m metamodel.release matching
+	test -f data/students-small/students.json || $(BIN)/python -m data_gen.student --config configs/student/small.yaml
+	$(BIN)/python -m metamodel.release matching --students data/students-small
 
 # The released reader, from nothing: zoo, labels measured again, readers, report. Hours on two cores.
 release-function: $(INSTALLED)

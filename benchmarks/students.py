@@ -5,10 +5,10 @@
 
 Exact edges on prompts that were held out: distance of circuits, transplant, accuracy; means and 95 %
 intervals over lineages of teachers, and paired differences to plain training and to CKA distillation at equal
-steps; then means of single cells, such as brackets in a deeper student. The last line of stdout is one JSON
-object: `{"values": {metric: {arm: ...}}, "against_plain", "against_cka", "distance_change",
-"accuracy_lost"}`; `--out FILE` writes it too, with the value of each pair. A released matcher's
-`metrics.json` holds the first three under `student`: `python -m metamodel.release matching --students DIR`.
+steps; then means of single cells, such as brackets in a deeper student: the tables of docs/students.md. The
+last line of stdout is one JSON object: `{"values": {metric: {arm: ...}}, "against_plain", "against_cka",
+"distance_change", "accuracy_lost"}`; `--out FILE` writes it too, with the value of each pair. A released
+matcher has the first three under `student`: `python -m metamodel.release matching --students DIR`.
 """
 
 import json
@@ -19,7 +19,7 @@ import numpy as np
 
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_options
-from metamodel.evaluation.report import interval_line
+from metamodel.evaluation.card_tables import interval_words
 from metamodel.evaluation.student_record import student_record
 from metamodel.evaluation.students import METRICS, PLAIN, StudentScores, student_scores
 from metamodel.triples.student_store import StudentZoo
@@ -40,11 +40,12 @@ def main(arguments: list[str]) -> None:
 
     found = student_scores(zoo, progress=progress)
     for metric in METRICS:
-        print(f"\n{metric:28}{'mean':>24}{'minus plain':>28}{'minus CKA':>28}")
+        print(f"| {metric.replace('_', ' ')} | mean | minus plain | minus CKA |\n|{' --- |' * 4}")
         for arm, value in found.values[metric].items():
-            changes = (found.against_plain[metric].get(arm), found.against_cka[metric].get(arm))
-            cells = "".join(f"{interval_line(change) if change else '':>28}" for change in changes)
-            print(f"  {arm:26}{interval_line(value):>24}{cells}")
+            differences = [side[metric].get(arm) for side in (found.against_plain, found.against_cka)]
+            cells = ["" if one is None else interval_words(one) for one in (value, *differences)]
+            print(f"| {arm} | {' | '.join(cells)} |")
+        print()
     result = student_record(zoo, found, command=f"python benchmarks/students.py {options.zoo}")
     distance, accuracy = found.values["circuit_distance"], found.against_plain["accuracy"]
     result["distance_change"] = {
@@ -64,12 +65,12 @@ def _show_cells(zoo: StudentZoo, found: StudentScores) -> None:
         teacher, student = pair.teacher.config, next(iter(pair.students.values())).config
         sizes = " to ".join(f"l{c.n_layers}h{c.n_heads}{'-mlp' * c.has_mlp}" for c in (teacher, student))
         cells.setdefault(f"{pair.family} {sizes}", []).append(pair.name)
-    print("\ncircuit distance / accuracy")
+    arms = list(found.values["accuracy"])
+    print(f"| circuit distance / accuracy | {' | '.join(arms)} |\n|{' --- |' * (len(arms) + 1)}")
     for cell, names in cells.items():
-        print(f"  {cell}, {len(names)} pairs")
-        for arm in found.values["accuracy"]:
-            means = [np.mean([found.raw[m][arm][name] for name in names]) for m in SHOWN]
-            print(f"    {arm:24}{means[0]:8.3f} / {means[1]:.3f}")
+        means = [[np.mean([found.raw[m][arm][name] for name in names]) for m in SHOWN] for arm in arms]
+        print(f"| {cell}, {len(names)} pairs | {' | '.join(f'{d:.3f} / {a:.3f}' for d, a in means)} |")
+    print()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""The rule by which strengths of students' terms are chosen, and that every arm has as many tries."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_gen.student.config import ARMS, SpanConfig, StudentConfig
+from metamodel.config.parser import command_parser, parse_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tuning():
+    spec = importlib.util.spec_from_file_location("student_tuning", ROOT / "benchmarks/student_tuning.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["student_tuning"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def of(distance: float, transplant: float, accuracy: float) -> dict[str, float]:
+    return {"circuit_distance": distance, "transplant": transplant, "accuracy": accuracy}
+
+
+def test_the_rule_takes_the_best_of_those_that_keep_accuracy_and_the_most_accurate_where_none_does(tuning):
+    means = {
+        "plain": of(0.3, 0.1, 0.90),
+        "circuit, a": of(0.2, 0.1, 0.89),
+        "circuit, b": of(0.1, 0.1, 0.886),
+        "circuit, c": of(0.0, 0.9, 0.88),
+        "circuit_interchange, a": of(0.0, 0.5, 0.7),
+        "circuit_interchange, b": of(0.2, 0.2, 0.8),
+    }
+    assert tuning.best(means, "circuit") == "circuit, b"
+    assert tuning.best(means, "circuit_interchange") == "circuit_interchange, b"
+
+
+def test_every_arm_that_has_a_strength_is_tried_as_often_and_its_own_terms_alone_change(tuning):
+    assert set(tuning.TERMS) == set(ARMS) - {"plain", "rewired"}
+    assert len({variant.name for variant in tuning.VARIANTS}) == len(tuning.VARIANTS) >= 3
+    parser = command_parser(prog="x", description="x")
+    config, _ = parse_config(parser, StudentConfig, ["--config", str(ROOT / "configs/student/tuning.yaml")])
+    variant = tuning.Variant(strength=3.0, span=SpanConfig(last=0.8))
+    made = variant.of(config, "cka")
+    assert made.strength.cka == 3 * config.strength.cka
+    assert made.strength.circuit == config.strength.circuit
+    assert made.spans == {"cka": SpanConfig(last=0.8)}
+
+
+def test_no_teacher_is_both_tuned_on_and_judged():
+    """Zoos of one seed share subjects of one shape, recipe and number."""
+
+    def used(name: str) -> set[tuple]:
+        parser = command_parser(prog="x", description="x")
+        config, _ = parse_config(
+            parser, StudentConfig, ["--config", str(ROOT / f"configs/student/{name}.yaml")]
+        )
+        return {
+            (p.family, p.teacher_size, p.teacher_recipe, i)
+            for p in config.pairs
+            for i in range(p.first, p.first + p.n_pairs)
+        }
+
+    assert used("tuning")
+    assert not used("tuning") & used("small")
+    assert len(used("small")) >= 20
