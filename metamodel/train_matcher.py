@@ -18,6 +18,7 @@ from metamodel.evaluation.matching.levels import save_levels
 from metamodel.evaluation.matching.scores import partial_f1
 from metamodel.evaluation.terminal import report_console, said, show
 from metamodel.matching import SubjectMatcher
+from metamodel.networks.matching.ensemble import MatcherEnsemble
 from metamodel.networks.matching.matcher import Matcher
 from metamodel.training.fit_matching import fit_matcher, sizes_of
 from metamodel.training.matching_checkpoint import (
@@ -60,7 +61,10 @@ def train_matcher(config: MatchingConfig, zoo: PairZoo, *, command: str) -> Path
 
 
 def checkpoint_of(
-    config: MatchingConfig, zoo: PairZoo, matcher: Matcher, train: Sequence[MatchedPair]
+    config: MatchingConfig,
+    zoo: PairZoo,
+    matcher: Matcher | MatcherEnsemble,
+    train: Sequence[MatchedPair],
 ) -> MatchingCheckpoint:
     """With the threshold and the null scores that validation pairs give."""
     validation = list(zoo.of("validation"))

@@ -30,7 +30,6 @@ class MatcherConfig:
     """Share of features that training hides in both circuits of a pair, others in every pair."""
     described_by: NodeDescription = "features"
     """What nodes are described by: their edges alone, and features, ratio signatures, or both beside them."""
-
     cross_attention: bool = True
     """Whether nodes attend to those of the other circuit."""
     depth: bool = True
@@ -38,11 +37,13 @@ class MatcherConfig:
     centre: Literal["training", "circuit"] = "training"
     """What features are centred on: the median of training nodes of their kind, or besides the mean of their
     own circuit's nodes of that kind, so that what all of one size or task have in common goes."""
+    members: int = 1
+    """Networks of other seeds that are trained one after the other and answer together."""
     blind_share: float = 0.0
     """Weight, in the answer, of a second run that sees no feature of nodes; 0 for one run."""
 
     def __post_init__(self):
-        for name in ("width", "n_layers", "n_heads", "edge_width"):
+        for name in ("width", "n_layers", "n_heads", "edge_width", "members"):
             check_within(getattr(self, name), 1, 4096, f"matcher.{name}")
         check_within(self.n_steps, 0, 64, "matcher.n_steps")
         for name in ("dropout", "feature_dropout", "column_dropout"):

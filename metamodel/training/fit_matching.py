@@ -1,6 +1,7 @@
 """From a zoo of pairs and a configuration to a trained matcher, resumable."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as lightning
@@ -11,6 +12,7 @@ from metamodel.analogy.graph import CircuitGraph
 from metamodel.analogy.pairs import MatchedPair
 from metamodel.config.matching import MatchingConfig
 from metamodel.networks.matching.encoder import CircuitEncoder
+from metamodel.networks.matching.ensemble import MatcherEnsemble
 from metamodel.networks.matching.matcher import Matcher
 from metamodel.objectives.matching import MatchingObjective
 from metamodel.subjects.config import KINDS
@@ -26,8 +28,24 @@ AS_STORED = ("permuted", "modified", "larger", "partial", "program", "natural")
 """Kinds of pairs whose first circuit is that of a subject of the zoo, unchanged."""
 
 
-def fit_matcher(config: MatchingConfig, pairs: Sequence[MatchedPair], folder: Path) -> Matcher:
-    """A trained matcher. Goes on from `folder / "last.ckpt"` where there is one.
+def fit_matcher(
+    config: MatchingConfig, pairs: Sequence[MatchedPair], folder: Path
+) -> Matcher | MatcherEnsemble:
+    """A trained matcher: one network, or several of seeds that follow one another, each in its own folder.
+
+    Raises: KeyboardInterrupt when interrupted; the last saved state is kept.
+    """
+    n = config.matcher.members
+    if n == 1:
+        return fit_member(config, pairs, folder)
+    members = [
+        fit_member(replace(config, seed=config.seed + k), pairs, folder / f"member{k}") for k in range(n)
+    ]
+    return MatcherEnsemble(members)
+
+
+def fit_member(config: MatchingConfig, pairs: Sequence[MatchedPair], folder: Path) -> Matcher:
+    """A trained network. Goes on from `folder / "last.ckpt"` where there is one.
 
     A run that goes on draws its pairs from another seed, which the step it begins at gives.
 
@@ -78,6 +96,7 @@ def sizes_of(config: MatchingConfig, n_features: int) -> MatcherSizes:
         depth=m.depth,
         centred_by_circuit=m.centre == "circuit",
         blind_share=m.blind_share,
+        members=m.members,
     )
 
 

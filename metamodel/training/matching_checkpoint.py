@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from metamodel.analogy.graph import CHANNELS
 from metamodel.config.errors import require
 from metamodel.config.record import record_from_json
 from metamodel.features.registry import FEATURE_VERSION
+from metamodel.networks.matching.ensemble import MatcherEnsemble
 from metamodel.networks.matching.matcher import Matcher
 from metamodel.training.described import CONFIG, read_config
 from metamodel.training.tensors import RETRAIN, load_tensors, save_tensors
@@ -37,24 +38,28 @@ class MatcherSizes:
     depth: bool = True
     centred_by_circuit: bool = False
     blind_share: float = 0.0
+    members: int = 1
 
     def network(
         self, *, dropout: float = 0.0, feature_dropout: float = 0.0, column_dropout: float = 0.0
     ) -> Matcher:
-        """An untrained matcher of these sizes."""
+        """An untrained matcher of these sizes: one member."""
+        sizes = dataclasses.asdict(self)
+        del sizes["members"]
         return Matcher(
-            dropout=dropout,
-            feature_dropout=feature_dropout,
-            column_dropout=column_dropout,
-            **dataclasses.asdict(self),
+            dropout=dropout, feature_dropout=feature_dropout, column_dropout=column_dropout, **sizes
         )
+
+    def joined(self, members: Sequence[Matcher]) -> Matcher | MatcherEnsemble:
+        """What answers: the member itself where there is one alone."""
+        return members[0] if len(members) == 1 else MatcherEnsemble(members)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MatchingCheckpoint:
     """A trained matcher with all that it needs to match subjects."""
 
-    matcher: Matcher
+    matcher: Matcher | MatcherEnsemble
     sizes: MatcherSizes
     feature_names: tuple[str, ...]
     """Columns of `features.graph.graph_of` that nodes are described by."""
@@ -107,7 +112,7 @@ def load_matching_checkpoint(folder: Path) -> MatchingCheckpoint:
     require(channels == list(CHANNELS), where, expected=str(list(CHANNELS)), got=channels, do=RETRAIN)
     sizes = record_from_json(MatcherSizes, _LATER | config["sizes"], f"{path}: sizes", do=RETRAIN)
     for key, value in dataclasses.asdict(sizes).items():
-        least = 1 if key in ("width", "n_layers", "n_heads", "edge_width") else 0
+        least = 1 if key in ("width", "n_layers", "n_heads", "edge_width", "members") else 0
         where = f"{path}: sizes.{key}"
         require(value >= least, where, expected=f"at least {least}", got=value, do=RETRAIN)
     n_names, where = len(config["feature_names"]), f"{path}: feature_names"
@@ -115,7 +120,7 @@ def load_matching_checkpoint(folder: Path) -> MatchingCheckpoint:
     require(n_names == sizes.n_features, where, expected=expected, got=n_names, do=RETRAIN)
     where, got = f"{path}: keep_above", config["keep_above"]
     require(0 <= got <= 1, where, expected="a confidence, 0 to 1", got=got, do=RETRAIN)
-    matcher = sizes.network()
+    matcher = sizes.joined([sizes.network() for _ in range(sizes.members)])
     load_tensors(matcher, folder / MODEL)
     return MatchingCheckpoint(
         matcher=matcher.eval(),
