@@ -157,7 +157,11 @@ def read(file: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     held = json.loads(file.read_text())
     for key, value in header.items():
         require(
-            held[key] == value, f"{file}: {key}", expected=value, got=held[key], do="Choose another --out."
+            held[key] == value,
+            f"{file}: {key}",
+            expected=str(value),
+            got=held[key],
+            do="Choose another --out.",
         )
     return held
 
