@@ -6,6 +6,11 @@ from typing import Literal
 from metamodel.config.errors import require
 from metamodel.config.function import OptimConfig, SplitsConfig, TrainerConfig, check_within
 
+Part = Literal["preconditioning", "map", "scope", "unlabelled"]
+"""What can be left out of an editor, to see what it adds: the writer's ridge regression, so that it follows plain
+gradients; the network of the map of answers, so that the closed form stands for it; that of the scope, so that
+the mean of all regressions stands for it; inputs without an answer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditorConfig:
@@ -21,6 +26,17 @@ class EditorConfig:
     """Steps of the writer in use; what lies before the last matrix is run once, whatever their number."""
     training_steps: int = 8
     """Steps of the writer in training, through which gradients flow."""
+
+    recurrent: Literal[1, 2, 4] = 1
+    """Proposals for one edit: behind each but the last the edited subject is run again, and the next corrects it."""
+    sites: bool = True
+    """Whether an edit can be written in the one component that is to blame, beside the last matrix."""
+    gates: bool = True
+    """Whether heads and neurons can be scaled."""
+    decay: bool = True
+    """Whether a change has a price in the writer's own steps."""
+    without: tuple[Part, ...] = ()
+    """Parts that are left out, to see what they add."""
 
     def __post_init__(self):
         for name in ("width", "map_width", "map_layers", "n_steps", "training_steps"):
@@ -55,11 +71,17 @@ class EditTrainingConfig:
     """Weight of the forecast of success."""
     loss_size: float = 0.02
     """Weight of the size of the change: log(1 + its square norm relative to that of its matrix)."""
+    loss_norm: float = 0.05
+    """Weight of a norm beyond that of the matrix: the square of its logarithm; 0 below."""
+    sites_every: int = 4
+    """Batches of which one fits components: what that costs, beside all else, is about as much again."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "inputs", "shown"):
+        for name in ("steps", "batch_size", "inputs", "shown", "sites_every"):
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        losses = [f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast", "size")]
+        losses = [
+            f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast", "size", "norm")
+        ]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")
 

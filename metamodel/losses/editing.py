@@ -128,14 +128,24 @@ def _mean(
 
 
 def size_loss(changes: Mapping[str, Tensor], told: Told) -> Float[Tensor, " subject"]:
-    """log(1 + |ΔW|² / |W|²), the mean over the matrices that change, in canonical form: a rule needs a change
-    about as large as its matrix, not one of ten times as much. 0 for a matrix of zeros, which was removed."""
+    """log(1 + |ΔW|² / |W|²), summed over matrices, in the form of what was told: a rule needs a change about as
+    large as its matrix, not one of ten times as much. 0 for a matrix of zeros, which was removed."""
+    return torch.stack([ratio.log1p() for ratio in _ratios(changes, told)]).sum(0)
+
+
+def norm_loss(changes: Mapping[str, Tensor], told: Told) -> Float[Tensor, " subject"]:
+    """Square of log(|ΔW| / |W|) where a change is larger than its matrix, summed over matrices; 0 elsewhere."""
+    return torch.stack([(0.5 * x.clamp_min(1).log()).square() for x in _ratios(changes, told)]).sum(0)
+
+
+def _ratios(changes: Mapping[str, Tensor], told: Told) -> list[Float[Tensor, " subject"]]:
+    """|ΔW|² / |W|² of each matrix; 0 for a matrix of zeros."""
     found = []
     for name, change in changes.items():
         whole = told.weights[name].square().flatten(1).sum(1)
         ratio = change.square().flatten(1).sum(1) / torch.where(whole > 0, whole, 1.0)
-        found.append((ratio * (whole > 0)).log1p())
-    return torch.stack(found).mean(0)
+        found.append(ratio * (whole > 0))
+    return found
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from metamodel.losses.editing import (
     EditingBatch,
     edit_loss,
     keep_loss,
+    norm_loss,
     scope_loss,
     size_loss,
     success,
@@ -32,10 +33,11 @@ class EditingObjective(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters({"config": plain(config)})
         self.editor, self.config = editor, config
-        editor.write.n_steps = config.editor.training_steps
+        editor.of_steps(config.editor.training_steps)
 
     def training_step(self, batch: EditingBatch, batch_idx: int) -> Float[Tensor, ""]:
         told, t = batch.told, self.config.training
+        self.editor.looks_for_sites = batch_idx % t.sites_every == 0
         edited = self.editor(told)
         weights = {
             key: value + edited.changes[key] if key in edited.changes else value
@@ -57,6 +59,7 @@ class EditingObjective(lightning.LightningModule):
             ).mean(),
             "map": self._map_loss(batch),
             "size": size_loss(edited.changes, told).mean(),
+            "norm": norm_loss(edited.changes, told).mean(),
         }
         good = success(after, before, batch.wanted, batch.scope, told.answer_mask.sum(1))
         found["forecast"] = F.binary_cross_entropy_with_logits(edited.forecast, good.to(after.dtype))
@@ -68,6 +71,7 @@ class EditingObjective(lightning.LightningModule):
             "map": t.loss_map,
             "forecast": t.loss_forecast,
             "size": t.loss_size,
+            "norm": t.loss_norm,
         }
         total = torch.stack([weight[name] * value for name, value in found.items()]).sum()
         logged = {f"{name}/train": value for name, value in found.items()} | {"loss/train": total}

@@ -8,7 +8,8 @@ import torch
 
 from metamodel.config import InputError
 from metamodel.editing import SubjectEditor
-from metamodel.networks.editing.told import editing_form, told_batch
+from metamodel.networks.editing.told import told_batch
+from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.gauge import random_gauge
