@@ -11,8 +11,8 @@ from metamodel.config.edits import KEEP
 from metamodel.config.errors import require
 from metamodel.loading import local_folder, uploaded
 from metamodel.networks.editing.told import told_batch
-from metamodel.subjects.editing_form import editing_form
 from metamodel.proposal import Proposal
+from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import mapped_back
 from metamodel.subjects.subject import Subject
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint

@@ -7,9 +7,9 @@ from metamodel.config.errors import require
 from metamodel.config.function import OptimConfig, SplitsConfig, TrainerConfig, check_within
 
 Part = Literal["preconditioning", "map", "scope", "unlabelled"]
-"""What can be left out of an editor, to see what it adds: the writer's ridge regression, so that it follows plain
-gradients; the network of the map of answers, so that the closed form stands for it; that of the scope, so that
-the mean of all regressions stands for it; inputs without an answer."""
+"""What can be left out of an editor, to see what it adds: the writer's ridge regression (it then follows
+plain gradients), the network of the map of answers (the closed form stands for it), that of the scope (the
+mean of all regressions does), and inputs without an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class EditorConfig:
     """Steps of the writer in training, through which gradients flow."""
 
     recurrent: Literal[1, 2, 4] = 1
-    """Proposals for one edit: behind each but the last the edited subject is run again, and the next corrects it."""
+    """Proposals for one edit: behind each but the last the edited subject is run again, and corrected."""
     sites: bool = True
     """Whether an edit can be written in the one component that is to blame, beside the last matrix."""
     gates: bool = True

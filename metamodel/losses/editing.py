@@ -128,13 +128,13 @@ def _mean(
 
 
 def size_loss(changes: Mapping[str, Tensor], told: Told) -> Float[Tensor, " subject"]:
-    """log(1 + |ΔW|² / |W|²), summed over matrices, in the form of what was told: a rule needs a change about as
-    large as its matrix, not one of ten times as much. 0 for a matrix of zeros, which was removed."""
+    """log(1 + |ΔW|² / |W|²), summed over matrices, in the form of what was told: a rule needs a change about
+    as large as its matrix, not one of ten times as much. 0 for a matrix of zeros, which was removed."""
     return torch.stack([ratio.log1p() for ratio in _ratios(changes, told)]).sum(0)
 
 
 def norm_loss(changes: Mapping[str, Tensor], told: Told) -> Float[Tensor, " subject"]:
-    """Square of log(|ΔW| / |W|) where a change is larger than its matrix, summed over matrices; 0 elsewhere."""
+    """Square of log(|ΔW| / |W|) where a change is larger than its matrix, summed over matrices."""
     return torch.stack([(0.5 * x.clamp_min(1).log()).square() for x in _ratios(changes, told)]).sum(0)
 
 

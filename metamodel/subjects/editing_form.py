@@ -1,8 +1,8 @@
 """The form in which subjects are edited: the canonical form, with heads whose values are orthonormal.
 
-The canonical form shares a head's OV map evenly between its two factors, so that a head whose `W_O` was removed
-has no values either, and nothing could be written there. Here `W_V` has orthonormal columns, up to a rotation
-inside the head that no span update sees, and `W_O` holds all the rest: the logits are the same.
+The canonical form shares a head's OV map evenly between its two factors, so that a head whose `W_O` was
+removed has no values either, and nothing could be written there. Here `W_V` has orthonormal columns, up to a
+rotation inside the head that no span update sees, and `W_O` holds all the rest: the logits are the same.
 """
 
 import torch

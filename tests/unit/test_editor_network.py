@@ -11,8 +11,8 @@ from metamodel.networks.editing.profiles import left_out, matched_maps, profile_
 from metamodel.networks.editing.scope import fitted
 from metamodel.networks.editing.targets import WAYS, TargetReader
 from metamodel.networks.editing.told import told_batch
-from metamodel.subjects.editing_form import editing_form
 from metamodel.networks.editing.writer import _through_norm
+from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.forward import layer_norm
 
 

@@ -1,9 +1,9 @@
 """Which component is to blame: every head and every MLP is changed alone, until what is known comes right.
 
-A damaged component is small beside what pairs and inputs to keep say together: the change of one head's `W_O`
-that makes all of them come right makes the inputs come right that were not shown, too. So each component gets
-a change of its own, fitted to the known examples in closed form, and the network sees how well each fit went.
-Inputs to keep want what the subject answers, for certain: damage makes a subject unsure even where it is right.
+A damaged component is small beside what pairs and inputs to keep say together: the change of one head's
+`W_O` that makes all of them come right makes inputs come right that were not shown, too. So each component
+gets a change of its own, fitted to the known examples, and the network sees how well each fit went. Inputs to
+keep want what the subject answers, for certain: damage makes it unsure even where it is right.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from metamodel.networks.editing.descent import TINY, Aim, Said, descended, diver
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, forward, run_from_heads
 
-N_STEPS = 32
+N_STEPS = 24
 RIDGE = 0.01
 """Ridge of the preconditioner, relative to the mean moment."""
 DECAY = 0.005

@@ -49,7 +49,11 @@ def descended(
     shown = (weight > 0)[..., None]
     price = (aim.decay / aim.scale)[:, None]
     for _ in range(n_steps):
-        gradient = _gradient(said, change, aim) + 2 * price[..., None, None] * change
+        at = _At.of(said, change)
+        p = at.logits.softmax(-1)
+        gradient = (
+            at.back((p - aim.wanted[:, None]) * weight[..., None]) + 2 * price[..., None, None] * change
+        )
         descent = precondition(gradient)
         if before is None:
             direction = -descent
@@ -57,8 +61,7 @@ def descended(
             turn = _dot(descent, gradient - before[1]) / _dot(before[0], before[1]).clamp_min(TINY)
             direction = turn.clamp(0, 2)[..., None, None] * direction - descent
         before = descent, gradient
-        logits, moved = torch.func.jvp(said, (change,), (direction,))
-        p = logits.softmax(-1)
+        moved = at.along(direction)
         bent = (p * moved.square()).sum(-1) - (p * moved).sum(-1).square()
         curvature = (weight * bent).sum(-1) + 2 * price * _dot(direction, direction)
         length = (-_dot(gradient, direction)).clamp_min(0) / curvature.clamp_min(TINY)
@@ -75,11 +78,33 @@ def divergence(
     return (wanted * (wanted.clamp_min(TINY).log() - logits.log_softmax(-1))).sum(-1)
 
 
-def _gradient(said: Said, change: Tensor, aim: Aim) -> Tensor:
-    with torch.enable_grad():
-        at = change.detach().requires_grad_()
-        loss = (divergence(said(at), aim.wanted) * aim.weight[:, None]).sum()
-        return torch.autograd.grad(loss, at)[0]
+class _At:
+    """The derivative of what is said at one change, both ways.
+
+    Forward mode would import scripted decompositions; the backward pass is linear in what it is given, and
+    its own derivative is the product of the Jacobian with a direction.
+    """
+
+    def __init__(self, change: Tensor, output: Tensor):
+        self._change, self._output = change, output
+        self.logits = output.detach()
+
+    @classmethod
+    def of(cls, said: Said, change: Tensor) -> "_At":
+        with torch.enable_grad():
+            at = change.detach().requires_grad_()
+            return cls(at, said(at))
+
+    def back(self, pull: Tensor) -> Tensor:
+        """`pull` times the Jacobian."""
+        return torch.autograd.grad(self._output, self._change, pull, retain_graph=True)[0]
+
+    def along(self, direction: Tensor) -> Tensor:
+        """The Jacobian times `direction`."""
+        with torch.enable_grad():
+            pull = torch.zeros_like(self.logits).requires_grad_()
+            (back,) = torch.autograd.grad(self._output, self._change, pull, create_graph=True)
+            return torch.autograd.grad(back, pull, direction)[0]
 
 
 def _dot(first: Tensor, second: Tensor) -> Float[Tensor, "subject site"]:

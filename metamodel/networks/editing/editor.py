@@ -65,6 +65,16 @@ class Editor(nn.Module):
         self.looks_for_sites = True
         """Whether components are fitted; in training only now and then, for it is dear."""
 
+    @property
+    def passes(self) -> int:
+        """Runs of a subject on all examples that one proposal takes, backward passes among them.
+
+        One to read it; one for components and one for what it says with each changed; two for gates; one
+        behind either; one for every correction. Fits to the known examples alone are not among them.
+        """
+        parts = 2 * (self.sites is not None) + 2 * (self.gates is not None)
+        return 1 + parts + (parts > 0) + self.recurrent - 1
+
     def of_steps(self, n_steps: int) -> None:
         """Sets the number of steps of every writer."""
         self.write.n_steps = n_steps

@@ -84,7 +84,7 @@ def _evidence(
     removed: Float[Tensor, " subject"],
     heads: bool,
     n_layers: int,
-) -> Float[Tensor, "subject gate evidence"]:
+) -> Float[Tensor, "subject unit evidence"]:
     """Mean and spread of the pulls of pairs and of inputs to keep, relative to those of all units."""
     whole = torch.cat(pulls, dim=2)
     known: Bool[Tensor, "subject known"] = (role == PAIR) | (role == KEEP)

@@ -36,7 +36,7 @@ class Blamed:
     said: Float[Tensor, "subject example answer"]
     """What the subject answers when the component is changed."""
     sure: Float[Tensor, "subject example"]
-    looks: Float[Tensor, "subject two"]
+    looks: Float[Tensor, "subject summary"]
     """What a forecast may see of it: how far it is used, and how well it fits."""
 
 
