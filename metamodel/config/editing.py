@@ -73,6 +73,8 @@ class EditTrainingConfig:
     """Weight of the size of the change: log(1 + its square norm relative to that of its matrix)."""
     loss_norm: float = 0.05
     """Weight of a norm beyond that of the matrix: the square of its logarithm; 0 below."""
+    loss_blame: float = 0.5
+    """Weight of telling which component is to blame, and whether one is."""
     sites_every: int = 4
     """Batches of which one fits components: what that costs, beside all else, is about as much again."""
 

@@ -13,6 +13,7 @@ from metamodel.config.parser import plain
 from metamodel.losses.editing import (
     NO_ANSWER,
     EditingBatch,
+    blame_loss,
     edit_loss,
     keep_loss,
     norm_loss,
@@ -21,7 +22,7 @@ from metamodel.losses.editing import (
     success,
     wanted_loss,
 )
-from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.editor import Edited, Editor
 from metamodel.objectives.schedule import warmup_cosine
 from metamodel.subjects.forward import logits_at
 
@@ -60,6 +61,7 @@ class EditingObjective(lightning.LightningModule):
             "map": self._map_loss(batch),
             "size": size_loss(edited.changes, told).mean(),
             "norm": norm_loss(edited.changes, told).mean(),
+            "blame": self._blame_loss(edited, batch),
         }
         good = success(after, before, batch.wanted, batch.scope, told.answer_mask.sum(1))
         found["forecast"] = F.binary_cross_entropy_with_logits(edited.forecast, good.to(after.dtype))
@@ -72,11 +74,18 @@ class EditingObjective(lightning.LightningModule):
             "forecast": t.loss_forecast,
             "size": t.loss_size,
             "norm": t.loss_norm,
+            "blame": t.loss_blame,
         }
         total = torch.stack([weight[name] * value for name, value in found.items()]).sum()
         logged = {f"{name}/train": value for name, value in found.items()} | {"loss/train": total}
         self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(batch.tokens))
         return total
+
+    def _blame_loss(self, edited: Edited, batch: EditingBatch) -> Float[Tensor, ""]:
+        if edited.blamed is None:
+            return edited.forecast.new_zeros(())
+        truth = batch.example_wanted, batch.example_scope
+        return blame_loss(edited.blamed, edited.old, batch.told, *truth).mean()
 
     def _map_loss(self, batch: EditingBatch) -> Float[Tensor, ""]:
         if batch.maps is None:

@@ -28,6 +28,8 @@ class Edited:
     targets: Targets
     forecast: Float[Tensor, " subject"]
     """Logit of success."""
+    old: Float[Tensor, "subject example answer"]
+    """What the subject says before it, as a distribution over answers."""
     blamed: Blamed | None = None
     """The component that the edit is written in, where the editor looks for one."""
 
@@ -109,6 +111,7 @@ class Editor(nn.Module):
             changes=_sum(changes, {name: change.view(told.weights[name].shape)}),
             targets=targets,
             forecast=self._forecast(told, now, targets, last, blamed),
+            old=seen.old,
             blamed=blamed,
         )
 

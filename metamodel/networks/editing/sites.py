@@ -17,7 +17,7 @@ from metamodel.networks.editing.answers import one_hot, over_vocabulary
 from metamodel.networks.editing.components import N_LOOKS, Fits, fits, mixed
 from metamodel.networks.editing.targets import Targets
 
-START_USE, START_POWER = -4.0, 3.0
+START_USE, START_POWER = -2.0, 3.0
 """Before training: the logit of using a component's fit, and the power of a fit's loss in its share."""
 N_SEEN = 3
 LEAST_LOSS = 1e-5
@@ -38,6 +38,12 @@ class Blamed:
     sure: Float[Tensor, "subject example"]
     looks: Float[Tensor, "subject summary"]
     """What a forecast may see of it: how far it is used, and how well it fits."""
+    logit: Float[Tensor, " subject"]
+    """Of using it."""
+    votes: Float[Tensor, "subject site example answer"]
+    """What the subject answers with each component changed."""
+    instead: Float[Tensor, "subject example answer"]
+    """What is wanted where no component is blamed."""
 
 
 class Sites(nn.Module):
@@ -68,14 +74,18 @@ class Sites(nn.Module):
         if not self.training:  # one component or none
             share = nn.functional.one_hot(share.argmax(1), share.shape[1]).to(share.dtype)
             use = (use > 0.5).to(use.dtype)
+        votes = one_hot(found.said)
         parts = mixed(found, share * use[:, None], told.config)
         return Blamed(
             changes=parts,
             share=share,
             use=use,
-            said=torch.einsum("skna,sk->sna", one_hot(found.said), share),
+            said=torch.einsum("skna,sk->sna", votes, share),
             sure=torch.einsum("skn,sk->sn", found.said.amax(-1), share),
             looks=torch.stack([logit.tanh(), least.squeeze(1) / 5], dim=1),
+            logit=logit,
+            votes=votes,
+            instead=targets.wanted.detach(),
         )
 
 
