@@ -3,11 +3,11 @@
     python benchmarks/editing_parts.py data/edits-small [--steps 600] [--only NAME] [--out runs/editing-parts]
 
 Trains an editor with and without each part, all from the same seed and for the same steps, and judges each
-on the same edits at its full change. What is done stays in `--out`, one folder an entry, and is not done again;
-a training that was interrupted goes on. With `--only` one entry is trained, so that several can run side by
-side; the table has whatever is done. Trainings use the accelerator that there is, and one thread. The last line
-of stdout is one JSON object, `{entry: {kind: {s, difference, low, high}, ..., norm, milliseconds, passes}}`,
-with differences from the entry that `ENTRIES` names beside each and intervals paired over lineages.
+on the same edits at its full change. What is done stays in `--out`, one folder an entry, and is not done
+again; a training that was interrupted goes on. With `--only` one entry is trained, so that several can run
+side by side; the table has whatever is done. Trainings use the accelerator that there is, and one thread. The
+last line of stdout is one JSON object, `{entry: {kind: {s, difference, low, high}, ..., norm, milliseconds,
+passes}}`, with differences from the entry that `ENTRIES` names beside each and intervals paired over lineages.
 """
 
 import json

@@ -81,9 +81,8 @@ class EditTrainingConfig:
     def __post_init__(self):
         for name in ("steps", "batch_size", "inputs", "shown", "sites_every"):
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        losses = [
-            f"loss_{name}" for name in ("edit", "keep", "scope", "wanted", "map", "forecast", "size", "norm")
-        ]
+        parts = ("edit", "keep", "scope", "wanted", "map", "forecast", "size", "norm", "blame")
+        losses = [f"loss_{name}" for name in parts]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")
 

@@ -22,7 +22,7 @@ LEAST = 1e-4
 """Probability below which what is wanted counts as never inferred."""
 NO_ANSWER = -100
 SHARPNESS = 20.0
-"""Components are to blame by the softmax of so many times the share of inputs that their change puts right."""
+"""Components are to blame by the softmax of so many times the share of inputs that they put right."""
 MARGIN = 0.02
 """By how much the blamed component must be better than none."""
 
@@ -132,8 +132,8 @@ def blame_loss(
     wanted: Int[Tensor, "subject example"],
     inside: Bool[Tensor, "subject example"],
 ) -> Float[Tensor, " subject"]:
-    """Cross entropies of blaming the components whose change answers most inputs as is right, and of using the
-    one that is blamed where it does so better than what is wanted without it.
+    """Cross entropies of blaming the components whose change answers most inputs as is right, and of using
+    the one that is blamed where it does so better than what is wanted without it.
 
     Args:
         old: what the subject says before the edit; inputs out of scope are to be answered so.
