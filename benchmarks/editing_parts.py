@@ -7,7 +7,7 @@ on the same edits at its full change. What is done stays in `--out`, one folder 
 again; a training that was interrupted goes on. With `--only` one entry is trained, so that several can run
 side by side; the table has whatever is done. Trainings use the accelerator that there is, and one thread. The
 last line of stdout is one JSON object, `{entry: {kind: {s, difference, low, high}, ..., norm, milliseconds,
-passes}}`, with differences from the entry that `ENTRIES` names beside each and intervals paired over lineages.
+passes}}`: differences are from the entry that `ENTRIES` names, and intervals paired over lineages.
 """
 
 import json
