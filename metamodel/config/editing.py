@@ -75,8 +75,8 @@ class EditTrainingConfig:
     """Weight of a norm beyond that of the matrix: the square of its logarithm; 0 below."""
     loss_blame: float = 0.5
     """Weight of telling which component is to blame, and whether one is."""
-    sites_every: int = 4
-    """Batches of which one fits components: what that costs, beside all else, is about as much again."""
+    sites_every: int = 8
+    """Batches of which one fits components: such a batch takes at least twice as long as another."""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "inputs", "shown", "sites_every"):
