@@ -259,7 +259,7 @@ def test_an_editor_of_before_there_were_parts_still_loads(tmp_path):
         editor=sizes.network(),
         sizes=sizes,
         refuse_below=0.0,
-        zoo={},
+        zoo={"name": "none", "folder": "none", "fingerprint": "0"},
         splits=Splits(**dict.fromkeys((*SPLITS, "trained_lineages"), ())),
         training={},
     )
