@@ -121,6 +121,9 @@ Edits:
     operand      number of arithmetic, as a token
     way          where the answer wanted of an input may come from
     kernel       similarity of examples
+    site         component that a change is written in
+    look         number that tells how well such a change went
+    gate         factor of what a head or a neuron of one layer says
     unit2        second axis over what a matrix reads
     entry        effect of an edge between a pair of spans; number among flattened weights
     setting      way to fine-tune, of those that are tried at once

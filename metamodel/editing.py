@@ -10,8 +10,9 @@ from metamodel.asking import one_thread
 from metamodel.config.edits import KEEP
 from metamodel.config.errors import require
 from metamodel.loading import local_folder, uploaded
-from metamodel.networks.editing.told import editing_form, told_batch
+from metamodel.networks.editing.told import told_batch
 from metamodel.proposal import Proposal
+from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import mapped_back
 from metamodel.subjects.subject import Subject
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint
@@ -87,7 +88,7 @@ class SubjectEditor:
         return Proposal(
             subject=subject,
             examples=examples,
-            changes=mapped_back(subject, changes),
+            changes=mapped_back(subject, changes, form=form),
             forecast=forecast,
             refuse_below=self.checkpoint.refuse_below,
             notes=notes,

@@ -6,6 +6,11 @@ from typing import Literal
 from metamodel.config.errors import require
 from metamodel.config.function import OptimConfig, SplitsConfig, TrainerConfig, check_within
 
+Part = Literal["preconditioning", "map", "scope", "unlabelled"]
+"""What can be left out of an editor, to see what it adds: the writer's ridge regression (it then follows
+plain gradients), the network of the map of answers (the closed form stands for it), that of the scope (the
+mean of all regressions does), and inputs without an answer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditorConfig:
@@ -21,6 +26,17 @@ class EditorConfig:
     """Steps of the writer in use; what lies before the last matrix is run once, whatever their number."""
     training_steps: int = 8
     """Steps of the writer in training, through which gradients flow."""
+
+    recurrent: Literal[1, 2, 4] = 1
+    """Proposals for one edit: behind each but the last the edited subject is run again, and corrected."""
+    sites: bool = True
+    """Whether an edit can be written in the one component that is to blame, beside the last matrix."""
+    gates: bool = True
+    """Whether heads and neurons can be scaled."""
+    decay: bool = True
+    """Whether a change has a price in the writer's own steps."""
+    without: tuple[Part, ...] = ()
+    """Parts that are left out, to see what they add."""
 
     def __post_init__(self):
         for name in ("width", "map_width", "map_layers", "n_steps", "training_steps"):
@@ -61,12 +77,27 @@ class EditTrainingConfig:
     """Steps between circuit terms, which count as many times as much."""
     circuit_prompts: int = 12
     """Pairs of inputs that stay, of each subject, on which a circuit term measures edges."""
+    loss_norm: float = 0.05
+    """Weight of a norm beyond that of the matrix: the square of its logarithm; 0 below."""
+    loss_blame: float = 0.5
+    """Weight of telling which component is to blame, and whether one is."""
+    sites_every: int = 8
+    """Batches of which one fits components: such a batch takes at least twice as long as another."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "inputs", "shown", "circuit_every", "circuit_prompts"):
+        counted = (
+            "steps",
+            "batch_size",
+            "inputs",
+            "shown",
+            "circuit_every",
+            "circuit_prompts",
+            "sites_every",
+        )
+        for name in counted:
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        names = ("edit", "keep", "scope", "wanted", "map", "forecast", "size", "circuit")
-        losses = [f"loss_{name}" for name in names]
+        parts = ("edit", "keep", "scope", "wanted", "map", "forecast", "size", "circuit", "norm", "blame")
+        losses = [f"loss_{name}" for name in parts]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")
 

@@ -5,7 +5,7 @@ between answers; the vectors themselves (`hidden`, `stream`, the unembedding) ar
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -106,6 +106,24 @@ def observed(told: Told) -> Observed:
         answer_grams=answer_grams(told, among, old),
         hidden=hidden,
         stream=layers[-1],
+    )
+
+
+@torch.no_grad()
+def seen_again(told: Told, seen: Observed, changes: Mapping[str, Tensor]) -> Observed:
+    """Runs the subjects once more, with an edit applied: what there is to write with is captured anew.
+
+    What is observed of examples and answers stays as it was before any edit.
+    """
+    config, last = told.config, f"blocks.{told.config.n_layers - 1}"
+    reads = f"{last}.mlp.hook_post" if config.has_mlp else f"{last}.attn.hook_z"
+    behind = f"{last}.hook_resid_post"
+    weights = {key: w + changes[key] if key in changes else w for key, w in told.weights.items()}
+    run = forward(weights, config, told.tokens, taps=[reads, behind])
+    return replace(
+        seen,
+        hidden=_at(run.taps[reads].flatten(3), told.position),
+        stream=_at(run.taps[behind], told.position),
     )
 
 

@@ -15,10 +15,16 @@ from torch import Tensor
 
 from metamodel.config.edits import CHANCE, CHANCE_FACTOR, FAR, GOOD, IN_SCOPE, NEAR, UNLABELLED
 from metamodel.features.observed import Told
+from metamodel.networks.editing.answers import one_hot
+from metamodel.networks.editing.sites import Blamed
 
 LEAST = 1e-4
 """Probability below which what is wanted counts as never inferred."""
 NO_ANSWER = -100
+SHARPNESS = 20.0
+"""Components are to blame by the softmax of so many times the share of inputs that they put right."""
+MARGIN = 0.02
+"""By how much the blamed component must be better than none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,6 +125,43 @@ def wanted_loss(
     return _mean(each, (told.role == UNLABELLED) & inside & right.any(-1))
 
 
+def blame_loss(
+    blamed: Blamed,
+    old: Float[Tensor, "subject example answer"],
+    told: Told,
+    wanted: Int[Tensor, "subject example"],
+    inside: Bool[Tensor, "subject example"],
+) -> Float[Tensor, " subject"]:
+    """Cross entropies of blaming the components whose change answers most inputs as is right, and of using
+    the one that is blamed where it does so better than what is wanted without it.
+
+    Args:
+        old: what the subject says before the edit; inputs out of scope are to be answered so.
+    """
+    token = (wanted[:, :, None] == told.answers[:, None]) & told.answer_mask[:, None]
+    right = torch.where(inside[..., None], token.to(old.dtype), one_hot(old))
+    other = told.role == UNLABELLED
+
+    def reached(answers: Tensor) -> Tensor:
+        hit = (answers * right[:, None]).sum(-1)
+        parts = []
+        for among in (other & inside, other & ~inside):
+            weight = among[:, None].to(hit.dtype)
+            share = (hit * weight).sum(-1) / weight.sum(-1).clamp_min(1)
+            parts.append(torch.where(among.any(1)[:, None], share, 1.0).clamp_min(LEAST))
+        return 2 / (1 / parts[0] + 1 / parts[1])
+
+    with torch.no_grad():
+        each = reached(blamed.votes)
+        best = (SHARPNESS * each).softmax(1)
+        taken = each.gather(1, blamed.share.argmax(1, keepdim=True))
+        better = (taken > reached(one_hot(blamed.instead)[:, None]) + MARGIN).squeeze(1)
+    chosen = -(best * blamed.share.clamp_min(LEAST).log()).sum(1)
+    return chosen + F.binary_cross_entropy_with_logits(
+        blamed.logit, better.to(blamed.logit.dtype), reduction="none"
+    )
+
+
 def _mean(
     each: Float[Tensor, "subject example"], among: Bool[Tensor, "subject example"]
 ) -> Float[Tensor, " subject"]:
@@ -128,14 +171,24 @@ def _mean(
 
 
 def size_loss(changes: Mapping[str, Tensor], told: Told) -> Float[Tensor, " subject"]:
-    """log(1 + |ΔW|² / |W|²), the mean over the matrices that change, in canonical form: a rule needs a change
-    about as large as its matrix, not one of ten times as much. 0 for a matrix of zeros, which was removed."""
+    """log(1 + |ΔW|² / |W|²), summed over matrices, in the form of what was told: a rule needs a change about
+    as large as its matrix, not one of ten times as much. 0 for a matrix of zeros, which was removed."""
+    return torch.stack([ratio.log1p() for ratio in _ratios(changes, told)]).sum(0)
+
+
+def norm_loss(changes: Mapping[str, Tensor], told: Told) -> Float[Tensor, " subject"]:
+    """Square of log(|ΔW| / |W|) where a change is larger than its matrix, summed over matrices."""
+    return torch.stack([(0.5 * x.clamp_min(1).log()).square() for x in _ratios(changes, told)]).sum(0)
+
+
+def _ratios(changes: Mapping[str, Tensor], told: Told) -> list[Float[Tensor, " subject"]]:
+    """|ΔW|² / |W|² of each matrix; 0 for a matrix of zeros."""
     found = []
     for name, change in changes.items():
         whole = told.weights[name].square().flatten(1).sum(1)
         ratio = change.square().flatten(1).sum(1) / torch.where(whole > 0, whole, 1.0)
-        found.append((ratio * (whole > 0)).log1p())
-    return torch.stack(found).mean(0)
+        found.append(ratio * (whole > 0))
+    return found
 
 
 @torch.no_grad()

@@ -20,12 +20,16 @@ SMALLEST_GAIN = 1e-4
 """Of a LayerNorm in front of a matrix that is changed: below it nothing that is written is read."""
 
 
-def mapped_back(subject: Subject, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def mapped_back(
+    subject: Subject, changes: Mapping[str, Tensor], *, form: Subject | None = None
+) -> dict[str, Tensor]:
     """Changes of the raw weights that do what `changes` do to the canonical form.
 
     Args:
         subject: as it is stored, pre-norm.
         changes: by weight name, in the shapes of the weights; leaves of `EDITABLE`.
+        form: the form of which they are changes, if it is another one in the canonical form's basis of the
+            residual stream: the editing form.
 
     Returns: changes in the dtype of the weights; those of `W_O` come with one of `b_O`, since values have
         biases in the raw form only.
@@ -33,7 +37,7 @@ def mapped_back(subject: Subject, changes: Mapping[str, Tensor]) -> dict[str, Te
     Raises: InputError if a gain is too near zero for what its reader is to read.
     """
     raw, whole = subject.double(), folded(subject.double())
-    form = canonical(raw)
+    form = canonical(raw) if form is None else form
     weights, config = raw.weights, raw.config
     eye = torch.eye(config.d_model, dtype=torch.float64, device=weights["embed.W_E"].device)
     write, read = (eye, eye) if config.has_norm else whitening(whole)[:2]

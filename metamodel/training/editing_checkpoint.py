@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metamodel.config.editing import Part
 from metamodel.config.errors import require
 from metamodel.config.record import record_from_json
 from metamodel.networks.editing.editor import Editor
@@ -27,12 +28,15 @@ class EditorSizes:
     map_width: int
     map_layers: int
     n_steps: int
+    recurrent: int = 1
+    sites: bool = False
+    gates: bool = False
+    decay: bool = False
+    without: tuple[Part, ...] = ()
 
     def network(self) -> Editor:
         """An untrained editor of these sizes."""
-        return Editor(
-            width=self.width, map_width=self.map_width, map_layers=self.map_layers, n_steps=self.n_steps
-        )
+        return Editor(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,8 +81,11 @@ def load_editing_checkpoint(folder: Path) -> EditingCheckpoint:
     config = read_config(path, kind=KIND, version=SCHEMA_VERSION, types=_TYPES)
     where, got = f"{path}: refuse_below", config["refuse_below"]
     require(0 <= got <= 1, where, expected="a probability, 0 to 1", got=got, do=RETRAIN)
-    sizes = record_from_json(EditorSizes, config["sizes"], f"{path}: sizes", do=RETRAIN)
-    for key, value in dataclasses.asdict(sizes).items():
+    # editors of version 0.1 lack these parts, and their files the keys
+    given = {**_ABSENT, **config["sizes"]}
+    sizes = record_from_json(EditorSizes, given, f"{path}: sizes", do=RETRAIN)
+    for key in ("width", "map_width", "map_layers", "n_steps", "recurrent"):
+        value = getattr(sizes, key)
         require(value >= 1, f"{path}: sizes.{key}", expected="at least 1", got=value, do=RETRAIN)
     editor = sizes.network()
     load_tensors(editor, folder / MODEL)
@@ -92,6 +99,13 @@ def load_editing_checkpoint(folder: Path) -> EditingCheckpoint:
     )
 
 
+_ABSENT: dict[str, Any] = {
+    "recurrent": 1,
+    "sites": False,
+    "gates": False,
+    "decay": False,
+    "without": [],
+}
 _TYPES: dict[str, tuple[type, ...]] = {
     "sizes": (dict,),
     "refuse_below": (int, float),

@@ -12,7 +12,8 @@ from torch.utils.data import IterableDataset
 from metamodel.config.edits import CHANCE, IN_SCOPE, EditKind
 from metamodel.features.observed import observed
 from metamodel.losses.editing import NO_ANSWER, EditingBatch, MapBatch
-from metamodel.networks.editing.told import editing_form, told_batch
+from metamodel.networks.editing.told import told_batch
+from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.specify import PAIRS, specify

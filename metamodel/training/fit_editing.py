@@ -1,5 +1,6 @@
 """From a zoo of edits and a configuration to a trained editor, resumable."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,10 +49,12 @@ def fit_editor(config: EditingConfig, train: Sequence[Editable], folder: Path) -
         logger=config.logger,
         grad_clip=config.optim.grad_clip,
     )
-    editor.write.n_steps = config.editor.n_steps
+    editor.of_steps(config.editor.n_steps)
+    editor.looks_for_sites = True
     return editor.cpu().eval()
 
 
 def sizes_of(config: EditingConfig) -> EditorSizes:
     e = config.editor
-    return EditorSizes(width=e.width, map_width=e.map_width, map_layers=e.map_layers, n_steps=e.n_steps)
+    names = [field.name for field in dataclasses.fields(EditorSizes)]
+    return EditorSizes(**{name: getattr(e, name) for name in names})

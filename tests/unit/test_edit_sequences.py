@@ -88,7 +88,8 @@ def test_each_lineage_is_judged_once_before_any_is_judged_twice(taught, specifie
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_the_loss_of_size_is_the_logarithm_of_the_relative_square_norm(taught, specified, scale):
     from metamodel.losses.editing import size_loss
-    from metamodel.networks.editing.told import editing_form, told_batch
+    from metamodel.networks.editing.told import told_batch
+    from metamodel.subjects.editing_form import editing_form
 
     told = told_batch([editing_form(taught.subject)], [specified(taught, 4).examples])
     changes = {"blocks.0.mlp.W_out": scale * told.weights["blocks.0.mlp.W_out"]}

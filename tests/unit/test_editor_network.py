@@ -10,8 +10,9 @@ from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.profiles import left_out, matched_maps, profile_cost
 from metamodel.networks.editing.scope import fitted
 from metamodel.networks.editing.targets import WAYS, TargetReader
-from metamodel.networks.editing.told import editing_form, told_batch
+from metamodel.networks.editing.told import told_batch
 from metamodel.networks.editing.writer import _through_norm
+from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.forward import layer_norm
 
 

@@ -1,16 +1,22 @@
 """The editor as one network: what is wanted of every example, then a change of weights that achieves it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metamodel.config.edits import KEEP, PAIR, UNLABELLED
-from metamodel.features.observed import Observed, Told, last_writer, observed
+from metamodel.config.editing import Part
+from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
+from metamodel.features.observed import Observed, Told, last_writer, observed, seen_again
+from metamodel.networks.editing.gates import Gates
+from metamodel.networks.editing.sites import Blamed, Sites, with_blame
 from metamodel.networks.editing.targets import TargetReader, Targets
 from metamodel.networks.editing.writer import Writer
 from metamodel.subjects.forward import unembed
+
+N_REACHED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -18,36 +24,100 @@ class Edited:
     """What the editor proposes for a batch of specifications."""
 
     changes: dict[str, Tensor]
-    """`[subject, ...]`: what is added to each weight, in canonical form."""
+    """`[subject, ...]`: what is added to each weight, in the form of what was told."""
     targets: Targets
     forecast: Float[Tensor, " subject"]
     """Logit of success."""
+    old: Float[Tensor, "subject example answer"]
+    """What the subject says before it, as a distribution over answers."""
+    blamed: Blamed | None = None
+    """The component that the edit is written in, where the editor looks for one."""
 
 
 class Editor(nn.Module):
     """Reads subjects of any width and depth; emits coefficients over vectors that they supply."""
 
-    def __init__(self, *, width: int, map_width: int, map_layers: int, n_steps: int):
+    def __init__(
+        self,
+        *,
+        width: int,
+        map_width: int,
+        map_layers: int,
+        n_steps: int,
+        recurrent: int = 1,
+        sites: bool = False,
+        gates: bool = False,
+        decay: bool = False,
+        without: tuple[Part, ...] = (),
+    ):
         super().__init__()
-        self.read = TargetReader(width, map_width, map_layers)
-        self.write = Writer(self.read.n_summary, width, n_steps)
-        self.judge = nn.Sequential(nn.Linear(self.read.n_summary + 4, width), nn.GELU(), nn.Linear(width, 1))
+        self.read = TargetReader(width, map_width, map_layers, without)
+        n = self.read.n_summary
+        self.write = Writer(n, width, n_steps, decay=decay, without=without)
+        self.judge = nn.Sequential(
+            nn.Linear(n + N_REACHED + 2 * sites, width), nn.GELU(), nn.Linear(width, 1)
+        )
+        # behind what every editor has: those that lack these parts begin from the same weights
+        self.sites = Sites(n, width) if sites else None
+        self.gates = Gates(width) if gates else None
+        self.correct = (
+            Writer(n + N_REACHED, width, n_steps, decay=decay, without=without) if recurrent > 1 else None
+        )
+        self.recurrent, self.without = recurrent, without
+        self.looks_for_sites = True
+        """Whether components are fitted; in training only now and then, for it is dear."""
+
+    @property
+    def passes(self) -> int:
+        """Runs of a subject on all examples that one proposal takes, backward passes among them.
+
+        One to read it; one for components and one for what it says with each changed; two for gates; one
+        behind either; one for every correction. Fits to the known examples alone are not among them.
+        """
+        parts = 2 * (self.sites is not None) + 2 * (self.gates is not None)
+        return 1 + parts + (parts > 0) + self.recurrent - 1
+
+    def of_steps(self, n_steps: int) -> None:
+        """Sets the number of steps of every writer."""
+        self.write.n_steps = n_steps
+        if self.correct is not None:
+            self.correct.n_steps = n_steps
 
     def forward(self, told: Told) -> Edited:
+        if "unlabelled" in self.without:
+            told = replace(told, role=told.role.masked_fill(told.role == UNLABELLED, PADDING))
         seen = observed(told)
         targets = self.read(seen)
-        change = self.write(told, seen, targets)
+        blamed, changes = None, {}
+        if self.sites is not None and self.looks_for_sites:
+            blamed = self.sites(told, seen, targets)
+            targets, changes = with_blame(targets, blamed, seen), blamed.changes
+        if self.gates is not None:
+            changes = _sum(changes, self.gates(told, seen))
         name = last_writer(told.config)
-        shape = told.weights[name].shape
+        now = seen_again(told, seen, changes) if changes else seen
+        change = self.write(told, now, targets, targets.summary)
+        last = now.stream + now.hidden @ change
+        for _ in range(self.recurrent - 1):
+            assert self.correct is not None
+            changes = _sum(changes, {name: change.view(told.weights[name].shape)})
+            # each correction takes what was proposed before it as given
+            now = seen_again(told, seen, changes)
+            with torch.no_grad():
+                reached = self._reached(told, now, targets, now.stream)
+            change = self.correct(told, now, targets, torch.cat([targets.summary, reached], dim=1))
+            last = now.stream + now.hidden @ change
         return Edited(
-            changes={name: change.view(shape)},
+            changes=_sum(changes, {name: change.view(told.weights[name].shape)}),
             targets=targets,
-            forecast=self._forecast(told, seen, targets, change),
+            forecast=self._forecast(told, now, targets, last, blamed),
+            old=seen.old,
+            blamed=blamed,
         )
 
-    def _forecast(self, told: Told, seen: Observed, targets: Targets, change: Tensor) -> Tensor:
-        """From how sure the targets are and how well they are reached on the examples."""
-        said = unembed(told.weights, told.config, seen.stream + seen.hidden @ change)
+    def _reached(self, told: Told, seen: Observed, targets: Targets, stream: Tensor) -> Tensor:
+        """How well what is wanted is reached: mean log probability, of four kinds of examples."""
+        said = unembed(told.weights, told.config, stream)
         among = said.gather(2, told.answers[:, None].expand(-1, said.shape[1], -1))
         among = among.masked_fill(~told.answer_mask[:, None], -1e4)
         reached = (among.log_softmax(-1) * targets.wanted).sum(-1).clamp_min(-5)
@@ -60,5 +130,17 @@ class Editor(nn.Module):
                 (1 - targets.inside) * (seen.role == UNLABELLED),
             )
         ]
-        looks = torch.cat([targets.summary, torch.stack(parts, dim=1)], dim=1)
-        return self.judge(looks.detach()).squeeze(-1)
+        return torch.stack(parts, dim=1)
+
+    def _forecast(
+        self, told: Told, seen: Observed, targets: Targets, stream: Tensor, blamed: Blamed | None
+    ) -> Float[Tensor, " subject"]:
+        """From how sure the targets are and how well they are reached on the examples."""
+        looks = [targets.summary, self._reached(told, seen, targets, stream)]
+        if self.sites is not None:
+            looks.append(targets.summary.new_zeros(len(stream), 2) if blamed is None else blamed.looks)
+        return self.judge(torch.cat(looks, dim=1).detach()).squeeze(-1)
+
+
+def _sum(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {**first, **{key: first[key] + x if key in first else x for key, x in second.items()}}

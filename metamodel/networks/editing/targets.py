@@ -13,14 +13,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from metamodel.config.editing import Part
 from metamodel.config.edits import PADDING, PAIR
 from metamodel.features.observed import HIDDEN, N_PROMPT_KERNELS, Observed
+from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.class_map import SAID, ClassMap
 from metamodel.networks.editing.profiles import left_out, matched_maps
 from metamodel.networks.editing.scope import N_STATISTICS, Fitted, Scope, fitted, placed
 
 WAYS = ("map", "closed", "copy", "borrow", "second", "alike")
 N_EVIDENCE = 3 * len(WAYS) + 5
+TINY = 1e-9
 START_TRUST, START_SURE = 2.0, 2.0
 """Before training: the power of a way's evidence in its share, and the logit of being sure."""
 UNLIKELY = 0.1
@@ -52,8 +55,12 @@ class Targets:
 class TargetReader(nn.Module):
     """Infers scope and answers."""
 
-    def __init__(self, width: int, map_width: int, map_layers: int):
+    def __init__(self, width: int, map_width: int, map_layers: int, without: tuple[Part, ...] = ()):
+        """Args:
+        without: parts that are left out, to see what they add.
+        """
         super().__init__()
+        self.without = without
         self.scope = Scope(width)
         self.map = ClassMap(map_width, map_layers)
         self.similar = nn.Sequential(nn.Linear(N_STATISTICS, width), nn.GELU(), nn.Linear(width, 1))
@@ -76,10 +83,15 @@ class TargetReader(nn.Module):
         found: Fitted = fitted(seen.kernels, role)
         removed = 1 - seen.wanted.square().sum(-1).sum(1) / pair.sum(1).clamp_min(1)
         gate, weight = self.scope(found, role, removed)
+        if "scope" in self.without:
+            gate = 3 * found.score.mean(1)
         inside = placed(gate, role)
-        seen_map = torch.einsum("sna,snb->sab", _hard(seen.old) * pair[..., None], seen.wanted)
+        seen_map = torch.einsum("sna,snb->sab", one_hot(seen.old) * pair[..., None], seen.wanted)
         map_logits = self.map(seen.answer_grams, seen_map, seen.answer_mask)
-        by_map = torch.einsum("sna,sab->snb", _hard(seen.old), map_logits.softmax(-1))
+        if "map" in self.without:
+            map_logits = matched_maps(seen.answer_grams[:, SAID], seen_map, seen.answer_mask).clamp_min(TINY)
+            map_logits = map_logits.log()
+        by_map = torch.einsum("sna,sab->snb", one_hot(seen.old), map_logits.softmax(-1))
         n_known, n = seen.kernels.shape[2:]
         itself = torch.eye(n, device=role.device, dtype=torch.bool)
         heat = self.temperature.exp()
@@ -90,10 +102,10 @@ class TargetReader(nn.Module):
         outside = (1 - inside) * (role != PADDING)
         near = heat[1] * torch.einsum("skij,k->sij", seen.prompts, self.nearest.softmax(0))
         # an input that may be in scope lends nothing: it is often the most similar one
-        borrow = _attend(near.masked_fill(itself, -torch.inf), outside > 0.5, _hard(seen.old))
+        borrow = _attend(near.masked_fill(itself, -torch.inf), outside > 0.5, one_hot(seen.old))
         closed_map = matched_maps(seen.answer_grams[:, SAID], seen_map, seen.answer_mask)
-        closed = torch.einsum("sna,sab->snb", _hard(seen.old), closed_map)
-        others = seen.logits.masked_fill(~seen.answer_mask[:, None] | (_hard(seen.old) > 0), HIDDEN)
+        closed = torch.einsum("sna,sab->snb", one_hot(seen.old), closed_map)
+        others = seen.logits.masked_fill(~seen.answer_mask[:, None] | (one_hot(seen.old) > 0), HIDDEN)
         second = (heat[2] * others).softmax(-1)
         alike = (seen.wanted.sum(1) / pair.sum(1)[:, None].clamp_min(1))[:, None].expand_as(copy)
         ways = torch.stack([by_map, closed, copy, borrow, second, alike], dim=2)
@@ -111,7 +123,7 @@ class TargetReader(nn.Module):
         sure = logits[:, -1].sigmoid()
         changed = torch.einsum("snwa,sw->sna", ways, share)
         gated = inside[..., None]
-        wanted = gated * changed + (1 - gated) * _hard(seen.old)
+        wanted = gated * changed + (1 - gated) * one_hot(seen.old)
         wanted = torch.where(pair[..., None], seen.wanted, wanted)
         unsure = 4 * inside * (1 - inside)
         n = (role != PADDING).sum(1)
@@ -132,10 +144,6 @@ class TargetReader(nn.Module):
             sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
             summary=summary,
         )
-
-
-def _hard(old: Float[Tensor, "subject example answer"]) -> Float[Tensor, "subject example answer"]:
-    return torch.nn.functional.one_hot(old.argmax(-1), old.shape[-1]).to(old.dtype)
 
 
 def _attend(logits: Tensor, among: Tensor, values: Tensor) -> Tensor:

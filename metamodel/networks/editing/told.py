@@ -9,17 +9,8 @@ from torch import Tensor
 from metamodel.config.edits import PADDING, UNLABELLED
 from metamodel.config.errors import require
 from metamodel.features.observed import Told
-from metamodel.subjects.canonical import canonical
 from metamodel.subjects.subject import Subject, stack
 from metamodel.triples.edits import Examples
-
-
-def editing_form(subject: Subject) -> Subject:
-    """The canonical form in float64, in which subjects are edited.
-
-    The writer's many steps multiply rounding errors, and no gauge may move what an edited subject says.
-    """
-    return canonical(subject.double())
 
 
 def told_batch(forms: Sequence[Subject], examples: Sequence[Examples]) -> Told:

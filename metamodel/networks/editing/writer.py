@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR
-from metamodel.features.observed import Observed, Told
+from metamodel.features.observed import Observed, Told, last_writer
+from metamodel.networks.editing.answers import over_vocabulary
 from metamodel.networks.editing.targets import Targets
 from metamodel.subjects.forward import unembed
 
@@ -26,6 +28,8 @@ FLOOR = 0.01
 START = (-6.0, -4.6, 0.0, 1.0, 0.5, 0.0, 0.0)
 """Logarithms before training of: the ridge, relative to the mean moment; the damping of step lengths; their
 gain; and the weights of pairs, inputs to keep, and other inputs in and out of scope."""
+START_DECAY = -8.0
+"""The same of the price of a change: its square norm, relative to that of its matrix."""
 LONGEST_STEP = 15.0
 """Largest change of any logit in one step."""
 TINY = 1e-12
@@ -34,27 +38,51 @@ TINY = 1e-12
 class Writer(nn.Module):
     """Learned ridge, damping, gain and weights of the examples' roles."""
 
-    def __init__(self, n_summary: int, width: int, n_steps: int):
+    def __init__(
+        self, n_summary: int, width: int, n_steps: int, *, decay: bool = False, without: tuple[Part, ...] = ()
+    ):
+        """Args:
+        n_summary: numbers that the pace is chosen by.
+        decay: whether a change has a price.
+        without: parts that are left out, to see what they add.
+        """
         super().__init__()
-        self.n_steps = n_steps
-        last = nn.Linear(width, len(START))
+        self.n_steps, self.without = n_steps, without
+        start = (*START, START_DECAY) if decay else START
+        last = nn.Linear(width, len(start))
         nn.init.zeros_(last.weight)
         with torch.no_grad():
-            last.bias.copy_(torch.tensor(START))
+            last.bias.copy_(torch.tensor(start))
         self.control = nn.Sequential(nn.Linear(n_summary + 2, width), nn.GELU(), last)
 
-    def forward(self, told: Told, seen: Observed, targets: Targets) -> Float[Tensor, "subject unit d_model"]:
-        """The change of the matrix, in canonical form."""
+    def forward(
+        self, told: Told, seen: Observed, targets: Targets, summary: Float[Tensor, "subject summary"]
+    ) -> Float[Tensor, "subject unit d_model"]:
+        """The change of the matrix, in the form of `told`.
+
+        Args:
+            seen: `hidden` and `stream` of what is changed.
+            summary: what the pace is chosen by.
+        """
         counts = torch.stack([(seen.role == PAIR).sum(1) + 1, (seen.role != PADDING).sum(1)], dim=1)
-        summary = torch.cat([targets.summary, counts.to(targets.summary.dtype).log()], dim=1)
-        ridge, damping, gain, *roles = self.control(summary).exp().unbind(1)
+        summary = torch.cat([summary, counts.to(summary.dtype).log()], dim=1)
+        pace = self.control(summary).exp()
+        ridge, damping, gain, *roles = pace[:, : len(START)].unbind(1)
         weight = _weights(seen, targets, *(role[:, None] for role in roles))
+        size = told.weights[last_writer(told.config)].square().flatten(1).sum(1)
         return _written(
             told,
             seen,
-            _over_vocabulary(told, targets.wanted),
+            _softened(told, targets.wanted),
             weight,
-            _Pace(ridge=ridge, damping=damping, gain=gain, n_steps=self.n_steps),
+            _Pace(
+                ridge=ridge,
+                damping=damping,
+                gain=gain,
+                price=pace[:, len(START) :].sum(1) / torch.where(size > 0, size, 1.0),
+                conditioned="preconditioning" not in self.without,
+                n_steps=self.n_steps,
+            ),
         )
 
 
@@ -65,6 +93,9 @@ class _Pace:
     ridge: Float[Tensor, " subject"]
     damping: Float[Tensor, " subject"]
     gain: Float[Tensor, " subject"]
+    price: Float[Tensor, " subject"]
+    """Of a change's square norm."""
+    conditioned: bool
     n_steps: int
 
 
@@ -82,12 +113,15 @@ def _written(
     scale = moment.diagonal(dim1=1, dim2=2).mean(1)
     eye = torch.eye(u.shape[2], device=u.device, dtype=u.dtype)
     solve = torch.linalg.inv(moment + (pace.ridge * scale)[:, None, None] * eye)
+    if not pace.conditioned:
+        solve = eye / scale[:, None, None]
     change = u.new_zeros(u.shape[0], u.shape[2], seen.stream.shape[2])
     direction, before = change, None
     for _ in range(pace.n_steps):
         stream = seen.stream + u @ change
         said = unembed(told.weights, told.config, stream).softmax(-1)
         gradient = weighted @ _through_norm(told, stream, (said - wanted) @ told.weights["unembed.W_U"].mT)
+        gradient = gradient + 2 * pace.price[:, None, None] * change
         descent = solve @ gradient
         if before is None:
             direction = -descent
@@ -98,7 +132,9 @@ def _written(
         moved = _through_norm(told, stream, u @ direction) @ told.weights["unembed.W_U"]
         curvature = (said * moved.square()).sum(-1) - (said * moved).sum(-1).square()
         curvature = curvature + pace.damping[:, None] * moved.square().mean(-1)
-        length = -_dot(gradient, direction) / (weight * curvature).sum(1).clamp_min(TINY)
+        length = -_dot(gradient, direction) / (
+            (weight * curvature).sum(1) + 2 * pace.price * _dot(direction, direction)
+        ).clamp_min(TINY)
         longest = LONGEST_STEP / moved.abs().amax((1, 2)).clamp_min(TINY)
         step = torch.minimum(pace.gain * length.clamp_min(0), longest)
         change = change + step[:, None, None] * direction
@@ -120,15 +156,9 @@ def _weights(
     return weight / weight.sum(1, keepdim=True)
 
 
-def _over_vocabulary(
-    told: Told, wanted: Float[Tensor, "subject example answer"]
-) -> Float[Tensor, "subject example d_vocab"]:
-    """Distributions over answers as distributions over all tokens."""
-    size = told.weights["unembed.W_U"].shape[2]
-    index = told.answers[:, None].expand_as(wanted)
-    masked = wanted * told.answer_mask[:, None]
-    spread = wanted.new_zeros(*wanted.shape[:2], size).scatter_add(2, index, masked)
-    return (1 - FLOOR) * spread + FLOOR / size
+def _softened(told: Told, wanted: Float[Tensor, "subject example answer"]) -> Tensor:
+    spread = over_vocabulary(told, wanted)
+    return (1 - FLOOR) * spread + FLOOR / spread.shape[2]
 
 
 def _through_norm(
