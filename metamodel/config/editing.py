@@ -26,14 +26,13 @@ class EditorConfig:
     """Steps of the writer in use; what lies before the last matrix is run once, whatever their number."""
     training_steps: int = 8
     """Steps of the writer in training, through which gradients flow."""
-
     recurrent: Literal[1, 2, 4] = 1
     """Proposals for one edit: behind each but the last the edited subject is run again, and corrected."""
-    sites: bool = True
+    sites: bool = False
     """Whether an edit can be written in the one component that is to blame, beside the last matrix."""
-    gates: bool = True
+    gates: bool = False
     """Whether heads and neurons can be scaled."""
-    decay: bool = True
+    decay: bool = False
     """Whether a change has a price in the writer's own steps."""
     without: tuple[Part, ...] = ()
     """Parts that are left out, to see what they add."""
@@ -77,7 +76,7 @@ class EditTrainingConfig:
     """Steps between circuit terms, which count as many times as much."""
     circuit_prompts: int = 12
     """Pairs of inputs that stay, of each subject, on which a circuit term measures edges."""
-    loss_norm: float = 0.05
+    loss_norm: float = 0.0
     """Weight of a norm beyond that of the matrix: the square of its logarithm; 0 below."""
     loss_blame: float = 0.5
     """Weight of telling which component is to blame, and whether one is."""
