@@ -55,7 +55,7 @@ def lost_to_one_head(subject: Subject, domain: Domain, inside: Bool[Tensor, " in
     return float((said.argmax(-1) != domain.answer()[inside]).float().mean(1).max())
 
 
-def _last(tokens: Int[Tensor, "input pos"], n: int) -> Int[Tensor, "changed input"]:
+def _last(tokens: Int[Tensor, "input pos"], n: int) -> Int[Tensor, "subject input"]:
     """Flat positions of the last tokens, for each of `n` changed subjects."""
     n_inputs, n_pos = tokens.shape
     return (torch.arange(n_inputs) * n_pos + n_pos - 1).expand(n, -1)

@@ -13,7 +13,6 @@ from metamodel.config.parser import plain
 from metamodel.losses.editing import (
     NO_ANSWER,
     EditingBatch,
-    blame_loss,
     edit_loss,
     keep_loss,
     norm_loss,
@@ -24,6 +23,7 @@ from metamodel.losses.editing import (
 )
 from metamodel.losses.kept_circuit import kept_circuit_loss, kept_prompts
 from metamodel.networks.editing.editor import Edited, Editor
+from metamodel.objectives.blame import blame_loss
 from metamodel.objectives.schedule import warmup_cosine
 from metamodel.subjects.forward import logits_at
 
