@@ -199,7 +199,7 @@ def run(options: argparse.Namespace) -> str:
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     found.add_argument("zoo", help="folder of a zoo of pairs")
-    found.add_argument("--config", default="configs/matching/full.yaml", help="of the default matcher")
+    found.add_argument("--config", default="configs/matching/ablations.yaml", help="of the default matcher")
     found.add_argument("--steps", type=int, default=2400, help="of the optimiser, for the default")
     found.add_argument("--out", default="runs/matching-ablations.json", help="where entries are kept")
     found.add_argument("--only", nargs="+", default=None, metavar="NAME", help="entries; all by default")
