@@ -5,10 +5,14 @@ import math
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from metamodel.asking import one_thread
+from metamodel.cases.case import Case, case_of, moved_stream
+from metamodel.cases.memory import CaseMemory, begun_at
 from metamodel.config.edits import KEEP
 from metamodel.config.errors import require
+from metamodel.features.observed import last_writer, observed
 from metamodel.loading import local_folder, uploaded
 from metamodel.networks.editing.told import told_batch
 from metamodel.proposal import Proposal
@@ -33,6 +37,8 @@ class SubjectEditor:
         """Where it was loaded from."""
         self._network = copy.deepcopy(checkpoint.editor).double().eval()
         # in float64, as `editing_form` says
+        self.memory = CaseMemory()
+        """Edits that were solved. `propose` begins from them where it is given them."""
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path) -> "SubjectEditor":
@@ -47,33 +53,79 @@ class SubjectEditor:
         """Which subjects of which zoo it was trained on."""
         return self.checkpoint.splits
 
-    def propose(self, subject: Subject, spec: EditSpec, *, donor: Subject | None = None) -> Proposal:
+    def propose(
+        self,
+        subject: Subject,
+        spec: EditSpec,
+        *,
+        donor: Subject | None = None,
+        memory: CaseMemory | None = None,
+    ) -> Proposal:
         """A change of weights that does what a specification asks for; the subject stays as it is.
 
         Args:
             donor: whose answers are wanted, of a specification that transplants.
+            memory: solved edits to begin from where one is near; `editor.memory` holds what was remembered.
 
         Raises: InputError for a specification that does not fit the subject, and for a subject that cannot
             be edited or overflows on the inputs.
         """
         check_editable(subject)
-        return self.propose_for(subject, spec.examples(subject, donor))
+        return self.propose_for(subject, spec.examples(subject, donor), memory=memory)
 
     @torch.no_grad()
-    def propose_for(self, subject: Subject, examples: Examples) -> Proposal:
+    def propose_for(
+        self, subject: Subject, examples: Examples, *, memory: CaseMemory | None = None
+    ) -> Proposal:
         """The same for a specification in the form that an editor is told, as zoos of edits draw it.
 
         Raises: InputError for a subject that cannot be edited or overflows on the inputs.
         """
         check_editable(subject)
         with one_thread():
-            return self._propose(subject, examples)
+            return self._propose(subject, examples, memory)
 
-    def _propose(self, subject: Subject, examples: Examples) -> Proposal:
+    @torch.no_grad()
+    def remember(self, proposal: Proposal) -> None:
+        """Adds a solved edit to `memory`: what a proposal does to its subject on its own examples.
+
+        Raises: InputError for one that changes the unembedding, where nothing moves in the stream.
+        """
+        touched = [key for key in proposal.changes if key.startswith(("unembed.", "ln_final."))]
+        where = f"{proposal.subject.name}: proposal"
+        do = "Remember an edit that an editor proposed."
+        require(not touched, where, expected="changes before the last norm", got=", ".join(touched), do=do)
+        with one_thread():
+            self.memory.add(self.case(proposal))
+
+    @staticmethod
+    @torch.no_grad()
+    def case(proposal: Proposal) -> Case:
+        """A solved edit, as a memory holds it."""
+        subject, examples = proposal.subject, proposal.examples
+        told = told_batch([editing_form(subject)], [examples])
+        moved = moved_stream(subject, proposal.apply(force=True), told)
+        return case_of(subject.name, told, observed(told), moved)
+
+    @torch.no_grad()
+    def begun(self, subject: Subject, examples: Examples, memory: CaseMemory) -> dict[str, Tensor]:
+        """What the nearest cases do by themselves, without any correction; nothing where none is near."""
+        with one_thread():
+            told = told_batch([editing_form(subject)], [examples])
+            begun = memory.begin(told, observed(told))
+            if begun is None:
+                return {}
+            name = last_writer(subject.config)
+            return mapped_back(subject, {name: begun.change.view(subject.weights[name].shape)})
+
+    def _propose(self, subject: Subject, examples: Examples, memory: CaseMemory | None) -> Proposal:
         editor, home = self._network, subject.weights["embed.W_E"].device
         form = editing_form(subject)
         place = next(editor.parameters()).device
-        edited = editor(told_batch([form.to(place)], [examples]))
+        told = told_batch([form.to(place)], [examples])
+        begun = memory.begin(told, observed(told)) if memory else None
+        with begun_at(editor.write, begun):
+            edited = editor(told)
         changes = {key: value[0].to(home) for key, value in edited.changes.items()}
         forecast = float(edited.forecast[0].sigmoid())
         finite = math.isfinite(forecast) and all(bool(v.isfinite().all()) for v in changes.values())
@@ -85,6 +137,8 @@ class SubjectEditor:
             do="Check that the subject's logits on these inputs are finite in float32.",
         )
         notes = form.notes if bool((examples.role == KEEP).any()) else (*form.notes, UNBOUNDED)
+        if begun is not None:
+            notes = (*notes, f"begun from what solved {' and '.join(begun.cases)}")
         return Proposal(
             subject=subject,
             examples=examples,

@@ -4,6 +4,16 @@ from typing import Literal, get_args
 
 EditKind = Literal["rewrite", "rule", "flip", "disable", "repair", "backdoor", "transplant", "infeasible"]
 EDIT_KINDS: tuple[EditKind, ...] = get_args(EditKind)
+KIND_FAMILIES: dict[EditKind, str] = {
+    "rewrite": "facts",
+    "rule": "rules",
+    "flip": "rules",
+    "disable": "removal",
+    "backdoor": "removal",
+    "repair": "repair",
+    "transplant": "transplant",
+}
+"""Families of kinds, for each of which opponents are tuned by itself; an infeasible edit belongs to none."""
 
 FAR, NEAR, IN_SCOPE, DERIVED = range(4)
 """Where an input stands: nothing to do with the edit; easily hit by it; to be changed; to be changed because
