@@ -109,8 +109,8 @@ class EditReportConfig:
     """Edits of each kind and number of pairs, of each test subject."""
     most: int = 52
     """Edits of a split that are judged, spread evenly over its subjects; more take longer."""
-    tuning: int = 24
-    """Edits of training subjects on which opponents are tuned."""
+    tuning: int = 40
+    """Edits of training subjects on which opponents are tuned, as many of each family of kinds."""
     validation: int = 80
     """Edits of validation subjects on which alpha is chosen."""
     sequences: int = 8

@@ -194,7 +194,7 @@ def test_what_is_unseen_is_in_no_specification_and_in_scope_all_the_same():
     assert not drawn("operators").unseen.any()
 
 
-def test_every_test_split_has_fifty_lineages_that_are_asked_for_rules():
+def test_for_every_test_split_fifty_lineages_are_trained_that_may_be_asked_for_rules():
     parser = command_parser(prog="x", description="")
     config, _ = parse_config(parser, EditZooConfig, ["--config", "configs/edits/small.yaml"])
     rows = [

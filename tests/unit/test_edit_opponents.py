@@ -1,6 +1,7 @@
 """Opponents of the editor: what each does by its formula, and what all promise."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from metamodel.baselines.editing import Episode, opponents, oracle
 from metamodel.baselines.editing.adam import names_of, trained
 from metamodel.baselines.editing.aims import loss, told
 from metamodel.baselines.editing.closed_form import (
+    ClosedForm,
     Material,
     at_last_writer,
     at_readout,
+    closed_forms,
     null_space,
     optimised,
     ridge,
@@ -22,6 +25,7 @@ from metamodel.baselines.editing.inferred import inferred
 from metamodel.baselines.editing.profile_match import ProfileMatch, SelfLabel
 from metamodel.baselines.editing.suffix import suffix
 from metamodel.baselines.editing.transport import Transport
+from metamodel.baselines.editing.tuning import family_of, tuned
 from metamodel.config.edits import IN_SCOPE, KEEP, PAIR
 from metamodel.evaluation.editing.scores import scores
 from metamodel.features.observed import last_writer
@@ -221,6 +225,38 @@ def test_what_is_tuned_reaches_an_easy_edit(taught: Editable, specified: Specifi
     assert after >= before
     assert after > 0.9
     assert judge(easy, {}) < 0.01
+
+
+def test_each_family_of_kinds_has_a_setting_of_its_own_and_what_is_unknown_the_best_of_all(episode: Episode):
+    rule = replace(episode, edit=replace(episode.edit, kind="rule"))
+    removal = replace(episode, edit=replace(episode.edit, kind="backdoor"))
+
+    def proposals(e: Episode):
+        liked = {"rule": (0.9, 0.1, 0.6), "backdoor": (0.1, 0.8, 0.6)}[e.edit.kind]
+        return [(i, {"s": torch.tensor(s)}) for i, s in enumerate(liked)]
+
+    whole, of_family = tuned([rule, removal], proposals, lambda e, changes: float(changes["s"]), 7)
+    assert whole == 2
+    assert of_family == {"rules": 0, "removal": 1}
+    assert tuned([], proposals, judge, 7) == (7, {})
+    assert family_of("flip") == "rules"
+    assert family_of("infeasible") == ""
+
+
+def test_an_opponent_takes_the_setting_of_the_kind_that_it_is_told(episode: Episode):
+    opponent = ridge_of(judge)
+    opponent.chosen, opponent.chosen_for = (0.1, 0.3, 0.1), {"rules": (1.0, 0.003, 0.001)}
+    plain, other, rule = (opponent.propose(*asked_of(episode), kind) for kind in ("", "repair", "rule"))
+    assert all(torch.equal(plain[key], other[key]) for key in plain)
+    assert not any(torch.equal(plain[key], rule[key]) for key in plain)
+
+
+def ridge_of(judge: Callable) -> ClosedForm:
+    return next(one for one in closed_forms(judge) if one.name == "ridge")
+
+
+def asked_of(episode: Episode):
+    return episode.editable.subject, episode.examples
 
 
 def test_fine_tuning_tells_s_after_each_number_of_steps(episode: Episode):

@@ -13,6 +13,7 @@ from metamodel.baselines.editing.aims import loss, told, truth
 from metamodel.baselines.editing.cases import Cases, solved_case
 from metamodel.baselines.editing.fine_tuning import GradientStep, gradient
 from metamodel.baselines.editing.mend import FIRST_RATE, Mend
+from metamodel.baselines.editing.mend_alone import mend_alone, own_episodes
 from metamodel.baselines.editing.suffix import suffix
 from metamodel.baselines.editing.transport import Transport, carried, carried_nearest, procrustes, raw_mean
 from metamodel.baselines.editing.weights_only import WeightsOnly, component_features
@@ -175,6 +176,22 @@ def test_mend_starts_as_a_gradient_step_and_learns(episode: Episode):
         return float(loss(said(subject, episode.editable.tokens, changes), aims))
 
     assert left(learnt.propose(subject, examples)) < 0.7 * left(first)
+
+
+def test_mend_of_one_subject_trains_on_its_own_edits_but_none_of_the_tests(taught: Editable):
+    held, hopeless = replace(taught.edits[0], test=True), replace(taught.edits[0], kind="infeasible")
+    one = replace(taught, edits=(*taught.edits, held, hopeless))
+    own = own_episodes(one, 3)
+    assert [e.edit is taught.edits[0] for e in own] == [True] * 3
+    assert len({tuple(e.inputs.tolist()) for e in own}) == 3
+    start, learnt = mend_alone(judge, own, steps=0), mend_alone(judge, own, steps=80)
+
+    def reached(mend: Mend) -> float:
+        return sum(judge(e, mend.propose(one.subject, e.examples)) for e in own)
+
+    assert reached(learnt) > reached(start) + 0.1
+    with pytest.raises(AssertionError, match="episodes of one subject"):
+        mend_alone(judge, [], steps=0)
 
 
 def test_mend_falls_back_to_a_gradient_step_elsewhere(episode: Episode, make_subject: Callable):

@@ -97,7 +97,7 @@ class HeadAblation(Opponent):
     def tune(self, episodes: Sequence[Episode]) -> None:
         """Nothing to choose: the specification does."""
 
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
         form = canonical(subject)
         left = removals(form, examples)
         done: list[dict[str, Tensor]] = []

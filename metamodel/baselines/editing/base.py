@@ -40,5 +40,10 @@ class Opponent(ABC):
         """Chooses what it has to choose, by the harmonic mean S on these episodes. Deterministic."""
 
     @abstractmethod
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
-        """The change that achieves a specification, as far as this method can."""
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
+        """The change that achieves a specification, as far as this method can.
+
+        Args:
+            kind: of the edit, which opponents are told so that each kind has a setting of its own; the
+                editor that is judged is not.
+        """

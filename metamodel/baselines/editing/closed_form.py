@@ -22,7 +22,7 @@ from torch import Tensor
 from metamodel.baselines.editing.aims import wanted_distribution
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.suffix import Suffix, suffix
-from metamodel.baselines.editing.tuning import Judge, best, mean_scores
+from metamodel.baselines.editing.tuning import Choices, Judge, family_of, tuned
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import last_writer
 from metamodel.subjects.subject import Subject
@@ -183,6 +183,8 @@ class ClosedForm(Opponent):
         self._shares, self._grid = tuple(shares), tuple(itertools.product(*grid))
         middle = self._grid[len(self._grid) // 2]
         self.chosen: tuple[float, ...] = (self._shares[len(self._shares) // 2], *middle)
+        self.chosen_for: Choices[tuple[float, ...]] = {}
+        """The same by family of kinds."""
 
     @property
     def name(self) -> str:
@@ -196,10 +198,10 @@ class ClosedForm(Opponent):
                 for numbers in self._grid:
                     yield (share, *numbers), self._changes(subject, material, numbers)
 
-        self.chosen = best(mean_scores(episodes, proposals, self._judge), self.chosen)
+        self.chosen, self.chosen_for = tuned(episodes, proposals, self._judge, self.chosen)
 
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
-        share, *numbers = self.chosen
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
+        share, *numbers = self.chosen_for.get(family_of(kind), self.chosen)
         return self._changes(subject, self._at(subject, examples, share), numbers)
 
     def _changes(self, subject: Subject, material: Material, numbers: Sequence[float]) -> Changes:

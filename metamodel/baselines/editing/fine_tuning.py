@@ -12,7 +12,16 @@ from torch import Tensor
 from metamodel.baselines.editing.adam import SUBSETS, Setting, logits_of, names_of, trained
 from metamodel.baselines.editing.aims import Aims, loss, told
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
-from metamodel.baselines.editing.tuning import Judge, best, mean_scores
+from metamodel.baselines.editing.tuning import (
+    ALL,
+    Choices,
+    Judge,
+    best,
+    chosen,
+    family_of,
+    mean_scores,
+    tuned,
+)
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Examples
 
@@ -31,7 +40,7 @@ class NoOp(Opponent):
     def tune(self, episodes: Sequence[Episode]) -> None:
         """Nothing to choose."""
 
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
         return {}
 
 
@@ -52,6 +61,8 @@ class GradientStep(Opponent):
         self._judge = judge
         self.chosen: tuple[float, str] = (0.1, "last_writer")
         """Learning rate and subset of matrices."""
+        self.chosen_for: Choices[tuple[float, str]] = {}
+        """The same by family of kinds."""
 
     @property
     def name(self) -> str:
@@ -64,10 +75,10 @@ class GradientStep(Opponent):
                 for rate in GRADIENT_RATES:
                     yield (rate, subset), {k: -rate * v for k, v in slope.items()}
 
-        self.chosen = best(mean_scores(episodes, proposals, self._judge), self.chosen)
+        self.chosen, self.chosen_for = tuned(episodes, proposals, self._judge, self.chosen)
 
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
-        rate, subset = self.chosen
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
+        rate, subset = self.chosen_for.get(family_of(kind), self.chosen)
         return {k: -rate * v for k, v in self._gradient(subject, examples, subset).items()}
 
     @staticmethod
@@ -89,6 +100,9 @@ class FineTuning(Opponent):
         self.chosen = Setting(steps=50, learning_rate=1e-2, subset=subsets[0])
         self.best_at = {k: Setting(steps=k, learning_rate=1e-2, subset=subsets[0]) for k in STEPS}
         """The best setting with each number of steps."""
+        self.chosen_for: Choices[Setting] = {}
+        self.best_at_for: dict[str, dict[int, Setting]] = {}
+        """Both by family of kinds."""
 
     @property
     def name(self) -> str:
@@ -104,12 +118,18 @@ class FineTuning(Opponent):
                     yield Setting(steps=k, learning_rate=rate, subset=subset), change
 
         found = mean_scores(episodes, proposals, self._judge)
-        self.chosen = best(found, self.chosen)
-        for k in STEPS:
-            self.best_at[k] = best({s: v for s, v in found.items() if s.steps == k}, self.best_at[k])
+        self.chosen, self.chosen_for = chosen(found, self.chosen)
+        for family in found:
+            at = {
+                k: best({s: v for s, v in found[family].items() if s.steps == k}, self.best_at[k])
+                for k in STEPS
+            }
+            self.best_at_for[family] = at
+        self.best_at = self.best_at_for[ALL]
 
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
-        return self.with_setting(subject, examples, self.chosen)
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
+        chosen = self.chosen_for.get(family_of(kind), self.chosen)
+        return self.with_setting(subject, examples, chosen)
 
     def with_setting(self, subject: Subject, examples: Examples, setting: Setting) -> Changes:
         """What a setting proposes that was perhaps not chosen."""
@@ -121,7 +141,8 @@ class FineTuning(Opponent):
         subject = episode.editable.subject
         aims = self._aims(subject, episode.examples)
         alike: dict[tuple[float, str], list[int]] = {}
-        for k, setting in self.best_at.items():
+        best_at = self.best_at_for.get(family_of(episode.edit.kind), self.best_at)
+        for k, setting in best_at.items():
             alike.setdefault((setting.learning_rate, setting.subset), []).append(k)
         found = {}
         for (

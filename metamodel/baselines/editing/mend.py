@@ -2,8 +2,8 @@
 
 It reads what the last MLP's two matrices read (u) and the gradient of what they write (δ) on the pairs, and
 changes both in their own coordinates before they are multiplied. It starts as a gradient step. Subjects do
-not share coordinates, which is why such editors are made for one network; an editor for each subject is out
-of scope here. Subjects of other shapes get a tuned gradient step.
+not share coordinates, which is why such editors are made for one network (`mend_alone`). Subjects of other
+shapes get a tuned gradient step.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from metamodel.baselines.editing.aims import Aims, loss, truth, wanted_distribut
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.fine_tuning import GradientStep
 from metamodel.baselines.editing.learning import learn
-from metamodel.baselines.editing.tuning import Judge, best, mean_scores
+from metamodel.baselines.editing.tuning import Choices, Judge, family_of, tuned
 from metamodel.config.edits import PAIR
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import activation, forward, layer_norm, unembed
@@ -111,6 +111,8 @@ class Mend(Opponent):
         self._shape: SubjectConfig | None = None
         self._networks = nn.ModuleList()
         self.chosen = 1.0
+        self.chosen_for: Choices[float] = {}
+        """The same by family of kinds."""
 
     @property
     def name(self) -> str:
@@ -134,12 +136,13 @@ class Mend(Opponent):
             found = self._proposed(episode.editable.subject, episode.examples)
             yield from ((scale, {k: scale * v for k, v in found.items()}) for scale in SCALES)
 
-        self.chosen = best(mean_scores(own, proposals, self._judge), self.chosen)
+        self.chosen, self.chosen_for = tuned(own, proposals, self._judge, self.chosen)
 
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
         if subject.config != self._shape:
-            return self._otherwise.propose(subject, examples)
-        return {k: self.chosen * v for k, v in self._proposed(subject, examples).items()}
+            return self._otherwise.propose(subject, examples, kind)
+        scale = self.chosen_for.get(family_of(kind), self.chosen)
+        return {k: scale * v for k, v in self._proposed(subject, examples).items()}
 
     def _loss(self, end: LastMlp, aims: Aims, read: Factors) -> Tensor:
         return loss(end.said(*self._both(read))[0], aims)

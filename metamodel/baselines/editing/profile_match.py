@@ -16,7 +16,7 @@ from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.closed_form import solved
 from metamodel.baselines.editing.inferred import SAID, UNEMBEDDING, inferred
 from metamodel.baselines.editing.suffix import Suffix, suffix
-from metamodel.baselines.editing.tuning import Judge, best, mean_scores
+from metamodel.baselines.editing.tuning import Choices, Judge, family_of, tuned
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Examples
 
@@ -77,6 +77,8 @@ class ProfileMatch(Opponent):
         self._judge = judge
         self.chosen = (8, 3.0, 1e-2, SAID)
         """Steps, rate, ridge, and Gram matrix of the answers."""
+        self.chosen_for: Choices[tuple[int, float, float, int]] = {}
+        """The same by family of kinds."""
 
     @property
     def name(self) -> str:
@@ -90,10 +92,10 @@ class ProfileMatch(Opponent):
                     found = preconditioned(end, aims, max(STEPS), rate, ridge)
                     yield from (((k, rate, ridge, gram), end.written(found[k])) for k in STEPS)
 
-        self.chosen = best(mean_scores(episodes, proposals, self._judge), self.chosen)
+        self.chosen, self.chosen_for = tuned(episodes, proposals, self._judge, self.chosen)
 
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
-        steps, rate, ridge, gram = self.chosen
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
+        steps, rate, ridge, gram = self.chosen_for.get(family_of(kind), self.chosen)
         aims, end = self_labelled(subject, examples, gram)
         return end.written(preconditioned(end, aims, steps, rate, ridge)[steps])
 
@@ -105,6 +107,8 @@ class SelfLabel(Opponent):
         self._judge = judge
         self.chosen = Setting(steps=50, learning_rate=1e-2, subset="mlps"), SAID
         """And which Gram matrix of the answers is matched."""
+        self.chosen_for: Choices[tuple[Setting, int]] = {}
+        """The same by family of kinds."""
 
     @property
     def name(self) -> str:
@@ -121,10 +125,10 @@ class SelfLabel(Opponent):
                     for (rate, subset), change in zip(pairs, changes, strict=True):
                         yield (Setting(steps=k, learning_rate=rate, subset=subset), gram), change
 
-        self.chosen = best(mean_scores(episodes, proposals, self._judge), self.chosen)
+        self.chosen, self.chosen_for = tuned(episodes, proposals, self._judge, self.chosen)
 
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
-        pick, gram = self.chosen
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
+        pick, gram = self.chosen_for.get(family_of(kind), self.chosen)
         aims, _ = self_labelled(subject, examples, gram)
         found = trained(subject, aims, [(pick.learning_rate, pick.subset)], [pick.steps])
         return found[pick.steps][0]

@@ -18,7 +18,7 @@ from torch import Tensor
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.cases import Case, Cases
 from metamodel.baselines.editing.suffix import Suffix, suffix
-from metamodel.baselines.editing.tuning import Judge, best, mean_scores
+from metamodel.baselines.editing.tuning import Choices, Judge, family_of, tuned
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Examples
@@ -100,6 +100,8 @@ class Transport(Opponent):
     def __init__(self, judge: Judge, cases: Cases, name: str, proposed: Proposed):
         self._judge, self._cases, self._name, self._proposed = judge, cases, name, proposed
         self.chosen = 1.0
+        self.chosen_for: Choices[float] = {}
+        """The same by family of kinds."""
 
     @property
     def name(self) -> str:
@@ -113,11 +115,12 @@ class Transport(Opponent):
             found = self._proposed(self._cases, one.subject, episode.examples, one.lineage)
             yield from ((scale, {k: scale * v for k, v in found.items()}) for scale in SCALES)
 
-        self.chosen = best(mean_scores(episodes, proposals, self._judge), self.chosen)
+        self.chosen, self.chosen_for = tuned(episodes, proposals, self._judge, self.chosen)
 
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
         found = self._proposed(self._cases, subject, examples, "")
-        return {k: self.chosen * v for k, v in found.items()}
+        scale = self.chosen_for.get(family_of(kind), self.chosen)
+        return {k: scale * v for k, v in found.items()}
 
 
 def transports(judge: Judge) -> list[Transport]:

@@ -123,7 +123,7 @@ class WeightsOnly(Opponent):
         learn(both, losses, steps=self._steps, batch_size=BATCH, learning_rate=LEARNING_RATE)
 
     @torch.no_grad()
-    def propose(self, subject: Subject, examples: Examples) -> Changes:
+    def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
         form = canonical(subject)
         return mapped_back(subject, self._gated(form, component_features(form, examples)))
 

@@ -55,7 +55,8 @@ METHODS = {
     "other_subject": "reference, no baseline: the editor, shown another subject's activations; no change "
     "where no other is asked the same",
 }
-"""What stands beside the editor. All are tuned on the same edits of training subjects."""
+"""What stands beside the editor. All are tuned on the same edits of training subjects, with a setting for each
+family of kinds: facts, rules, removal, repair, transplant."""
 BY_KIND = (META_MODEL, "profile_match", "self_label", "fine_tuning", "ridge")
 """Methods of the table by kind of edit."""
 SUMMARISED = ("harmonic_mean", "generalisation", "normalised_gain")

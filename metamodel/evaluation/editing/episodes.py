@@ -3,11 +3,12 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 
 from metamodel.baselines.editing.base import Episode
-from metamodel.config.edits import PAIR, EditKind
+from metamodel.config.edits import KIND_FAMILIES, PAIR
 from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Edit, Editable
 from metamodel.triples.specify import PAIRS, specify
@@ -67,22 +68,48 @@ def _spread(episodes: Sequence[Episode], most: int) -> list[Episode]:
 
 
 def training_episodes(zoo: EditZoo, ids: Sequence[str], n: int) -> list[Episode]:
-    """About `n` episodes of subjects, spread over kinds, of edits that may be trained on."""
+    """About `n` episodes of subjects, as many of each family of kinds, of edits that may be trained on.
+
+    Within a family each kind and size gets its share, and subjects differ as far as there are others.
+    """
     by_name = {one.subject.name: one for one in zoo.subjects}
-    by_kind: dict[EditKind, list[tuple[Editable, Edit]]] = {}
+    found: dict[str, dict[tuple[str, int], list[tuple[Editable, Edit]]]] = {}
     for id in ids:
-        one = by_name[id]
-        for edit in one.edits:
-            if not edit.test and edit.kind != "infeasible":
-                by_kind.setdefault(edit.kind, []).append((one, edit))
-    share = max(1, n // max(1, len(by_kind)))
-    found = []
-    for kind in sorted(by_kind):
-        members = by_kind[kind]
-        step = max(1, len(members) // share)
-        for i, (one, edit) in enumerate(members[::step][:share]):
-            found.append(episode(one, edit, PAIRS[i % len(PAIRS)], 0))
-    return found
+        for edit in by_name[id].edits:
+            if not edit.test and edit.kind in KIND_FAMILIES:
+                size = edit.n_pairs if edit.kind == "rewrite" else 0
+                of = found.setdefault(KIND_FAMILIES[edit.kind], {})
+                of.setdefault((edit.kind, size), []).append((by_name[id], edit))
+    share = max(1, n // max(1, len(found)))
+    episodes = []
+    for family in sorted(found):
+        # one of each kind and size before a second of any
+        ranked = [sorted(members, key=_place) for _, members in sorted(found[family].items())]
+        turns = zip_longest(*map(_others_first, ranked))
+        drawn = [member for turn in turns for member in turn if member is not None]
+        for i, (one, edit) in enumerate(drawn[:share]):
+            episodes.append(episode(one, edit, PAIRS[i % len(PAIRS)], 0))
+    return episodes
+
+
+def test_episodes(one: Editable) -> list[Episode]:
+    """Episodes of a subject's edits that no editor trains on, one of each kind and number of pairs."""
+    return _of(one, 1, new=True)
+
+
+def _place(member: tuple[Editable, Edit]) -> str:
+    one, edit = member
+    return hashlib.sha256(f"{one.subject.name} {edit.kind} {edit.rule}".encode()).hexdigest()
+
+
+def _others_first(members: Sequence[tuple[Editable, Edit]]) -> list[tuple[Editable, Edit]]:
+    """In this order, but one of each lineage before a second of any."""
+    turn: Counter[str] = Counter()
+    ranked = []
+    for member in members:
+        ranked.append((turn[member[0].lineage], member))
+        turn[member[0].lineage] += 1
+    return [member for _, member in sorted(ranked, key=lambda one: one[0])]
 
 
 def _of(one: Editable, n_edits: int, *, new: bool) -> list[Episode]:

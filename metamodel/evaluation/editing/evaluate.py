@@ -90,7 +90,7 @@ def judge(
             progress(f"tuning {opponent.name}")
             opponent.tune(tuning)
             methods[opponent.name] = lambda e, o=opponent: (
-                o.propose(e.editable.subject, e.examples),
+                o.propose(e.editable.subject, e.examples, e.edit.kind),
                 float("nan"),
             )
             tuned = opponent if isinstance(opponent, FineTuning) and tuned is None else tuned
