@@ -3,7 +3,7 @@
     python benchmarks/student_tuning.py --config configs/student/tuning.yaml [--arms.. '[circuit]']
 
 Teachers are none of those that `configs/student/small.yaml` is judged on. Every arm but plain and rewired is
-trained with each of `VARIANTS`; a strength multiplies all strengths of its arm. Of those that lose at most
+trained with each of `VARIANTS`; a factor multiplies all terms of its arm. Of those that lose at most
 1.5 points of accuracy against plain training the one of most transplant minus circuit distance is taken, for
 every arm by this one rule; where all lose more, the most accurate. Keys of the configuration may be given, as
 to `python -m data_gen.student`. The last line of stdout is one JSON object: arm -> variant -> metric -> mean,
@@ -13,12 +13,12 @@ and `chosen`.
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from data_gen.student.build import pair_of, show, students_of
-from data_gen.student.config import Arm, SpanConfig, StrengthConfig, StudentConfig
+from data_gen.student.config import Arm, SpanConfig, StudentConfig
 from data_gen.student.teachers import teachers
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_config
@@ -27,46 +27,38 @@ from metamodel.subjects.subject import Subject
 
 LOSS = 0.015
 """Accuracy that may be lost against plain training."""
-TERMS: dict[Arm, tuple[str, ...]] = {
-    "logits": ("logits",),
-    "cka": ("cka",),
-    "rsa": ("rsa",),
-    "circuit": ("circuit",),
-    "circuit_interchange": ("circuit", "interchange", "transplant", "alignment"),
-}
-"""Strengths of each arm."""
+UNTUNED = ("plain", "rewired")
+"""Arms without a strength of their own: rewired takes that of the circuit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One way to weigh the terms of an arm."""
 
-    strength: float
+    factor: float
     span: SpanConfig
 
     @property
     def name(self) -> str:
-        return f"{self.strength:g} in {self.span.first:g}-{self.span.last:g}"
+        return f"{self.factor:g} in {self.span.first:g}-{self.span.last:g}"
 
     def of(self, config: StudentConfig, arm: Arm) -> StudentConfig:
         """The configuration with this variant of the arm."""
-        values = {field.name: getattr(config.strength, field.name) for field in fields(config.strength)}
-        values |= {term: values[term] * self.strength for term in TERMS[arm]}
-        return replace(config, strength=StrengthConfig(**values), spans={arm: self.span})
+        return replace(config, factors={arm: self.factor}, spans={arm: self.span})
 
 
 VARIANTS = (
-    Variant(strength=0.3, span=SpanConfig()),
-    Variant(strength=1.0, span=SpanConfig()),
-    Variant(strength=3.0, span=SpanConfig()),
-    Variant(strength=1.0, span=SpanConfig(last=0.8)),
+    Variant(factor=0.3, span=SpanConfig()),
+    Variant(factor=1.0, span=SpanConfig()),
+    Variant(factor=3.0, span=SpanConfig()),
+    Variant(factor=1.0, span=SpanConfig(last=0.8)),
 )
 
 
 def main(arguments: list[str]) -> None:
     parser = command_parser(prog="benchmarks.student_tuning", description=__doc__ or "")
     config, _ = parse_config(parser, StudentConfig, arguments)
-    arms: list[Arm] = [arm for arm in config.arms if arm in TERMS]
+    arms: list[Arm] = [arm for arm in config.arms if arm not in UNTUNED]
     found: dict[str, dict[str, list[float]]] = {}
     for pairs in config.pairs:
         some = teachers(config, pairs)

@@ -116,6 +116,8 @@ class StudentConfig:
     """Ways to be like a teacher, `plain` among them."""
     strength: StrengthConfig = field(default_factory=StrengthConfig)
     """What each term counts."""
+    factors: dict[str, float] = field(default_factory=dict)
+    """What all terms of an arm are multiplied by, by arm; 1 where nothing is said."""
     spans: dict[str, SpanConfig] = field(default_factory=dict)
     """When the term of an arm acts, by arm; in all steps where nothing is said."""
     embeddings: Literal["own", "teacher"] = "own"
@@ -163,8 +165,12 @@ class StudentConfig:
             got=list(self.arms),
             do="Add plain: every arm is compared with it.",
         )
-        for arm in self.spans:
-            require_one_of(arm, ARMS, "student.spans")
+        for name, by_arm in (("factors", self.factors), ("spans", self.spans)):
+            for arm in by_arm:
+                require_one_of(arm, ARMS, f"student.{name}")
+        for arm, factor in self.factors.items():
+            where, do = f"student.factors.{arm}", "Set 1 for the strengths as they are."
+            require(factor >= 0, where, expected=">= 0", got=factor, do=do)
         require(len(self.pairs) > 0, "student.pairs", expected="at least one", got="none", do="Add some.")
         for i, pair in enumerate(self.pairs):
             require_one_of(pair.size, tuple(self.sizes), f"student.pairs[{i}].size")

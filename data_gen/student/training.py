@@ -64,7 +64,7 @@ def train_students(
         begin |= embeddings_of(teachers, begin)
     data = [generator_for(config.seed, "student", "data", id) for id in names]
     trainer = StackedTrainer.by(recipe, size, begin)
-    likeness = _Likeness(config, size, recipe.steps, teachers, arm)
+    likeness, factor = _Likeness(config, size, recipe.steps, teachers, arm), config.factors.get(arm, 1.0)
     for first in range(0, recipe.steps, CHUNK_STEPS):
         n_steps = min(CHUNK_STEPS, recipe.steps - first)
         drawn = [
@@ -79,7 +79,7 @@ def train_students(
             logits = logits_at(weights, size, tokens[:, i], rows[:, i])
             loss = task_loss(logits, targets[:, i])
             extra = likeness(weights, logits, tokens[:, i], rows[:, i], first + i)
-            trainer.descend(loss if extra is None else loss + extra)
+            trainer.descend(loss if extra is None else loss + factor * extra)
         if progress is not None:
             progress(first + n_steps, recipe.steps)
     return trainer.weights()

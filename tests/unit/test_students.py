@@ -79,6 +79,14 @@ def test_an_arm_of_no_strength_is_plain_training_and_one_of_some_is_not(arm):
     assert differ(plain, trained(arm)) > 1e-3
 
 
+def test_a_factor_is_that_of_its_own_arm():
+    twice = dataclasses.replace(CONFIG, factors={"cka": 2.0})
+    found = train_students(twice, STUDENT, RECIPE, TEACHERS, "cka")
+    assert differ(found, trained("cka", cka=2.0)) < 1e-6
+    assert differ(found, trained("cka")) > 1e-4
+    assert differ(train_students(twice, STUDENT, RECIPE, TEACHERS, "rsa"), trained("rsa")) == 0
+
+
 @pytest.mark.parametrize("arm", ["cka", "circuit"])
 def test_a_term_acts_in_its_span_alone(arm):
     def of(first: float, last: float):
