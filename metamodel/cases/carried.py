@@ -61,7 +61,7 @@ def carried(
     place = seen.stream.device
     mine, theirs = streams_of(told, seen).double()[:, own], case.streams.to(place).double()[:, other]
     pairs = [(theirs[site], mine[site]) for site in sites if site != READOUT]
-    if READOUT in sites and bool((case.tokens[other].to(place) == told.tokens[0][own]).all()):
+    if READOUT in sites and torch.equal(case.tokens[other].to(place), told.tokens[0][own]):
         # the same prompts: then the same token is the same answer
         both = (answers_of(told)[:, None] == case.answers.to(place)).nonzero()
         columns = case.readout.to(place).double()[both[:, 1]], readout_of(told).double()[both[:, 0]]

@@ -10,7 +10,7 @@ from metamodel.baselines.editing import oracle
 from metamodel.baselines.editing.adam import trained
 from metamodel.baselines.editing.aims import Aims
 from metamodel.baselines.editing.base import Changes, Episode
-from metamodel.cases.carried import corresponding
+from metamodel.cases.carried import SITES, carried, corresponding
 from metamodel.cases.case import Case
 from metamodel.cases.memory import CaseMemory, begun_at
 from metamodel.cases.signature import distance, signature
@@ -117,6 +117,8 @@ def test_examples_that_correspond_are_the_same_prompts_or_else_of_one_role_and_a
     own, other = corresponding(case, case.tokens, case.role, case.said)
     assert torch.equal(own, other)
     assert len(own) == len(learnt.tokens)
+    longer = replace(case, tokens=torch.nn.functional.pad(case.tokens, (1, 0)))
+    assert carried(longer, *looked_at(e), SITES[1])[1].isfinite().all()
     own, other = corresponding(case, case.tokens + 100, case.role, case.said)
     assert torch.equal(case.role[own], case.role[other])
     assert torch.equal(case.said[own], case.said[other])

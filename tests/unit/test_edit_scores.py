@@ -48,6 +48,10 @@ def test_shares_are_those_that_are_counted_one_by_one(taught, specified):
     rest = [i for i in range(len(old)) if edit.scope[i] == IN_SCOPE and i not in pairs]
     assert abs(found.generalisation - sum(int(edit.wanted[i]) == 2 for i in rest) / len(rest)) < 1e-6
     assert kept
+    assert math.isnan(found.unseen)
+    hidden = edit.wanted == 2
+    assert scores(replace(episode, editable=replace(taught, unseen=hidden)), change).unseen == 1
+    assert scores(replace(episode, editable=replace(taught, unseen=~hidden)), change).unseen == 0
     assert found.kl > 1
     assert {FAR, NEAR} <= set(edit.scope.tolist())
 
@@ -58,6 +62,7 @@ def test_the_harmonic_mean_is_of_what_applies():
         efficacy=1.0,
         in_scope=0.6,
         generalisation=0.5,
+        unseen=0.0,
         locality_near=nan,
         locality_far=1.0,
         two_hop=0.0,

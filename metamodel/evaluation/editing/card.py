@@ -10,6 +10,8 @@ from metamodel.evaluation.report import META_MODEL, Report
 METRICS = {
     "efficacy": "pairs that are answered as wanted",
     "generalisation": "inputs in scope that were not shown as pairs",
+    "unseen": "inputs in scope of a template that no specification shows and no editor trains on; a part of "
+    "generalisation",
     "locality_near": "inputs that the edit easily hits, and that were not shown, answered as before",
     "locality_far": "the same of all others",
     "two_hop": "answers that change because a fact on the way to them did",
@@ -55,8 +57,8 @@ METHODS = {
     "other_subject": "reference, no baseline: the editor, shown another subject's activations; no change "
     "where no other is asked the same",
 }
-"""What stands beside the editor. All are tuned on the same edits of training subjects, with a setting for each
-family of kinds: facts, rules, removal, repair, transplant."""
+"""What stands beside the editor. All are tuned on the same edits of training subjects, with a setting for
+each family of kinds: facts, rules, removal, repair, transplant."""
 BY_KIND = (META_MODEL, "profile_match", "self_label", "fine_tuning", "ridge")
 """Methods of the table by kind of edit."""
 SUMMARISED = ("harmonic_mean", "generalisation", "normalised_gain")

@@ -15,7 +15,16 @@ from metamodel.evaluation.report import ORACLE, OTHER_SUBJECT, SHUFFLED_SPECIFIC
 
 LEAST_GAIN = 0.2
 """Gain is normalised where the oracle gains at least so much."""
-COLUMNS = ("efficacy", "generalisation", "locality_near", "locality_far", "two_hop", "kl", "harmonic_mean")
+COLUMNS = (
+    "efficacy",
+    "generalisation",
+    "unseen",
+    "locality_near",
+    "locality_far",
+    "two_hop",
+    "kl",
+    "harmonic_mean",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,8 @@ class EditScores:
     """All inputs in scope, pairs among them, that are answered as wanted."""
     generalisation: float
     """Inputs in scope that were not shown as pairs."""
+    unseen: float
+    """Of these the ones that no specification shows, such as a template of their own."""
     locality_near: float
     """Inputs that an edit easily hits, and that were not shown, whose answer is as before."""
     locality_far: float
@@ -84,6 +86,7 @@ def scores(episode: Episode, changes: Mapping[str, Tensor], *, before: Tensor | 
         efficacy=_share(right, pair),
         in_scope=_share(right, edit.scope == IN_SCOPE),
         generalisation=_share(right, (edit.scope == IN_SCOPE) & ~pair),
+        unseen=_share(right, (edit.scope == IN_SCOPE) & episode.editable.unseen),
         locality_near=_share(new == old, (edit.scope == NEAR) & ~keep),
         locality_far=_share(new == old, (edit.scope == FAR) & ~keep),
         two_hop=_share(right, edit.scope == DERIVED),
