@@ -6,7 +6,7 @@ from data_gen.bounds import at_least
 from data_gen.config import RecipeConfig, SizeConfig
 from metamodel.config import require
 from metamodel.config.errors import require_one_of
-from metamodel.config.words import Departure
+from metamodel.config.words import EditDeparture
 
 FAMILIES = ("lookup", "grid", "operators", "affine", "brackets", "counts", "recall")
 ARITHMETIC = ("operators", "affine")
@@ -34,7 +34,7 @@ class EditCellConfig:
     head_dropout: float = 0.0
     """Share of steps in which one head of a layer is left out, so that others learn its part; subjects with
     a behavior that hangs on one head all the same are then dropped. 0 for none."""
-    departs: Departure = "none"
+    departs: EditDeparture = "none"
     """Along which axis these subjects depart from those that editors train on."""
 
     def __post_init__(self):

@@ -8,8 +8,10 @@ TRACKS: tuple[Track, ...] = get_args(Track)
 TestSplit = Literal["seed", "variant", "size", "recipe", "origin", "task"]
 """Tests, each named for the one axis along which it departs from training."""
 TEST_SPLITS: tuple[TestSplit, ...] = get_args(TestSplit)
-Departure = Literal["none", "seed", "variant", "size", "recipe", "origin", "task"]
-"""Along which axis a subject departs from those that meta-models train on. Of those that depart in nothing
-some are drawn for the tests of other seeds; `seed` is for subjects that are meant for these tests alone."""
+Departure = Literal["none", "variant", "size", "recipe", "origin", "task"]
+"""Along which axis a subject departs from those that meta-models train on; other seeds depart in nothing."""
+EditDeparture = Literal["none", "seed", "size", "task"]
+"""The same of subjects to be edited. Of those that depart in nothing some are drawn for the tests of other
+seeds; `seed` is for subjects that are meant for these tests alone."""
 NodeDescription = Literal["edges", "features", "ratios", "both"]
 """What matchers see of components: nothing but their edges, features, ratio signatures, or both of these."""
