@@ -20,9 +20,10 @@ from metamodel.config.errors import InputError
 from metamodel.editing import SubjectEditor
 from metamodel.evaluation.editing.scores import scores
 from metamodel.features.observed import observed
-from metamodel.networks.editing.told import editing_form, told_batch
+from metamodel.networks.editing.told import told_batch
 from metamodel.proposal import Proposal
 from metamodel.subjects import initial_weights, unstack
+from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.gauge import random_gauge
 from metamodel.subjects.subject import Subject
 from metamodel.training.editing_checkpoint import EditingCheckpoint, EditorSizes
