@@ -105,7 +105,7 @@ def test_those_that_cannot_do_not(copy: MatchedPair, name: str):
 
 
 def test_all_have_their_own_name_and_no_more_settings_than_the_others():
-    assert len(ALL) == len(opponents()) == 18
+    assert len(ALL) == len(opponents()) == 19
     for opponent in ALL.values():
         settings = opponent.settings()
         assert 1 <= len(settings) <= MOST_SETTINGS
