@@ -13,25 +13,13 @@ the pair that breaks it pulls TR_k down. Two things it cannot see: a pair of com
 heads of one layer that are exchanged, once both are in, for they write the same sum into the stream.
 """
 
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import asdict, dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from metamodel.analogy.transplant import (
-    FEWEST_PLACES,
-    StreamMap,
-    alike,
-    answers,
-    check_pairs,
-    fitted,
-    ratio_of,
-    writes_of,
-)
-from metamodel.subjects.canonical import canonical
-from metamodel.subjects.config import components
+from metamodel.analogy.exchange import Exchange, Shares, StreamMap
 from metamodel.subjects.subject import Subject
 
 N_NULL = 7
@@ -39,26 +27,12 @@ N_NULL = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Together:
-    """How well the first pairs of a map stand in for each other, all at once, as shares of places."""
+class Together(Shares):
+    """How well the first pairs of a map stand in for each other, all at once."""
 
     n_pairs: int
-    n_places: int
-    """Prompts whose answer the second's own interchange of all of them changes."""
-    match: float
-    """Share of these where the transplant gives the answer of the interchange. NaN for too few places."""
-    null: float
-    """The same, median over draws of other components."""
-    within: float
-    """The same, of the second's own writes through the map."""
-
-    @property
-    def ratio(self) -> float:
-        """TR: 1 where they do all of the work, 0 where no more than random ones; NaN where undefined."""
-        return ratio_of(self.match, self.null, self.within)
 
 
-@torch.no_grad()
 def cumulative_transplant(
     first: Subject,
     second: Subject,
@@ -79,50 +53,18 @@ def cumulative_transplant(
 
     Raises: InputError as `transplant`.
     """
-    check_pairs(first, second, pairs, {"prompts": prompts, "sources": sources, "probes": probes})
-    one, other = canonical(first), canonical(second)
-    names, theirs = components(one.config), components(other.config)
-    through = fitted(one, other, probes) if stream_map is None else stream_map
-    mine, mean = writes_of(one, sources), writes_of(one, probes).mean((1, 2))
-    own, own_mean = writes_of(other, sources), writes_of(other, probes).mean((1, 2))
-    base = answers(other, prompts, position, {})
+    exchange = Exchange(first, second, prompts, sources, position, probes=probes, stream_map=stream_map)
+    exchange.check(pairs)
     generator = torch.Generator().manual_seed(seed)
 
-    def stand_in(k: int | None, j: int) -> Float[Tensor, "batch pos d_model"]:
-        if k is None:
-            return own_mean[j].expand_as(own[j])
-        return own_mean[j] + through.carried(mine[k] - mean[k])
-
     def drawn(i: int) -> int | None:
-        rest = alike(one, names, i)
+        rest = exchange.alike(i)
         return rest[int(torch.randint(len(rest), (), generator=generator))] if rest else None
 
-    taken = pairs.tolist()
+    taken = [(i, j) for i, j in pairs.tolist()]
     nulls = [[drawn(i) for i, _ in taken] for _ in range(N_NULL)]
     found = []
     for n in range(1, len(taken) + 1):
-        readers = [j for _, j in taken[:n]]
-        wanted = answers(other, prompts, position, {theirs[j]: own[j] for j in readers})
-        places = wanted != base
-
-        def share(
-            writes: list[Tensor],
-            readers: list[int] = readers,
-            wanted: Tensor = wanted,
-            places: Tensor = places,
-        ) -> float:
-            held = {theirs[j]: write[places] for j, write in zip(readers, writes, strict=True)}
-            got = answers(other, prompts[places], position[places], held)
-            return float((got == wanted[places]).float().mean())
-
-        if int(places.sum()) < FEWEST_PLACES:
-            match = null = within = float("nan")
-        else:
-            match = share([stand_in(i, j) for i, j in taken[:n]])
-            null = median(
-                share([stand_in(k, j) for k, j in zip(drawn_ones, readers, strict=False)])
-                for drawn_ones in nulls
-            )
-            within = share([own_mean[j] + through.reached(own[j] - own_mean[j]) for j in readers])
-        found.append(Together(n_pairs=n, n_places=int(places.sum()), match=match, null=null, within=within))
+        shares = exchange.shares(taken[:n], [one[:n] for one in nulls])
+        found.append(Together(n_pairs=n, **asdict(shares)))
     return tuple(found)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from metamodel.analogy.transplant import Transplanted, fitted, pooled, transplant
+from metamodel.analogy.exchange import fitted
+from metamodel.analogy.transplant import Transplanted, pooled, transplant
 from metamodel.config.errors import InputError
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.config import components

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from metamodel.analogy.exchange import LEAST_ROOM
 from metamodel.analogy.pairs import NONE, MatchedPair
-from metamodel.analogy.transplant import LEAST_ROOM, transplant
+from metamodel.analogy.transplant import transplant
 from metamodel.subjects.config import components
 from metamodel.triples.store import Zoo
 
