@@ -30,6 +30,7 @@ from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import Interval, interval, paired_difference, resampled_weights
 from metamodel.evaluation.editing.episodes import episode, judged_episodes, training_episodes
 from metamodel.evaluation.editing.scores import scores
+from metamodel.evaluation.report import interval_line, plain_interval
 from metamodel.proposal import Proposal
 from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Edit, Editable
@@ -129,19 +130,13 @@ def row(
         values["meta-model"].append(s_of(e, plain))
         values["meta-model/memory"].append(s_of(e, helped))
         values["unadapted"].append(s_of(e, editor.begun(e.editable.subject, e.examples, memory)))
-    index = {lineage: i for i, lineage in enumerate(dict.fromkeys(e.editable.lineage for e in episodes))}
-    lineage = np.array([index[e.editable.lineage] for e in episodes])
-    weights = resampled_weights(len(index), seed=0)
-    measures = {name: metrics.mean(np.array(of), lineage, len(index)) for name, of in values.items()}
-    found = {name: spelled(interval(one, weights)) for name, one in measures.items()}
+    lineage, n_lineages = metrics.numbered([e.editable.lineage for e in episodes])
+    weights = resampled_weights(n_lineages, seed=0)
+    measures = {name: metrics.mean(np.array(of), lineage, n_lineages) for name, of in values.items()}
+    found = {name: interval(one, weights) for name, one in measures.items()}
     gain = paired_difference(measures["meta-model/memory"], measures["meta-model"], weights)
-    return {"edits": len(episodes), "lineages": len(index), "near": near, "begun": begun, **found} | {
-        "gain": spelled(gain)
-    }
-
-
-def spelled(one: Interval) -> list[float]:
-    return [round(float(getattr(one, key)), 3) for key in ("value", "low", "high")]
+    about = {"edits": len(episodes), "lineages": n_lineages, "near": near, "begun": begun}
+    return about | found | {"gain": gain}
 
 
 def sibling(by_name: dict[str, Editable], id: str) -> Editable | None:
@@ -219,8 +214,12 @@ def repair(one: Editable, wrong: torch.Tensor) -> Edit:
 def print_table(rows: dict[str, dict[str, Any]]) -> None:
     columns = ("edits", "lineages", "near", "begun", *METHODS, "gain")
     lines = [f"| protocol | {' | '.join(columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
-    lines += [f"| {name} | {' | '.join(str(of[key]) for key in columns)} |" for name, of in rows.items()]
-    sys.stdout.write("\n".join(lines) + "\n" + json.dumps(rows) + "\n")
+    for name, of in rows.items():
+        shown = (
+            interval_line(one) if isinstance(one, Interval) else str(one) for one in map(of.get, columns)
+        )
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    sys.stdout.write("\n".join(lines) + "\n" + json.dumps(rows, default=plain_interval) + "\n")
 
 
 if __name__ == "__main__":

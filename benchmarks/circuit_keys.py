@@ -28,7 +28,7 @@ from metamodel.config.command import run_command
 from metamodel.config.editing import EditingConfig
 from metamodel.config.errors import require
 from metamodel.config.function import FunctionConfig, SplitsConfig
-from metamodel.config.parser import command_parser, parse_options, plain
+from metamodel.config.parser import command_parser, parse_options
 from metamodel.editing import SubjectEditor
 from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
@@ -41,13 +41,11 @@ from metamodel.evaluation.report import interval_line, plain_interval
 from metamodel.features.examples import Example
 from metamodel.losses.function import edge_mass_loss, pad_truth
 from metamodel.losses.kept_circuit import kept_circuit_loss, kept_prompts
-from metamodel.train_editor import edit_splits
+from metamodel.train_editor import edit_splits, trained_on
 from metamodel.training.agreement import with_agreement
 from metamodel.training.checkpoint import FunctionCheckpoint
-from metamodel.training.editing_checkpoint import EditingCheckpoint
 from metamodel.training.examples import examples_of
 from metamodel.training.fit import fit
-from metamodel.training.fit_editing import fit_editor, sizes_of
 from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.splits import SPLITS, Splits, make_splits
 from metamodel.triples.store import Zoo
@@ -155,7 +153,6 @@ def _editor(folder: Path, steps: int) -> tuple[Callable[[float, int], Found], in
     base = EditingConfig(trainer=replace(EditingConfig().trainer, progress=False, accelerator="cpu"))
     base = replace(base, training=replace(base.training, steps=steps or STEPS))
     splits = edit_splits(base, zoo)
-    train = [one for one in zoo.subjects if one.subject.name in set(splits.train)]
     episodes = training_episodes(zoo, splits.validation, N_EPISODES)
     lineages = sorted({e.editable.lineage for e in episodes})
     of_episode = np.array([lineages.index(e.editable.lineage) for e in episodes])
@@ -163,20 +160,10 @@ def _editor(folder: Path, steps: int) -> tuple[Callable[[float, int], Found], in
     def trained(weight: float, seed: int) -> Found:
         config = replace(base, seed=seed, training=replace(base.training, loss_circuit=weight))
         with tempfile.TemporaryDirectory() as place:
-            editor = fit_editor(config, train, Path(place))
-        subject_editor = SubjectEditor(
-            EditingCheckpoint(
-                editor=editor,
-                sizes=sizes_of(config),
-                refuse_below=config.refuse_below,
-                zoo={},
-                splits=splits,
-                training=plain(config),
-            )
-        )
+            editor = SubjectEditor(trained_on(zoo, splits, config, Path(place)))
         values: dict[str, list[float]] = {}
         for e in episodes:
-            changes = subject_editor.propose_for(e.editable.subject, e.examples).changes
+            changes = editor.propose_for(e.editable.subject, e.examples).changes
             one = scores(e, changes)
             moved = circuit_moved(e, changes)
             each = {"harmonic_mean": one.harmonic_mean, "kl": one.kl, "circuit_moved": moved}

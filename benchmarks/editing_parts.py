@@ -30,9 +30,7 @@ from metamodel.evaluation.bootstrap import paired_difference, resampled_weights
 from metamodel.evaluation.editing.episodes import training_episodes
 from metamodel.evaluation.editing.scores import scores
 from metamodel.proposal import Proposal
-from metamodel.train_editor import edit_splits
-from metamodel.training.editing_checkpoint import EditingCheckpoint
-from metamodel.training.fit_editing import fit_editor, sizes_of
+from metamodel.train_editor import edit_splits, trained_on
 from metamodel.triples.edit_store import EditZoo
 
 PLAIN = EditorConfig(sites=False, gates=False, decay=False)
@@ -88,22 +86,11 @@ def judged(name: str, zoo: EditZoo, folder: str, steps: int, n_edits: int, out: 
     )
     config = replace(config, training=training, trainer=replace(config.trainer, progress=False))
     splits = edit_splits(config, zoo)
-    train = set(splits.train)
     out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    network = fit_editor(config, [one for one in zoo.subjects if one.subject.name in train], out)
+    whole = SubjectEditor(trained_on(zoo, splits, config, out))
     seconds = time.perf_counter() - began
     sys.stderr.write(f"{name}: trained in {seconds:.0f} s\n")
-    whole = SubjectEditor(
-        EditingCheckpoint(
-            editor=network,
-            sizes=sizes_of(config),
-            refuse_below=0.0,
-            zoo={},
-            splits=splits,
-            training={},
-        )
-    )
     edits, norms, took = [], [], []
     for e in training_episodes(zoo, splits.validation, n_edits):
         began = time.perf_counter()
@@ -115,7 +102,7 @@ def judged(name: str, zoo: EditZoo, folder: str, steps: int, n_edits: int, out: 
         "edits": edits,
         "norm": float(np.nanmedian(norms)),
         "milliseconds": float(np.median(took)),
-        "passes": network.passes,
+        "passes": whole.checkpoint.editor.passes,
         "seconds": seconds,
     }
 
@@ -130,8 +117,7 @@ def relative_norm(proposal: Proposal) -> float:
 def compared(rows: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     """Mean S of each kind of edit and of all, with the difference from another entry's."""
     kinds = np.array([kind for kind, _, _ in rows["edits"]])
-    index = {name: i for i, name in enumerate(dict.fromkeys(lineage for _, lineage, _ in rows["edits"]))}
-    lineage = np.array([index[name] for _, name, _ in rows["edits"]])
+    lineage, n_lineages = metrics.numbered([name for _, name, _ in rows["edits"]])
     ours, theirs = (np.array([s for _, _, s in one["edits"]]) for one in (rows, others))
     require(
         [row[:2] for row in rows["edits"]] == [row[:2] for row in others["edits"]],
@@ -140,11 +126,11 @@ def compared(rows: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
         got="others",
         do="Choose another folder, or remove the older entries.",
     )
-    weights = resampled_weights(len(index), seed=0)
+    weights = resampled_weights(n_lineages, seed=0)
     found: dict[str, Any] = {}
     for kind in (*sorted(set(kinds)), "all"):
         among = (kinds == kind) | (kind == "all")
-        one, other = (metrics.mean(s[among], lineage[among], len(index)) for s in (ours, theirs))
+        one, other = (metrics.mean(s[among], lineage[among], n_lineages) for s in (ours, theirs))
         gap = paired_difference(one, other, weights)
         found[kind] = {
             "s": float(ours[among].mean()),

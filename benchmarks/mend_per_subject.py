@@ -29,6 +29,7 @@ from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import interval, paired_difference, resampled_weights
 from metamodel.evaluation.editing.episodes import test_episodes, training_episodes
 from metamodel.evaluation.editing.scores import scores
+from metamodel.evaluation.report import interval_line, plain_interval
 from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Editable
 
@@ -53,8 +54,8 @@ def main(arguments: list[str]) -> None:
     lines = [f"| subject | edits | {' | '.join(names)} |", f"|{' --- |' * (len(names) + 2)}"]
     for name, of in found["subjects"].items():
         lines.append(f"| {name} | {of['edits']} | {' | '.join(f'{of[key]:.3f}' for key in names)} |")
-    lines.append(f"| mean | | {' | '.join(str(found['S'][key]) for key in names)} |")
-    sys.stdout.write("\n".join(lines) + "\n" + json.dumps(found) + "\n")
+    lines.append(f"| mean | | {' | '.join(interval_line(found['S'][key]) for key in names)} |")
+    sys.stdout.write("\n".join(lines) + "\n" + json.dumps(found, default=plain_interval) + "\n")
 
 
 def chosen(zoo: EditZoo, editor: SubjectEditor, n: int) -> list[Editable]:
@@ -101,14 +102,10 @@ def compared(editor: SubjectEditor, zoo: EditZoo, n: int, steps: int) -> dict[st
     }
     gap = paired_difference(measures[OURS], measures["mend_per_subject"], weights)
     return {
-        "S": {name: spelled(interval(one, weights)) for name, one in measures.items()},
-        "gap": spelled(gap),
+        "S": {name: interval(one, weights) for name, one in measures.items()},
+        "gap": gap,
         "subjects": subjects,
     }
-
-
-def spelled(one: Any) -> list[float]:
-    return [round(float(getattr(one, key)), 3) for key in ("value", "low", "high")]
 
 
 if __name__ == "__main__":

@@ -34,17 +34,7 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
     folder, _held = claim_folder(config, zoo.fingerprint)
     where = folder / CHECKPOINT
     if not (where / "splits.json").is_file():
-        chosen = set(splits.train)
-        editor = fit_editor(config, [one for one in zoo.subjects if one.subject.name in chosen], folder)
-        checkpoint = EditingCheckpoint(
-            editor=editor,
-            sizes=sizes_of(config),
-            refuse_below=config.refuse_below,
-            zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
-            splits=splits,
-            training=plain(config),
-        )
-        save(checkpoint, where)
+        save(trained_on(zoo, splits, config, folder), where)
     report = judged(
         SubjectEditor(load_editing_checkpoint(where)),
         zoo,
@@ -58,6 +48,19 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
     show(report, report_console())
     sys.stdout.write(f"checkpoint  {where}\ncard        {where / 'README.md'}\nzoo         {config.zoo}\n")
     return where
+
+
+def trained_on(zoo: EditZoo, splits: Splits, config: EditingConfig, folder: Path) -> EditingCheckpoint:
+    """An editor that was trained on the training subjects of a zoo; goes on where `folder` holds a run."""
+    chosen = set(splits.train)
+    return EditingCheckpoint(
+        editor=fit_editor(config, [one for one in zoo.subjects if one.subject.name in chosen], folder),
+        sizes=sizes_of(config),
+        refuse_below=config.refuse_below,
+        zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},
+        splits=splits,
+        training=plain(config),
+    )
 
 
 def judged(

@@ -70,6 +70,12 @@ def within_subject_average_precision(
     return mean(np.array(values, dtype=np.float64), np.array(owners, dtype=np.int64), n_lineages)
 
 
+def numbered(lineages: Sequence[str]) -> tuple[Int[ndarray, " item"], int]:
+    """The number of each item's lineage, in order of appearance, and how many lineages there are."""
+    index = {name: i for i, name in enumerate(dict.fromkeys(lineages))}
+    return np.array([index[name] for name in lineages], dtype=np.int64), len(index)
+
+
 def mean(values: Float[ndarray, " item"], lineage: Int[ndarray, " item"], n_lineages: int) -> Measure:
     """Mean over items; NaN items are left out."""
     known = ~np.isnan(values)

@@ -144,3 +144,9 @@ def test_lineages_are_resampled_not_items():
 def test_resamples_depend_on_the_seed_alone():
     assert (resampled_weights(5, seed=1) == resampled_weights(5, seed=1)).all()
     assert (resampled_weights(5, seed=1) != resampled_weights(5, seed=2)).any()
+
+
+def test_lineages_are_numbered_as_they_appear():
+    numbers, n = metrics.numbered(["b", "a", "b", "c"])
+    assert numbers.tolist() == [0, 1, 0, 2]
+    assert n == 3

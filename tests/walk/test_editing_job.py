@@ -136,3 +136,23 @@ def test_a_zoo_of_triples_is_refused_in_one_line(editing_job):
     said = run(editing_job, "metamodel.train", *words, ok=False)
     (line,) = said.stderr.splitlines()
     assert line.startswith("data/none: expected a finished zoo of edits, got an unfinished one.")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "keys"),
+    [
+        ("case_memory", ["--edits", "2", "--cases", "2"], {"training/seed", "training/edit"}),
+        ("mend_per_subject", ["--subjects", "1", "--steps", "2"], {"S", "gap", "subjects"}),
+    ],
+)
+def test_the_benchmarks_of_editors_end_in_a_line_of_json(editing_job, checkpoint, name, words, keys):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / f"benchmarks/{name}.py"), str(checkpoint), *words],
+        cwd=editing_job,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert keys <= set(json.loads(done.stdout.splitlines()[-1]))
