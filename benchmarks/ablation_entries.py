@@ -34,6 +34,7 @@ ENTRIES: Mapping[str, Changes] = {
     "ratios-alone": {"matcher.described_by": "ratios"},
     "larger": {"matcher.width": 128, "matcher.n_layers": 4},
     "longer": {STEPS: 3},
+    "two-members": {"matcher.members": 2},
     # for sizes and tasks that were not trained on: lean less on single features and on where they lie
     "features-hidden-half": {"matcher.feature_dropout": 0.5},
     "columns-hidden": {"matcher.column_dropout": 0.4},

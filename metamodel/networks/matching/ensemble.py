@@ -1,8 +1,8 @@
 """Several matchers that differ in their seed alone, and answer as one: what they say is averaged.
 
 One network in place of another of other initial weights moves the F1 of sizes and tasks that were not
-trained on by several hundredths, more than most ingredients do; a mean of some is steadier and better
-(Lakshminarayanan, Pritzel & Blundell 2017).
+trained on by several hundredths, more than most ingredients do; a mean of some is steadier (Lakshminarayanan,
+Pritzel & Blundell 2017).
 """
 
 from collections.abc import Sequence
@@ -40,11 +40,7 @@ class MatcherEnsemble(nn.Module):
         allowed: Bool[Tensor, "pair node theirs"],
     ) -> tuple[Float[Tensor, "pair node theirs"], Float[Tensor, "pair node theirs"]]:
         """Means of what members say, as `Matcher.similarity` does."""
-        both = [
-            member.similarity(first, second, allowed)
-            for member in self.members
-            if isinstance(member, Matcher)
-        ]
-        return torch.stack([one for one, _ in both]).mean(0), torch.stack([start for _, start in both]).mean(
-            0
-        )
+        members = [member for member in self.members if isinstance(member, Matcher)]
+        both = [member.similarity(first, second, allowed) for member in members]
+        similarity, start = (torch.stack(one).mean(0) for one in zip(*both, strict=True))
+        return similarity, start
