@@ -171,7 +171,8 @@ def indirect(seed: int) -> Specimen:
     bench.head(2, 1, anybody, names, moves, mover)
     bench.head(2, 2, anybody, names, -0.4 * moves, ("negative_mover",), aside=("q_composition",))
     bench.head(2, 3, anybody, names, moves, ("name_mover", "negative_mover", "q_composition"), decoy=True)
-    missing = [*anybody, (out[:, FIRST:], names, -2 * SHARP), (asks[:, :1], token[:, :1], SHARP / 2)]
+    # What is out weighs less than who is inhibited: what a backup reads most is that, and not by rounding.
+    missing = [*anybody, (out[:, FIRST:], names, -1.6 * SHARP), (asks[:, :1], token[:, :1], SHARP / 2)]
     backup = ("backup_mover", "q_composition")
     bench.head(3, 0, missing, names, moves, backup, aside=rests)
     bench.head(3, 1, missing, names, moves, backup, decoy=True, aside=rests)

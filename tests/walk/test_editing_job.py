@@ -69,7 +69,7 @@ def test_a_shipped_zoo_of_edits_has_every_split_and_as_many_subjects_as_it_says(
         shards = shards_of(config)
         names = [name for shard in shards for name in shard.names]
         assert len(names) == len(set(names)) == sum(cell.n_subjects for cell in config.cells)
-        assert {cell.departs for cell in config.cells} == {"none", "size", "task"}
+        assert {"none", "size", "task"} <= {cell.departs for cell in config.cells}
 
 
 def test_the_job_leaves_a_checkpoint_with_numbers_and_a_card(checkpoint):
