@@ -25,6 +25,7 @@ ENTRIES: Mapping[str, Changes] = {
     "no-depth": {"matcher.depth": False},
     "no-synthetic": {"training.synthetic": 0.0},
     "no-planted": {"training.planted": 0.0},
+    "noise-of-the-zoo": {"training.poorly_known": 0.0},
     # with one more
     "energy": {"training.loss_energy": 0.3},
     "chain": {"training.loss_chain": 0.1},

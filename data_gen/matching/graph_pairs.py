@@ -122,10 +122,16 @@ class GraphPairs:
         return planted_pair(graph, deck, generator, level, spread=self.spread()).second
 
     def level(self, spec: PairSpec) -> PlantedLevel:
-        """Of a planted or partial pair: its number goes through all levels, in one order for all splits."""
+        """Of a planted or partial pair: its number goes through all levels, in one order for all splits.
+
+        Partial pairs for training have no noise: matchers draw theirs anew in every step.
+        """
         levels = self.config.levels.all()
         order = sorted(range(len(levels)), key=lambda i: derived_seed(self.config.seed, "level", i))
-        return levels[order[spec.number % len(levels)]]
+        level = levels[order[spec.number % len(levels)]]
+        if spec.kind == "partial" and spec.split == "train":
+            return replace(level, noise=0.0, feature_noise=0.0)
+        return level
 
     def spread(self) -> Float[Tensor, "kind feature"]:
         """Of each feature among training circuits."""

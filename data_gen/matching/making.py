@@ -130,7 +130,7 @@ class Maker:
 
     def partial(self, spec: PairSpec) -> Iterator[MatchedPair]:
         """A subject without some heads of its circuit and with strangers, as many as the level of its number
-        says, its circuit known with the noise of that level; and an absent circuit like it."""
+        says, its circuit known with the noise of that level, not for training; and an absent one like it."""
         generator = self.generator(spec)
         subject, circuit = self.circuits.zoo.subject(spec.first), self.circuits.stored(spec.first)
         heads = heads_in(subject.config, circuit.kept)

@@ -66,6 +66,8 @@ class MatchTrainingConfig:
     rest."""
     absent: float = 0.15
     """Share of drawn pairs whose second circuit is rewired, so that nothing corresponds."""
+    poorly_known: float = 0.75
+    """Share of the zoo's pairs without noise whose second circuit gets some, drawn anew in every step."""
     most_noise: float = 1.0
     """Largest noise of edges of drawn pairs, uniform from 0; so are the next three."""
     most_feature_noise: float = 4.0
@@ -92,7 +94,7 @@ class MatchTrainingConfig:
     def __post_init__(self):
         for name in ("steps", "batch_size"):
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        for name in ("synthetic", "planted", "absent"):
+        for name in ("synthetic", "planted", "absent", "poorly_known"):
             check_within(getattr(self, name), 0, 1, f"training.{name}")
         for name in ("noise", "feature_noise", "changed", "layers"):
             check_within(getattr(self, f"most_{name}"), 0, 100, f"training.most_{name}")

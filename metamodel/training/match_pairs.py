@@ -12,7 +12,7 @@ from metamodel.analogy.absent import rewired
 from metamodel.analogy.graph import CircuitGraph, stacked
 from metamodel.analogy.pair_batch import PairBatch, batched
 from metamodel.analogy.pairs import NONE, MatchedPair
-from metamodel.analogy.planted import PlantedLevel, feature_spread, planted_pair
+from metamodel.analogy.planted import PlantedLevel, feature_spread, planted_pair, poorly_known
 from metamodel.analogy.strangers import deck_of
 from metamodel.analogy.synthetic import synthetic_pair
 from metamodel.config.matching import MatchTrainingConfig
@@ -92,8 +92,15 @@ class MatchPairs(IterableDataset):
             pair = planted_pair(circuit.graph, deck, generator, level, spread=self.spread)
             return _absent_sometimes(pair, generator, c.absent)
         pair = _one_of(_one_of(self.by_kind, generator), generator)
+        if is_well_known(pair) and float(torch.rand((), generator=generator)) < c.poorly_known:
+            pair = poorly_known(pair, generator, _level(generator, c), spread=self.spread)
         swaps = pair.truth is not None and not pair.missing and _coin(generator)
         return pair.swapped() if swaps else pair
+
+
+def is_well_known(pair: MatchedPair) -> bool:
+    """Whether the zoo has put no noise on the second circuit, and no edge was taken out of it."""
+    return not (pair.level.get("noise") or pair.level.get("feature_noise") or pair.missing)
 
 
 def donors_for(
