@@ -1,6 +1,6 @@
 """An editor like MEND for each of eight subjects, beside ours and the one for all, on the same edits.
 
-    python benchmarks/mend_per_subject.py CHECKPOINT [--zoo FOLDER] [--subjects 8] [--steps 600]
+    python benchmarks/mend_per_subject.py CHECKPOINT [--zoo FOLDER] [--subjects 8] [--steps 600] [--tuning 40]
 
 The subjects are some that the checkpoint was trained on, spread over families: each per-subject editor trains
 on the training edits of its subject, ours on those of all of them, and both are asked for the same edits,
@@ -35,7 +35,6 @@ from metamodel.triples.edits import Editable
 
 DRAWS = 2
 """Specifications of each training edit."""
-TUNING = 40
 OURS = "meta-model"
 
 
@@ -45,11 +44,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--zoo", type=str, default="", help="folder of its zoo; by default as it says")
     parser.add_argument("--subjects", type=int, default=8, help="subjects that get an editor of their own")
     parser.add_argument("--steps", type=int, default=600, help="steps of each editor's training")
+    parser.add_argument("--tuning", type=int, default=40, help="edits on which opponents are tuned")
     given = parse_options(parser, arguments)
     torch.set_num_threads(1)
     editor = SubjectEditor.from_pretrained(given.checkpoint)
     zoo = EditZoo.open(Path(given.zoo or editor.checkpoint.zoo["folder"]))
-    found = compared(editor, zoo, given.subjects, given.steps)
+    found = compared(editor, zoo, given.subjects, given.steps, given.tuning)
     names = list(found["S"])
     lines = [f"| subject | edits | {' | '.join(names)} |", f"|{' --- |' * (len(names) + 2)}"]
     for name, of in found["subjects"].items():
@@ -69,13 +69,13 @@ def chosen(zoo: EditZoo, editor: SubjectEditor, n: int) -> list[Editable]:
     return [one for one in turns if one is not None][:n]
 
 
-def compared(editor: SubjectEditor, zoo: EditZoo, n: int, steps: int) -> dict[str, Any]:
+def compared(editor: SubjectEditor, zoo: EditZoo, n: int, steps: int, n_tuning: int) -> dict[str, Any]:
     """Mean S of each method, over all and by subject."""
 
     def judge(e: Episode, changes: Any) -> float:
         return scores(e, changes).harmonic_mean
 
-    tuning = training_episodes(zoo, editor.splits.train, TUNING)
+    tuning = training_episodes(zoo, editor.splits.train, n_tuning)
     for_all, fine = Mend(judge), FineTuning(judge)
     for opponent in (for_all, fine):
         sys.stderr.write(f"tuning {opponent.name}\n")

@@ -142,7 +142,7 @@ def test_a_zoo_of_triples_is_refused_in_one_line(editing_job):
     ("name", "words", "keys"),
     [
         ("case_memory", ["--edits", "2", "--cases", "2"], {"training/seed", "training/edit"}),
-        ("mend_per_subject", ["--subjects", "1", "--steps", "2"], {"S", "gap", "subjects"}),
+        ("mend_per_subject", ["--subjects", "1", "--steps", "2", "--tuning", "2"], {"S", "gap", "subjects"}),
     ],
 )
 def test_the_benchmarks_of_editors_end_in_a_line_of_json(editing_job, checkpoint, name, words, keys):
