@@ -48,6 +48,7 @@ class Variant:
 
 
 VARIANTS = (
+    Variant(factor=0.03, span=SpanConfig()),
     Variant(factor=0.1, span=SpanConfig()),
     Variant(factor=0.3, span=SpanConfig()),
     Variant(factor=1.0, span=SpanConfig()),
@@ -55,7 +56,6 @@ VARIANTS = (
     Variant(factor=1.0, span=SpanConfig(last=0.6)),
     Variant(factor=1.0, span=SpanConfig(first=0.4)),
     Variant(factor=0.3, span=SpanConfig(first=0.4)),
-    Variant(factor=0.3, span=SpanConfig(first=0.4, last=0.8)),
 )
 
 
