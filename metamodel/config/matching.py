@@ -64,8 +64,6 @@ class MatchTrainingConfig:
     planted: float = 0.45
     """Share of pairs of a training circuit and a changed copy, drawn anew in every step; the zoo's are the
     rest."""
-    partial: float = 0.0
-    """Share of pairs that are the zoo's partial ones, beside those that come up as other kinds do."""
     absent: float = 0.15
     """Share of drawn pairs whose second circuit is rewired, so that nothing corresponds."""
     poorly_known: float = 0.75
@@ -96,12 +94,11 @@ class MatchTrainingConfig:
     def __post_init__(self):
         for name in ("steps", "batch_size"):
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        for name in ("synthetic", "planted", "partial", "absent", "poorly_known"):
+        for name in ("synthetic", "planted", "absent", "poorly_known"):
             check_within(getattr(self, name), 0, 1, f"training.{name}")
         for name in ("noise", "feature_noise", "changed", "layers"):
             check_within(getattr(self, f"most_{name}"), 0, 100, f"training.most_{name}")
-        drawn = self.synthetic + self.planted + self.partial
-        check_within(drawn, 0, 1, "training.synthetic + training.planted + training.partial")
+        check_within(self.synthetic + self.planted, 0, 1, "training.synthetic + training.planted")
         for name in ("unmatched", "energy", "chain", "gw", "cycle", "entropy", "presence"):
             check_within(getattr(self, f"loss_{name}"), 0, 1e3, f"training.loss_{name}")
 

@@ -56,7 +56,6 @@ class MatchPairs(IterableDataset):
         self.by_kind = [
             [pair for pair in pairs if pair.kind == kind] for kind in sorted({pair.kind for pair in pairs})
         ]
-        self.partial = [pair for pair in pairs if pair.kind == "partial"]
         graphs = [circuit.graph for circuit in circuits]
         self.spread, self.centre = feature_spread(graphs), feature_centre(graphs)
 
@@ -92,8 +91,7 @@ class MatchPairs(IterableDataset):
             deck = deck_of(donors, generator)
             pair = planted_pair(circuit.graph, deck, generator, level, spread=self.spread)
             return _absent_sometimes(pair, generator, c.absent)
-        partial = choice < c.synthetic + c.planted + c.partial and self.partial
-        pair = _one_of(partial or _one_of(self.by_kind, generator), generator)
+        pair = _one_of(_one_of(self.by_kind, generator), generator)
         if is_well_known(pair) and float(torch.rand((), generator=generator)) < c.poorly_known:
             pair = poorly_known(pair, generator, _level(generator, c), spread=self.spread)
         swaps = pair.truth is not None and not pair.missing and _coin(generator)
