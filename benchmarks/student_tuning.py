@@ -56,6 +56,7 @@ VARIANTS = (
     Variant(factor=1.0, span=SpanConfig(last=0.6)),
     Variant(factor=1.0, span=SpanConfig(first=0.4)),
     Variant(factor=0.3, span=SpanConfig(first=0.4)),
+    Variant(factor=0.1, span=SpanConfig(first=0.4)),
 )
 
 
