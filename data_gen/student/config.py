@@ -49,7 +49,8 @@ class StrengthConfig:
     transplant: float = 1.0
     """The same with the teacher's own component in the student's place, carried by one map of streams."""
     alignment: float = 1.0
-    """What the best such map leaves of streams, in [0, 1]; as the two before, of `circuit_interchange`."""
+    """What the best such map leaves of streams, in [0, 1]; as the two before, of `circuit_interchange`.
+    Unlike them it acts from the first step on."""
     logits: float = 1.0
     """KL divergence from the teacher's answers, in nats."""
     cka: float = 1.0

@@ -1,9 +1,10 @@
 """Trains the students of one size and recipe side by side, one for each teacher, by one way of being like it.
 
-    L = task + β · circuit loss(τ_t) + γ · interchange on matched components
+    L = task + β · circuit loss(τ_t) + γ · interchange on matched components + α · misalignment of streams
 
 τ rises from 0: a student's first edges are weak, and at a fixed τ match nothing. The teacher's edges are
 exact and fixed, the student's attribution patching with a graph; their map is solved every few terms.
+The last term needs no map: where the others begin late, it acts alone until then.
 All arms begin with the same weights and see the same prompts in the same order.
 """
 
@@ -156,6 +157,9 @@ class _Likeness:
         step: int,
     ) -> Float[Tensor, " subject"] | None:
         strength = self.config.strength
+        if self.arm == "circuit_interchange" and strength.alignment > 0 and step < self.span.start:
+            sides = (weights, self.size), (self.weights, self.theirs)
+            return strength.alignment * misalignment(*sides, tokens)
         if step not in self.span:
             return None
         match self.arm:
