@@ -54,6 +54,7 @@ VARIANTS = (
     Variant(factor=0.3, span=SpanConfig()),
     Variant(factor=1.0, span=SpanConfig()),
     Variant(factor=3.0, span=SpanConfig()),
+    Variant(factor=10.0, span=SpanConfig()),
     Variant(factor=1.0, span=SpanConfig(last=0.6)),
     Variant(factor=1.0, span=SpanConfig(first=0.4)),
     Variant(factor=0.3, span=SpanConfig(first=0.4)),

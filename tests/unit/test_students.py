@@ -106,6 +106,23 @@ def test_a_term_acts_in_its_span_alone(arm):
     )
 
 
+def test_streams_are_aligned_before_the_map_counts_and_nothing_else_is():
+    def until(step: int, **strength):
+        late = dataclasses.replace(
+            CONFIG,
+            spans={"circuit_interchange": SpanConfig(first=0.99)},
+            strength=StrengthConfig(**strength),
+        )
+        recipe = dataclasses.replace(RECIPE, steps=step)
+        return train_students(late, STUDENT, recipe, TEACHERS, "circuit_interchange")
+
+    plain = train_students(CONFIG, STUDENT, RECIPE, TEACHERS, "plain")
+    aligned = until(6)
+    assert differ(aligned, plain) > 1e-3
+    assert differ(until(6, circuit=9.0, interchange=9.0, transplant=9.0), aligned) == 0
+    assert differ(until(6, alignment=0.0), plain) < 1e-6
+
+
 def test_students_of_every_arm_may_begin_with_their_teachers_embeddings():
     config = dataclasses.replace(CONFIG, embeddings="teacher")
     still = dataclasses.replace(RECIPE, learning_rate=1e-9)
