@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from metamodel.analogy.pair_store import PairZoo
 from metamodel.analogy.pairs import MatchedPair
 from metamodel.config.errors import require
+from metamodel.training.match_pairs import is_well_known
 
 DEFAULT = "default"
 STEPS = "steps"
@@ -25,7 +26,7 @@ ENTRIES: Mapping[str, Changes] = {
     "no-depth": {"matcher.depth": False},
     "no-synthetic": {"training.synthetic": 0.0},
     "no-planted": {"training.planted": 0.0},
-    "noise-of-the-zoo": {"training.poorly_known": 0.0},
+    "no-poorly-known": {"training.poorly_known": 0.0},
     # with one more
     "energy": {"training.loss_energy": 0.3},
     "chain": {"training.loss_chain": 0.1},
@@ -103,10 +104,15 @@ class HeldOut:
         return of_size or any(words.startswith(f"-{task}-") for task in self.tasks)
 
 
+def is_noiseless_partial(pair: MatchedPair) -> bool:
+    return is_well_known(pair) and (pair.kind == "partial" or bool(pair.level.get("of_partial")))
+
+
 def without_tests(zoo: PairZoo, held: HeldOut) -> PairZoo:
     """The zoo without any test pair; what is held out stands, of training and validation, under its split.
 
-    A pair of a subject that is held out and one that is not is left out.
+    A pair of a subject that is held out and one that is not is left out, and so are partial pairs of training
+    and absent ones like them: they are stored without the noise under which such pairs are judged.
 
     Raises: InputError where nothing is of these sizes or tasks, or nothing else is left to train on.
     """
@@ -117,7 +123,7 @@ def without_tests(zoo: PairZoo, held: HeldOut) -> PairZoo:
         of_held = {held.holds(side.id) for side in (pair.first_side, pair.second_side)}
         if of_held == {False}:
             pairs.append(pair)
-        elif of_held == {True}:
+        elif of_held == {True} and not (pair.split == "train" and is_noiseless_partial(pair)):
             pairs.append(replace(pair, split=held.split))
     splits = {pair.split for pair in pairs}
     wanted = {"train", "validation", held.split}

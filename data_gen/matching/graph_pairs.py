@@ -124,7 +124,7 @@ class GraphPairs:
     def level(self, spec: PairSpec) -> PlantedLevel:
         """Of a planted or partial pair: its number goes through all levels, in one order for all splits.
 
-        Partial pairs for training have no noise: matchers draw theirs anew in every step.
+        Partial pairs for training have no noise: matchers draw theirs anew.
         """
         levels = self.config.levels.all()
         order = sorted(range(len(levels)), key=lambda i: derived_seed(self.config.seed, "level", i))

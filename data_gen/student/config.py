@@ -11,8 +11,8 @@ from metamodel.config.errors import require_one_of
 Arm = Literal["plain", "logits", "cka", "rsa", "circuit", "circuit_interchange", "rewired"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 """What a student is trained by, beside its task: nothing; the teacher's answers; similarity of streams at
-matched depths, by kernels or by distances; the circuit; circuit and interchange on matched components; the
-circuit of a teacher whose edges were shuffled."""
+matched depths, by kernels or by distances; the circuit; circuit and interchange on matched components, with
+streams aligned by an orthogonal map; the circuit of a teacher whose edges were shuffled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class StrengthConfig:
     """The same with the teacher's own component in the student's place, carried by one map of streams."""
     alignment: float = 1.0
     """What the best such map leaves of streams, in [0, 1]; as the two before, of `circuit_interchange`.
-    Unlike them it acts from the first step on."""
+    Unlike them it acts from the first step to the end of the span."""
     logits: float = 1.0
     """KL divergence from the teacher's answers, in nats."""
     cka: float = 1.0
@@ -79,7 +79,7 @@ class SpanConfig:
     """When a term acts, in shares of the steps."""
 
     first: float = 0.0
-    """Where it begins: before it the task alone is learnt."""
+    """Where it begins: before it the task alone is learnt, and by `circuit_interchange` to align streams."""
     last: float = 1.0
     """Where it ends: behind it the task has the last word."""
 

@@ -67,7 +67,8 @@ class MatchTrainingConfig:
     absent: float = 0.15
     """Share of drawn pairs whose second circuit is rewired, so that nothing corresponds."""
     poorly_known: float = 0.75
-    """Share of the zoo's pairs without noise whose second circuit gets some, drawn anew in every step."""
+    """Share of the zoo's pairs without noise, of any kind, whose second circuit gets some whenever they are
+    drawn."""
     most_noise: float = 1.0
     """Largest noise of edges of drawn pairs, uniform from 0; so are the next three."""
     most_feature_noise: float = 4.0

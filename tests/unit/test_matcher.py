@@ -140,17 +140,27 @@ def test_learning_finds_what_is_planted():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_pairs_of_the_zoo_without_noise_get_some_anew_whenever_they_are_drawn_and_others_none(share):
     quiet = replace(pair_at(1), kind="partial", level={"noise": 0.0, "feature_noise": 0.0})
-    pairs = [quiet, replace(pair_at(2), kind="planted", level={"noise": 0.5})]
+    noisy, absent = pair_at(2), replace(pair_at(3), kind="absent", truth=None, present=False, level={})
+    without = replace(pair_at(4), kind="program", missing=("L0H0", "L1H0", "q"), level={})
+    pairs = [
+        quiet,
+        absent,
+        without,
+        replace(noisy, kind="planted", level={"noise": 0.5}),
+        replace(noisy, kind="larger", level={"feature_noise": 0.5}),
+    ]
     circuits = [TrainingCircuit(graph=pair.first, lineage=str(i)) for i, pair in enumerate(pairs)]
     config = replace(CONFIG.training, synthetic=0.0, planted=0.0, poorly_known=share)
     data, generator = MatchPairs(pairs, circuits, config, seed=0), torch.Generator().manual_seed(0)
-    found: dict[str, list[float]] = {"partial": [], "planted": []}
-    for _ in range(40):
+    found: dict[str, list[float]] = {pair.kind: [] for pair in pairs}
+    for _ in range(60):
         drawn = data._drawn(generator)
         total = float(drawn.first.features.double().sum() + drawn.second.features.double().sum())
         found[str(drawn.kind)].append(round(total, 6))
-    assert len(set(found["planted"])) == 1
-    assert len(set(found["partial"])) == (len(found["partial"]) if share else 1)
+    for kind in ("planted", "larger", "program"):
+        assert len(set(found[kind])) == 1
+    for kind in ("partial", "absent"):
+        assert len(set(found[kind])) == (len(found[kind]) if share else 1)
 
 
 def test_batches_hold_the_truth_and_ask_nothing_of_anchors():

@@ -70,6 +70,10 @@ def test_tests_are_left_out_and_what_is_held_out_is_judged_and_not_trained_on(zo
     mixed = replace(judged[0], second_side=replace(judged[0].second_side, id="ioi-base-l3h4-r-0002"))
     more = PairZoo(zoo.folder, zoo.manifest, (*plain.pairs, replace(mixed, split="train")), (), ())
     assert len(without_tests(more, HeldOut(sizes=("l2h4",))).pairs) == len(sized.pairs)
+    for noise, judged_too in ((0.0, 0), (0.5, 1)):
+        partial = replace(judged[0], split="train", kind="partial", level={"noise": noise})
+        more = PairZoo(zoo.folder, zoo.manifest, (*plain.pairs, partial), (), ())
+        assert len(without_tests(more, HeldOut(sizes=("l2h4",))).pairs) == len(sized.pairs) + judged_too
     with pytest.raises(InputError, match="hold-out-sizes"):
         without_tests(zoo, HeldOut(sizes=("l9h9",)))
 

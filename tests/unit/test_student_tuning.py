@@ -62,6 +62,12 @@ def test_every_arm_that_has_a_strength_is_tried_as_often_and_alone(tuning):
     assert made.spans == {"cka": SpanConfig(last=0.8)}
 
 
+def test_a_rewired_teacher_is_learned_from_as_a_circuit_is():
+    config = config_of("small")
+    assert config.factors["rewired"] == config.factors["circuit"]
+    assert config.spans["rewired"] == config.spans["circuit"]
+
+
 def test_no_teacher_is_both_tuned_on_and_judged():
     assert config_of("tuning").zoo == config_of("small").zoo
 

@@ -107,20 +107,21 @@ def test_a_term_acts_in_its_span_alone(arm):
 
 
 def test_streams_are_aligned_before_the_map_counts_and_nothing_else_is():
-    def until(step: int, **strength):
-        late = dataclasses.replace(
-            CONFIG,
-            spans={"circuit_interchange": SpanConfig(first=0.99)},
-            strength=StrengthConfig(**strength),
-        )
-        recipe = dataclasses.replace(RECIPE, steps=step)
-        return train_students(late, STUDENT, recipe, TEACHERS, "circuit_interchange")
+    loud = {"circuit": 9.0, "interchange": 9.0, "transplant": 9.0}
 
-    plain = train_students(CONFIG, STUDENT, RECIPE, TEACHERS, "plain")
-    aligned = until(6)
+    def of(first: float, last: float, **strength):
+        span = SpanConfig(first=first, last=last)
+        late = dataclasses.replace(
+            CONFIG, spans={"circuit_interchange": span}, strength=StrengthConfig(**strength)
+        )
+        return train_students(late, STUDENT, RECIPE, TEACHERS, "circuit_interchange")
+
+    plain, aligned = trained("plain"), of(0.99, 1.0)  # a span without a step
     assert differ(aligned, plain) > 1e-3
-    assert differ(until(6, circuit=9.0, interchange=9.0, transplant=9.0), aligned) == 0
-    assert differ(until(6, alignment=0.0), plain) < 1e-6
+    assert differ(of(0.99, 1.0, **loud), aligned) == 0
+    assert differ(of(0.5, 1.0, **loud), aligned) > 1e-4
+    assert differ(of(0.99, 1.0, alignment=0.0), plain) < 1e-6
+    assert differ(of(0.5, 0.51), of(0.5, 1.0)) > 1e-4, "nothing is aligned behind the span"
 
 
 def test_students_of_every_arm_may_begin_with_their_teachers_embeddings():
