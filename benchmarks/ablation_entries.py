@@ -105,6 +105,7 @@ class HeldOut:
 
 
 def is_noiseless_partial(pair: MatchedPair) -> bool:
+    """Whether a pair is partial, or absent like one, and stored without noise."""
     return is_well_known(pair) and (pair.kind == "partial" or bool(pair.level.get("of_partial")))
 
 

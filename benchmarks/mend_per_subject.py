@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     sys.stdout.write("\n".join(lines) + "\n" + json.dumps(found, default=plain_interval) + "\n")
 
 
-def judged_episodes(one: Editable) -> list[Episode]:
+def possible_episodes(one: Editable) -> list[Episode]:
     """Edits of a subject that no editor trains on, and that can be done."""
     return [e for e in test_episodes(one) if e.edit.kind != "infeasible"]
 
@@ -68,7 +68,7 @@ def chosen(zoo: EditZoo, editor: SubjectEditor, n: int) -> list[Editable]:
     trained = set(editor.splits.train)
     groups: dict[object, list[Editable]] = defaultdict(list)
     for one in sorted(zoo.subjects, key=lambda s: hashlib.sha256(s.subject.name.encode()).hexdigest()):
-        if one.subject.name in trained and own_episodes(one, 1) and judged_episodes(one):
+        if one.subject.name in trained and own_episodes(one, 1) and possible_episodes(one):
             groups[one.family, one.subject.config].append(one)
     turns = chain.from_iterable(zip_longest(*(groups[key] for key in sorted(groups, key=str))))
     return [one for one in turns if one is not None][:n]
@@ -92,7 +92,7 @@ def compared(editor: SubjectEditor, zoo: EditZoo, n: int, steps: int, n_tuning: 
     for i, one in enumerate(chosen(zoo, editor, n)):
         sys.stderr.write(f"an editor for {one.subject.name}\n")
         methods = {"mend_per_subject": mend_alone(judge, own_episodes(one, DRAWS), steps=steps)} | opponents
-        episodes = judged_episodes(one)
+        episodes = possible_episodes(one)
         for e in episodes:
             values[OURS].append(judge(e, editor.propose_for(one.subject, e.examples).changes))
             for name, method in methods.items():

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from data_gen.siit_exchange import exchanged_logits, partner, run_clean
+from metamodel.analogy.exchange import stream_sites
 from metamodel.analogy.procrustes import evenly, procrustes, ratio
 from metamodel.circuits.weight_gradients import writing_sites, written
 from metamodel.subjects.config import SubjectConfig, components
@@ -154,10 +155,9 @@ def _stream_rows(
 ) -> tuple[Float[Tensor, "subject row d_model"], Float[Tensor, "subject item"]]:
     """Centred residual streams at depths 0, 1/2 and 1, each with the same weight, and their norms."""
     weights, config = side
-    first = forward(weights, config, tokens, taps=["blocks.0.hook_resid_pre"]).taps
-    layers = streams(weights, config, tokens)
-    parts = [first["blocks.0.hook_resid_pre"], layers[(config.n_layers - 1) // 2], layers[-1]]
-    parts = [_centred(part, config).flatten(1, 2) for part in parts]
+    sites = stream_sites(config)
+    taps = forward(weights, config, tokens, taps=sites).taps
+    parts = [_centred(taps[name], config).flatten(1, 2) for name in sites]
     return evenly([part - part.mean(1, keepdim=True) for part in parts])
 
 

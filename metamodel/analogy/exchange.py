@@ -17,10 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from metamodel.analogy.procrustes import evenly, procrustes, ratio
+from metamodel.circuits.weight_gradients import writing_sites, written
 from metamodel.config.errors import require
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.checks import check_tokens
-from metamodel.subjects.config import Component, components, depth_fraction
+from metamodel.subjects.config import Component, SubjectConfig, components, depth_fraction
 from metamodel.subjects.forward import forward
 from metamodel.subjects.sites import Replacement
 from metamodel.subjects.subject import Subject
@@ -183,31 +184,23 @@ def fitted(first: Subject, second: Subject, probes: Int[Tensor, "probe pos"]) ->
     return StreamMap(rotation=rotation, scale=scale, first_mean=x_mean, second_mean=y_mean)
 
 
+def stream_sites(config: SubjectConfig) -> list[str]:
+    """Sites of the residual stream at depths 0, 1/2 and 1."""
+    n = config.n_layers
+    ends = [f"blocks.{layer}.hook_resid_post" for layer in ((n - 1) // 2, n - 1)]
+    return ["blocks.0.hook_resid_pre", *ends]
+
+
 def _streams(subject: Subject, probes: Int[Tensor, "probe pos"]) -> list[Float[Tensor, "sample d_model"]]:
-    """Residual streams at depths 0, 1/2 and 1."""
-    n = subject.config.n_layers
-    names = [
-        "blocks.0.hook_resid_pre",
-        f"blocks.{(n - 1) // 2}.hook_resid_post",
-        f"blocks.{n - 1}.hook_resid_post",
-    ]
-    taps = subject.run(probes, taps=names).taps
-    return [taps[name][0].flatten(0, 1) for name in names]
+    sites = stream_sites(subject.config)
+    taps = subject.run(probes, taps=sites).taps
+    return [taps[name][0].flatten(0, 1) for name in sites]
 
 
-def _writes(subject: Subject, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "node batch pos d_model"]:
-    """What each component writes; zero for the unembedding."""
-    c = subject.config
-    names = ["hook_embed", "hook_pos_embed"]
-    for layer in range(c.n_layers):
-        names.append(f"blocks.{layer}.attn.hook_result")
-        names += [f"blocks.{layer}.hook_mlp_out"] if c.has_mlp else []
-    taps = subject.run(tokens, taps=names).taps
-    parts = []
-    for name in names:
-        value = taps[name][0]
-        parts.append(value.permute(2, 0, 1, 3) if name.endswith("hook_result") else value[None])
-    return torch.cat([*parts, torch.zeros_like(parts[0])])
+def _writes(subject: Subject, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "source batch pos d_model"]:
+    """What each component writes, in the order of `components` without the unembedding."""
+    taps = subject.run(tokens, taps=writing_sites(subject.config)).taps
+    return written(subject.stacked, subject.config, taps)[0]
 
 
 def _answers(
