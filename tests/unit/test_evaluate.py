@@ -173,6 +173,18 @@ def test_a_rebuilt_zoo_with_other_bytes_is_used_with_a_note(checkpoint):
     assert "not byte for byte" in found.notes[0]
 
 
+def test_a_rebuilt_zoo_that_lacks_a_few_subjects_is_still_the_zoo_trained_on(checkpoint):
+    splits = checkpoint.splits
+    wider = replace(splits, train=(*splits.train, "gone"), seed=(*splits.seed, "lost"))
+    found = held_out(replace(checkpoint, splits=wider), zoo=None, split="seed")
+    assert found.train == splits.train
+    assert found.tests == {"seed": splits.seed}
+    assert [note.partition(":")[0].partition("lacks ")[2] for note in found.notes] == [
+        f"1 of the {len(wider.train)} subjects trained on, such as gone",
+        f"1 of the {len(wider.seed)} subjects of its split seed, such as lost",
+    ]
+
+
 def test_a_missing_zoo_is_refused_in_one_line_and_with_exit_code_2(folder, capsys):
     with pytest.raises(SystemExit) as ended:
         run_command(evaluate.main, [str(folder / "checkpoint"), "--zoo", str(folder / "nowhere")])
