@@ -45,6 +45,7 @@ ENTRIES: dict[str, tuple[EditorConfig, str]] = {
     "no preconditioning": (replace(PLAIN, without=("preconditioning",)), "plain"),
     "no map network": (replace(PLAIN, without=("map",)), "plain"),
     "no scope network": (replace(PLAIN, without=("scope",)), "plain"),
+    "no proportions": (replace(PLAIN, without=("proportions",)), "plain"),
     "no unlabelled inputs": (replace(PLAIN, without=("unlabelled",)), "plain"),
 }
 """Editors, and which of them each is compared with. All but those with a price lack the loss of the norm."""

@@ -6,10 +6,10 @@ from typing import Literal
 from metamodel.config.errors import require
 from metamodel.config.function import OptimConfig, SplitsConfig, TrainerConfig, check_within
 
-Part = Literal["preconditioning", "map", "scope", "unlabelled"]
+Part = Literal["preconditioning", "map", "scope", "unlabelled", "proportions"]
 """What can be left out of an editor, to see what it adds: the writer's ridge regression (it then follows
 plain gradients), the network of the map of answers (the closed form stands for it), that of the scope (the
-mean of all regressions does), and inputs without an answer."""
+mean of all regressions does), inputs without an answer, and the proportions of the subject's own answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

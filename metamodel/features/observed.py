@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR
 from metamodel.features.prompt_kernels import bag_kernels, merged, sharp, token_ids
+from metamodel.features.proportions import Proportions, proportions
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import forward
 
@@ -63,6 +64,8 @@ class Observed:
     answer_grams: Float[Tensor, "subject 3 answer answer2"]
     """Similarities of answers, about their mean: what is said of one where the other is the answer; how they
     vary together beside that; and cosines between their columns of the unembedding."""
+    proportions: Proportions
+    """Of what the subject says, on the tokens up to where it answers."""
     hidden: Float[Tensor, "subject example unit"]
     """What the last matrix that writes reads, at the answer position."""
     stream: Float[Tensor, "subject example d_model"]
@@ -93,6 +96,7 @@ def observed(told: Told) -> Observed:
     ids = token_ids(told.tokens, told.position)
     bags = merged(ids, old.argmax(-1), mask), ids
     n = told.tokens.shape[1]
+    read = torch.arange(told.tokens.shape[2], device=mask.device) <= told.position[..., None]
     prompts = torch.cat([bag_kernels(one, n, mask, mask, logits.dtype) for one in bags], dim=1)
     return Observed(
         role=told.role,
@@ -104,6 +108,7 @@ def observed(told: Told) -> Observed:
         prompts=prompts,
         logits=among,
         answer_grams=answer_grams(told, among, old),
+        proportions=proportions(torch.where(read, told.tokens, -1), mask, old.argmax(-1), told.answer_mask),
         hidden=hidden,
         stream=layers[-1],
     )

@@ -15,7 +15,7 @@ from metamodel.training.described import CONFIG, read_config
 from metamodel.training.tensors import RETRAIN, load_tensors, save_tensors
 from metamodel.triples.splits import Splits
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KIND = "editing"
 MODEL, SPLITS = "model.safetensors", "splits.json"
 
@@ -81,9 +81,7 @@ def load_editing_checkpoint(folder: Path) -> EditingCheckpoint:
     config = read_config(path, kind=KIND, version=SCHEMA_VERSION, types=_TYPES)
     where, got = f"{path}: refuse_below", config["refuse_below"]
     require(0 <= got <= 1, where, expected="a probability, 0 to 1", got=got, do=RETRAIN)
-    # editors of version 0.1 lack these parts, and their files the keys
-    given = {**_ABSENT, **config["sizes"]}
-    sizes = record_from_json(EditorSizes, given, f"{path}: sizes", do=RETRAIN)
+    sizes = record_from_json(EditorSizes, config["sizes"], f"{path}: sizes", do=RETRAIN)
     for key in ("width", "map_width", "map_layers", "n_steps", "recurrent"):
         value = getattr(sizes, key)
         require(value >= 1, f"{path}: sizes.{key}", expected="at least 1", got=value, do=RETRAIN)
@@ -99,13 +97,6 @@ def load_editing_checkpoint(folder: Path) -> EditingCheckpoint:
     )
 
 
-_ABSENT: dict[str, Any] = {
-    "recurrent": 1,
-    "sites": False,
-    "gates": False,
-    "decay": False,
-    "without": [],
-}
 _TYPES: dict[str, tuple[type, ...]] = {
     "sizes": (dict,),
     "refuse_below": (int, float),

@@ -5,6 +5,7 @@ import torch
 
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, observed
+from metamodel.features.proportions import UNKNOWN, Proportions
 from metamodel.networks.editing.class_map import ClassMap
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.profiles import left_out, matched_maps, profile_cost
@@ -120,6 +121,9 @@ def test_what_is_borrowed_comes_from_out_of_scope_even_if_inputs_in_scope_are_mo
         prompts=torch.stack([alike[order][:, order]] * 4)[None],
         logits=(4 * old)[order][None],
         answer_grams=torch.eye(3).expand(1, 3, 3, 3),
+        proportions=Proportions(
+            fourth=torch.full((1, 3, 3, 3), UNKNOWN), expected=torch.full((1, n), UNKNOWN)
+        ),
         hidden=torch.zeros(1, n, 2),
         stream=torch.zeros(1, n, 2),
     )

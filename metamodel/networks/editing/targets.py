@@ -1,10 +1,10 @@
 """What is wanted of every example, from what is wanted of the pairs.
 
-An input in scope may be answered in one of six ways: as the rule says (the old answer, mapped by a network or
-by the closed form), as the most similar pair is, as the most similar input out of scope is (a backdoor: what
-is said without the trigger), as the subject's second best answer is (a repair: what is damaged has often not
-forgotten), or as all pairs are. Which way holds in a specification shows when each pair is told from the
-other ones: before training it is the way that does so best.
+An input in scope may be answered in one of seven ways: as the rule says (the old answer, mapped by a network,
+by the closed form, or as the proportions of answers say), as the most similar pair is, as the most similar
+input out of scope is (a backdoor: what is said without the trigger), as the subject's second best answer is
+(a repair: what is damaged has often not forgotten), or as all pairs are. Which way holds in a specification
+shows when each pair is told from the other ones: before training it is the way that does so best.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,16 @@ from metamodel.config.edits import PADDING, PAIR
 from metamodel.features.observed import HIDDEN, N_PROMPT_KERNELS, Observed
 from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.class_map import SAID, ClassMap
+from metamodel.networks.editing.closure import N_CLOSURE_LOOKS, closure
 from metamodel.networks.editing.profiles import left_out, matched_maps
 from metamodel.networks.editing.scope import N_STATISTICS, Fitted, Scope, fitted, placed
 
-WAYS = ("map", "closed", "copy", "borrow", "second", "alike")
-N_EVIDENCE = 3 * len(WAYS) + 5
+WAYS = ("map", "closed", "proportion", "copy", "borrow", "second", "alike")
+N_EVIDENCE = 3 * len(WAYS) + 5 + N_CLOSURE_LOOKS
 TINY = 1e-9
-START_TRUST, START_SURE = 2.0, 2.0
-"""Before training: the power of a way's evidence in its share, and the logit of being sure."""
+START_TRUST, START_SURE, START_SHARPNESS = 2.0, 2.0, 1.0
+"""Before training: the power of a way's evidence in its share, the logit of being sure, and the logarithm of
+how much sharper than its probability an input is taken for one in scope: a removal of nine tenths is none."""
 UNLIKELY = 0.1
 """What counts as evidence at least: copying has none where every pair is a fact of its own."""
 ALIKE = 10.0
@@ -68,6 +70,7 @@ class TargetReader(nn.Module):
         self.temperature = nn.Parameter(torch.tensor([3.0, 4.0, 0.0]))
         """Logarithms: of similarities of pairs, of those of prompts, and of logits."""
         self.trust = nn.Parameter(torch.tensor(START_TRUST))
+        self.sharpness = nn.Parameter(torch.tensor(START_SHARPNESS))
         last = nn.Linear(width, len(WAYS) + 1)
         nn.init.zeros_(last.weight)
         with torch.no_grad():
@@ -86,12 +89,14 @@ class TargetReader(nn.Module):
         if "scope" in self.without:
             gate = 3 * found.score.mean(1)
         inside = placed(gate, role)
-        seen_map = torch.einsum("sna,snb->sab", one_hot(seen.old) * pair[..., None], seen.wanted)
+        known = seen.proportions.hidden() if "proportions" in self.without else seen.proportions
+        old = known.corrected(one_hot(seen.old))
+        seen_map = torch.einsum("sna,snb->sab", old * pair[..., None], seen.wanted)
         map_logits = self.map(seen.answer_grams, seen_map, seen.answer_mask)
         if "map" in self.without:
             map_logits = matched_maps(seen.answer_grams[:, SAID], seen_map, seen.answer_mask).clamp_min(TINY)
             map_logits = map_logits.log()
-        by_map = torch.einsum("sna,sab->snb", one_hot(seen.old), map_logits.softmax(-1))
+        by_map = torch.einsum("sna,sab->snb", old, map_logits.softmax(-1))
         n_known, n = seen.kernels.shape[2:]
         itself = torch.eye(n, device=role.device, dtype=torch.bool)
         heat = self.temperature.exp()
@@ -104,14 +109,19 @@ class TargetReader(nn.Module):
         # an input that may be in scope lends nothing: it is often the most similar one
         borrow = _attend(near.masked_fill(itself, -torch.inf), outside > 0.5, one_hot(seen.old))
         closed_map = matched_maps(seen.answer_grams[:, SAID], seen_map, seen.answer_mask)
-        closed = torch.einsum("sna,sab->snb", one_hot(seen.old), closed_map)
+        closed = torch.einsum("sna,sab->snb", old, closed_map)
+        follows = closure(known.fourth, seen_map, seen.answer_mask)
+        proportion = follows.to + closed_map * (1 - follows.to.sum(2, keepdim=True))
+        proportion = torch.einsum("sna,sab->snb", old, proportion)
         others = seen.logits.masked_fill(~seen.answer_mask[:, None] | (one_hot(seen.old) > 0), HIDDEN)
         second = (heat[2] * others).softmax(-1)
         alike = (seen.wanted.sum(1) / pair.sum(1)[:, None].clamp_min(1))[:, None].expand_as(copy)
-        ways = torch.stack([by_map, closed, copy, borrow, second, alike], dim=2)
+        ways = torch.stack([by_map, closed, proportion, copy, borrow, second, alike], dim=2)
         right = _right(ways, seen.wanted, pair)
+        right = torch.cat([right[:, :2], right[:, 2:3] * follows.trust[:, None], right[:, 3:]], dim=1)
         generalises = [left_out(seen.answer_grams[:, k], seen_map, seen.answer_mask) for k in (SAID, -1)]
-        evidence = torch.cat([_evidence(ways, right, seen, pair), torch.stack(generalises, dim=1)], dim=1)
+        evidence = [_evidence(ways, right, seen, pair), torch.stack(generalises, dim=1), follows.looks]
+        evidence = torch.cat(evidence, dim=1)
         statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
         share_inside = inside.sum(1, keepdim=True) / (role != PADDING).sum(1, keepdim=True)
         logits = self.way(torch.cat([evidence, statistic, share_inside], dim=1))
@@ -122,7 +132,7 @@ class TargetReader(nn.Module):
         share = (logits[:, :-1] + begun).softmax(-1)
         sure = logits[:, -1].sigmoid()
         changed = torch.einsum("snwa,sw->sna", ways, share)
-        gated = inside[..., None]
+        gated = placed(self.sharpness.exp() * gate, role)[..., None]
         wanted = gated * changed + (1 - gated) * one_hot(seen.old)
         wanted = torch.where(pair[..., None], seen.wanted, wanted)
         unsure = 4 * inside * (1 - inside)
