@@ -89,14 +89,49 @@ class TargetReader(nn.Module):
         if "scope" in self.without:
             gate = 3 * found.score.mean(1)
         inside = placed(gate, role)
+        ways = self._ways(seen, found, inside)
+        statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
+        share_inside = inside.sum(1, keepdim=True) / (role != PADDING).sum(1, keepdim=True)
+        logits = self.way(torch.cat([ways.evidence, statistic, share_inside], dim=1))
+        begun = self.trust * ways.right.clamp_min(UNLIKELY).log()
+        begun = begun + ALIKE * removed[:, None] * (
+            torch.arange(len(WAYS), device=role.device) == WAYS.index("alike")
+        )
+        share = (logits[:, :-1] + begun).softmax(-1)
+        sure = logits[:, -1].sigmoid()
+        changed = torch.einsum("snwa,sw->sna", ways.answers, share)
+        gated = placed(self.sharpness.exp() * gate, role)[..., None]
+        wanted = gated * changed + (1 - gated) * one_hot(seen.old)
+        wanted = torch.where(pair[..., None], seen.wanted, wanted)
+        unsure, n = 4 * inside * (1 - inside), (role != PADDING).sum(1)
+        whole = [unsure.sum(1) / n, inside.sum(1) / n, sure, _entropy(ways.map_logits, seen)]
+        return Targets(
+            gate=gate,
+            inside=inside,
+            map_logits=ways.map_logits,
+            wanted=wanted,
+            share=share,
+            sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
+            summary=torch.cat([ways.evidence, statistic, torch.stack(whole, dim=1)], dim=1),
+        )
+
+    def _ways(self, seen: Observed, found: Fitted, inside: Float[Tensor, "subject example"]) -> "_Ways":
+        """What each way answers, and what speaks for it."""
+        role, pair, mask = seen.role, (seen.role == PAIR), seen.answer_mask
         known = seen.proportions.hidden() if "proportions" in self.without else seen.proportions
         old = known.corrected(one_hot(seen.old))
         seen_map = torch.einsum("sna,snb->sab", old * pair[..., None], seen.wanted)
-        map_logits = self.map(seen.answer_grams, seen_map, seen.answer_mask)
-        if "map" in self.without:
-            map_logits = matched_maps(seen.answer_grams[:, SAID], seen_map, seen.answer_mask).clamp_min(TINY)
-            map_logits = map_logits.log()
-        by_map = torch.einsum("sna,sab->snb", old, map_logits.softmax(-1))
+        closed = matched_maps(seen.answer_grams[:, SAID], seen_map, mask)
+        map_logits = (
+            closed.clamp_min(TINY).log()
+            if "map" in self.without
+            else self.map(seen.answer_grams, seen_map, mask)
+        )
+        follows = closure(known.fourth, seen_map, mask)
+        kept = follows.to + closed * (1 - follows.to.sum(2, keepdim=True))
+        by_map, by_closed, by_proportion = (
+            torch.einsum("sna,sab->snb", old, to) for to in (map_logits.softmax(-1), closed, kept)
+        )
         n_known, n = seen.kernels.shape[2:]
         itself = torch.eye(n, device=role.device, dtype=torch.bool)
         heat = self.temperature.exp()
@@ -108,52 +143,28 @@ class TargetReader(nn.Module):
         near = heat[1] * torch.einsum("skij,k->sij", seen.prompts, self.nearest.softmax(0))
         # an input that may be in scope lends nothing: it is often the most similar one
         borrow = _attend(near.masked_fill(itself, -torch.inf), outside > 0.5, one_hot(seen.old))
-        closed_map = matched_maps(seen.answer_grams[:, SAID], seen_map, seen.answer_mask)
-        closed = torch.einsum("sna,sab->snb", old, closed_map)
-        follows = closure(known.fourth, seen_map, seen.answer_mask)
-        proportion = follows.to + closed_map * (1 - follows.to.sum(2, keepdim=True))
-        proportion = torch.einsum("sna,sab->snb", old, proportion)
-        others = seen.logits.masked_fill(~seen.answer_mask[:, None] | (one_hot(seen.old) > 0), HIDDEN)
+        others = seen.logits.masked_fill(~mask[:, None] | (one_hot(seen.old) > 0), HIDDEN)
         second = (heat[2] * others).softmax(-1)
         alike = (seen.wanted.sum(1) / pair.sum(1)[:, None].clamp_min(1))[:, None].expand_as(copy)
-        ways = torch.stack([by_map, closed, proportion, copy, borrow, second, alike], dim=2)
-        right = _right(ways, seen.wanted, pair)
-        right = torch.cat([right[:, :2], right[:, 2:3] * follows.trust[:, None], right[:, 3:]], dim=1)
-        generalises = [left_out(seen.answer_grams[:, k], seen_map, seen.answer_mask) for k in (SAID, -1)]
-        evidence = [_evidence(ways, right, seen, pair), torch.stack(generalises, dim=1), follows.looks]
-        evidence = torch.cat(evidence, dim=1)
-        statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
-        share_inside = inside.sum(1, keepdim=True) / (role != PADDING).sum(1, keepdim=True)
-        logits = self.way(torch.cat([evidence, statistic, share_inside], dim=1))
-        begun = self.trust * right.clamp_min(UNLIKELY).log()
-        begun = begun + ALIKE * removed[:, None] * (
-            torch.arange(len(WAYS), device=role.device) == len(WAYS) - 1
-        )
-        share = (logits[:, :-1] + begun).softmax(-1)
-        sure = logits[:, -1].sigmoid()
-        changed = torch.einsum("snwa,sw->sna", ways, share)
-        gated = placed(self.sharpness.exp() * gate, role)[..., None]
-        wanted = gated * changed + (1 - gated) * one_hot(seen.old)
-        wanted = torch.where(pair[..., None], seen.wanted, wanted)
-        unsure = 4 * inside * (1 - inside)
-        n = (role != PADDING).sum(1)
-        summary = torch.cat(
-            [
-                evidence,
-                statistic,
-                torch.stack([unsure.sum(1) / n, inside.sum(1) / n, sure, _entropy(map_logits, seen)], dim=1),
-            ],
-            dim=1,
-        )
-        return Targets(
-            gate=gate,
-            inside=inside,
-            map_logits=map_logits,
-            wanted=wanted,
-            share=share,
-            sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
-            summary=summary,
-        )
+        answers = torch.stack([by_map, by_closed, by_proportion, copy, borrow, second, alike], dim=2)
+        right = _right(answers, seen.wanted, pair)
+        # a map that follows from the pairs gives them what is wanted whatever it is worth
+        trusted = torch.arange(len(WAYS), device=role.device) == WAYS.index("proportion")
+        right = torch.where(trusted, right * follows.trust[:, None], right)
+        generalises = [left_out(seen.answer_grams[:, k], seen_map, mask) for k in (SAID, -1)]
+        evidence = [_evidence(answers, right, seen, pair), torch.stack(generalises, dim=1), follows.looks]
+        return _Ways(answers=answers, right=right, evidence=torch.cat(evidence, dim=1), map_logits=map_logits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Ways:
+    """How inputs in scope may be answered."""
+
+    answers: Float[Tensor, "subject example way answer"]
+    right: Float[Tensor, "subject way"]
+    """How far each gives the pairs what is wanted of them, 0 to 1."""
+    evidence: Float[Tensor, "subject evidence"]
+    map_logits: Float[Tensor, "subject answer answer2"]
 
 
 def _attend(logits: Tensor, among: Tensor, values: Tensor) -> Tensor:
