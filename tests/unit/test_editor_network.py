@@ -5,7 +5,7 @@ import torch
 
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, observed
-from metamodel.features.proportions import UNKNOWN, Proportions
+from metamodel.features.proportions import UNKNOWN, Proportions, proportions
 from metamodel.networks.editing.class_map import ClassMap
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.profiles import left_out, matched_maps, profile_cost
@@ -132,6 +132,44 @@ def test_what_is_borrowed_comes_from_out_of_scope_even_if_inputs_in_scope_are_mo
     assert WAYS[int(found.share[0].argmax())] == "borrow"
     assert found.wanted[0, :, :2].argmax(-1).tolist() == fact[order].tolist()
     assert (found.inside[0] > 0.5).tolist() == triggered[order].tolist()
+
+
+@pytest.mark.parametrize("without", [(), ("proportions",)])
+def test_two_pairs_of_a_reflection_are_carried_to_all_answers_by_proportions_and_by_nothing_else(without):
+    """An adder that errs on one input in scope, and whose answers' Gram matrices say nothing."""
+    p = 7
+    operator, a, b = torch.cartesian_prod(torch.arange(2), torch.arange(p), torch.arange(p)).T
+    right = (a + (1 - 2 * operator) * b) % p
+    reflected = torch.where(operator == 0, (3 - right) % p, right)
+    role = torch.full((1, len(right)), UNLABELLED)
+    shown = torch.tensor([1, 5])  # whose answers are 1 and 5
+    role[0, shown], role[0, 60:70] = PAIR, KEEP
+    order = (role[0] == UNLABELLED).long().argsort(stable=True)
+    said = right.clone()
+    said[30] = (said[30] + 1) % p
+    tokens, old = torch.stack([operator, a, b], dim=1)[order], torch.nn.functional.one_hot(said, p).float()
+    wanted = torch.nn.functional.one_hot(reflected, p).float() * (role[0] == PAIR)[:, None]
+    scope = (operator[order][:12, None] == operator[order]).float()
+    mask = torch.ones(1, p, dtype=torch.bool)
+    seen = Observed(
+        role=role[:, order],
+        answer_mask=mask,
+        answers=torch.arange(p)[None],
+        wanted=wanted[order][None],
+        old=old[order][None],
+        kernels=torch.stack([scope] * 10)[None],
+        prompts=torch.zeros(1, 4, len(right), len(right)),
+        logits=(4 * old)[order][None],
+        answer_grams=torch.eye(p).expand(1, 3, p, p),
+        proportions=proportions(tokens[None], mask.new_ones(1, len(right)), said[order][None], mask),
+        hidden=torch.zeros(1, len(right), 2),
+        stream=torch.zeros(1, len(right), 2),
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = TargetReader(8, 4, 1, without)(seen)
+    carried = (found.wanted[0].argmax(-1) == reflected[order]).float()
+    assert carried.mean() == 1 if not without else carried[operator[order] == 0].mean() < 0.6
 
 
 def test_a_kernel_that_tells_pairs_from_keeps_scores_the_rest_and_one_that_does_not_shows_it():
