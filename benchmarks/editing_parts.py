@@ -34,8 +34,11 @@ from metamodel.train_editor import edit_splits, trained_on
 from metamodel.triples.edit_store import EditZoo
 
 PLAIN = EditorConfig(sites=False, gates=False, decay=False)
+UNTRAINED = "untrained"
+"""The closed forms from which every editor starts, after one step of training."""
 ENTRIES: dict[str, tuple[EditorConfig, str]] = {
     "plain": (PLAIN, "plain"),
+    UNTRAINED: (PLAIN, "plain"),
     "sites": (replace(PLAIN, sites=True), "plain"),
     "gates": (replace(PLAIN, gates=True), "plain"),
     "price": (replace(PLAIN, decay=True), "plain"),
@@ -69,7 +72,8 @@ def main(arguments: list[str]) -> None:
         zoo = EditZoo.open(Path(given.zoo))
         for name in names:
             if not (out / name / DONE).is_file():
-                rows = judged(name, zoo, given.zoo, given.steps, given.edits, out / name)
+                steps = 1 if name == UNTRAINED else given.steps
+                rows = judged(name, zoo, given.zoo, steps, given.edits, out / name)
                 (out / name / DONE).write_text(json.dumps(rows))
     done = {
         name: json.loads((out / name / DONE).read_text()) for name in ENTRIES if (out / name / DONE).is_file()
