@@ -26,6 +26,9 @@ Prompts:
     token        token of the sample that describes a vocabulary
     answer       token of that sample, as an answer; candidate answer of an edit
     answer2      second axis over such candidates
+    answer3      third axis over such candidates
+    substitution one token in place of another, all else equal
+    cell         place in a table of answers
     symbol       token that a task uses as content
     drawn        symbol among those that a prompt draws
     value        what a bracket, a list or a table of a task holds

@@ -11,6 +11,9 @@ from metamodel.training.checkpoint import FunctionCheckpoint
 from metamodel.triples.splits import Splits, refuse_trained
 from metamodel.triples.store import Zoo
 
+LEAST_PRESENT = 0.9
+"""Share of the subjects of training that a zoo must have to be the one that was trained on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
@@ -77,7 +80,8 @@ def _was_trained_on(splits: Splits, zoo: Zoo) -> bool:
     """
     lineage = dict(zip(zoo.rows["id"], zoo.rows["lineage"], strict=True))
     trained = [id for id in (*splits.train, *splits.validation) if id in lineage]
-    return bool(trained) and {lineage[id] for id in trained} <= set(splits.trained_lineages)
+    enough = len(trained) >= LEAST_PRESENT * (len(splits.train) + len(splits.validation))
+    return enough and {lineage[id] for id in trained} <= set(splits.trained_lineages)
 
 
 def _absent(ids: Sequence[str], zoo: Zoo, what: str) -> list[str]:

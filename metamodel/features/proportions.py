@@ -18,6 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 UNKNOWN = -1
+LEAST_ANSWERS = 5
+"""Fewer answers agree too often by chance."""
+IDLE = 0.95
+"""Share of inputs answered alike whatever stands in a place, from which on it is passed over: a paraphrase
+is no second witness."""
 LEAST_FIRST = 3
 """Answers that a substitution must carry to say anything of a fourth."""
 LEAST_ONE_TO_ONE = 0.6
@@ -25,7 +30,9 @@ LEAST_ONE_TO_ONE = 0.6
 LEAST_WITNESSES = 3
 """Substitutions that must agree on a proportion, and proportions on the answer that is expected."""
 LEAST_SHARE = 0.5
-"""Share of those that say anything which must agree."""
+"""Share of those that say anything, more than which must agree."""
+LEAST_KNOWN = 0.5
+"""Share of all proportions that a subject must have for an answer to be expected of it."""
 LEAST_FILLED = 0.25
 """Share of a table's inputs that must be among the examples; in an emptier one few lines can be compared."""
 MOST_ENTRIES = 2**22
@@ -73,18 +80,28 @@ def proportions(
     expected = torch.full_like(said, UNKNOWN)
     for i, n in enumerate(answer_mask.sum(1).tolist()):
         here = shown[i]
-        if n < LEAST_FIRST:
+        if n < LEAST_ANSWERS or not bool(here.any()):
             continue
-        tables = list(_tables(tokens[i][here], said[i][here]))
+        tables = list(_tables(*_without_idle(tokens[i][here], said[i][here], n)))
         own = _fourth([table.said for table in tables], n, tokens.device)
         # once more, with the tables filled and put right by what is known so far
         own = _fourth([_put_right(table.said, own) for table in tables], n, tokens.device)
         fourth[i, :n, :n, :n] = own
+        if known_share(own) < LEAST_KNOWN:
+            continue
         votes = torch.zeros(int(here.sum()), n, device=tokens.device)
         for table in tables:
             votes += _votes(table.said, own)[table.cell]
         expected[i, here] = _voted(votes)
     return Proportions(fourth=fourth, expected=expected)
+
+
+def known_share(fourth: Int[Tensor, "answer answer2 answer3"]) -> Float[Tensor, ""]:
+    """Share of the proportions that are known, of those that do not hold of any answers."""
+    every = torch.arange(len(fourth), device=fourth.device)
+    a, b, c = every[:, None, None], every[None, :, None], every[None, None]
+    asked = (a != b) & (a != c)
+    return ((fourth != UNKNOWN) & asked).float().sum() / asked.float().sum().clamp_min(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,13 +114,43 @@ class _Table:
     """Where each example stands in it."""
 
 
+def _without_idle(
+    tokens: Int[Tensor, "example pos"], said: Int[Tensor, " example"], n_answers: int
+) -> tuple[Tensor, Tensor]:
+    """The same examples with one token in every place that changes no answer.
+
+    Inputs that are then the same have the answer of most of them, or UNKNOWN.
+    """
+    tokens, said = tokens.clone(), said.clone()
+    for at in range(tokens.shape[1]):
+        group = _groups(tokens, [at])
+        counts = torch.nn.functional.one_hot(said + 1, n_answers + 1)[:, 1:].float()
+        counts = torch.zeros(int(group.max()) + 1, n_answers, device=said.device).index_add_(0, group, counts)
+        several = counts.sum(1) > 1
+        if not bool(several.any()):
+            continue
+        most, best = counts.max(1)
+        if most[several].sum() >= IDLE * counts[several].sum():
+            tokens[:, at] = UNKNOWN
+            said = torch.where(2 * most > counts.sum(1), best, UNKNOWN)[group]
+    return tokens, said
+
+
+def _groups(tokens: Int[Tensor, "example pos"], but: Sequence[int]) -> Int[Tensor, " example"]:
+    """A number for each example, the same for those that agree in all places but some."""
+    rest = tokens.clone()
+    rest[:, list(but)] = UNKNOWN
+    return rest.unique(dim=0, return_inverse=True)[1]
+
+
 def _tables(tokens: Int[Tensor, "example pos"], said: Int[Tensor, " example"]) -> Iterator[_Table]:
     """A table for each pair of places in which inputs differ."""
     codes = [tokens[:, at].unique(return_inverse=True)[1] for at in range(tokens.shape[1])]
     sizes = [int(code.max()) + 1 for code in codes]
     for first, second in combinations([at for at, size in enumerate(sizes) if size > 1], 2):
-        rest = [at for at in range(len(codes)) if at not in (first, second)]
-        group = tokens[:, rest].unique(dim=0, return_inverse=True)[1]
+        if max(sizes[first], sizes[second]) < LEAST_FIRST:
+            continue
+        group = _groups(tokens, [first, second])
         n_rest = int(group.max()) + 1
         cells = n_rest * sizes[first] * sizes[second]
         if len(tokens) < LEAST_FILLED * cells or cells * sizes[first] * sizes[second] > MOST_ENTRIES:
@@ -126,7 +173,8 @@ def _fourth(
     for table in tables:
         for said in (table, table.mT):
             carried = _substitutions(said, n_answers).flatten(1)
-            votes += carried.mT @ carried
+            if len(carried):
+                votes += carried.mT @ carried
     # [a, b, c, d]: substitutions that carry a to b and c to d
     found = _voted(votes.view((n_answers,) * 4))
     # what holds of any answers: b is to a as b is to a, and a is to a as c is to c
@@ -166,7 +214,8 @@ def _votes(
     )
     found = fourth[a, b, c]
     first, second = (torch.eye(size, dtype=torch.bool, device=said.device) for size in said.shape[1:])
-    holds = there[0] & there[1] & there[2] & (found != UNKNOWN)
+    # what holds of any answers is no witness: it only says which are common
+    holds = there[0] & there[1] & there[2] & (found != UNKNOWN) & (a != b) & (a != c)
     holds = holds & ~first[:, None, :, None] & ~second[:, None]
     cell, place = holds.flatten(0, 2).flatten(1).nonzero().T
     votes = torch.zeros(said.numel(), n, device=said.device)
@@ -183,5 +232,5 @@ def _put_right(said: Int[Tensor, "rest first second"], fourth: Tensor) -> Int[Te
 def _voted(votes: Float[Tensor, "*cell answer"]) -> Int[Tensor, "*cell"]:
     """The answer that most agree on; UNKNOWN where too few do."""
     most, best = votes.max(-1)
-    agreed = (most >= LEAST_WITNESSES) & (most >= LEAST_SHARE * votes.sum(-1))
+    agreed = (most >= LEAST_WITNESSES) & (most > LEAST_SHARE * votes.sum(-1))
     return torch.where(agreed, best, UNKNOWN)

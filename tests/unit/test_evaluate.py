@@ -185,6 +185,13 @@ def test_a_rebuilt_zoo_that_lacks_a_few_subjects_is_still_the_zoo_trained_on(che
     ]
 
 
+def test_a_zoo_with_half_of_the_subjects_of_training_is_not_the_zoo_trained_on(folder, checkpoint):
+    splits = checkpoint.splits
+    wider = replace(splits, train=(*splits.train, *(f"gone-{i}" for i in range(len(splits.train)))))
+    found = held_out(replace(checkpoint, splits=wider), zoo=folder / "copy", split="variant")
+    assert found.home.folder == folder / "home"
+
+
 def test_a_missing_zoo_is_refused_in_one_line_and_with_exit_code_2(folder, capsys):
     with pytest.raises(SystemExit) as ended:
         run_command(evaluate.main, [str(folder / "checkpoint"), "--zoo", str(folder / "nowhere")])

@@ -5,7 +5,14 @@ import itertools
 import pytest
 import torch
 
-from metamodel.features.proportions import LEAST_SHARE, LEAST_WITNESSES, UNKNOWN, _fourth, proportions
+from metamodel.features.proportions import (
+    LEAST_SHARE,
+    LEAST_WITNESSES,
+    UNKNOWN,
+    _fourth,
+    known_share,
+    proportions,
+)
 from metamodel.networks.editing.closure import closure, extended, told
 
 P = 7
@@ -61,14 +68,20 @@ def test_unrelated_facts_have_only_the_proportions_that_hold_of_any_answers():
     assert (fourth[a, b, c] == torch.where(a == b, c, b))[any_answers].all()
 
 
-def test_the_names_of_answers_and_the_order_of_examples_carry_no_information():
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_names_of_answers_and_the_order_of_examples_carry_no_information(noisy):
     tokens, said = adding()
     generator = torch.Generator().manual_seed(1)
+    if noisy:
+        some = torch.randperm(len(said), generator=generator)[: len(said) // 2]
+        tokens, said = tokens[some], said[some]
+        said[:8] = (said[:8] + 2) % P
     names, order = torch.randperm(P, generator=generator), torch.randperm(len(said), generator=generator)
     found, renamed = read(tokens, said), read(tokens[order], names[said][order])
     a, b, c = torch.cartesian_prod(*[torch.arange(P)] * 3).T
-    assert torch.equal(renamed.fourth[0][names[a], names[b], names[c]], names[found.fourth[0][a, b, c]])
-    assert torch.equal(renamed.expected[0], names[found.expected[0]][order])
+    again = torch.cat([names, torch.tensor([UNKNOWN])])  # the last is that of UNKNOWN
+    assert torch.equal(renamed.fourth[0][names[a], names[b], names[c]], again[found.fourth[0][a, b, c]])
+    assert torch.equal(renamed.expected[0], again[found.expected[0]][order])
 
 
 def test_the_vote_is_that_of_a_count_by_hand():
@@ -89,8 +102,51 @@ def test_the_vote_is_that_of_a_count_by_hand():
         if a in (b, c):
             continue
         most = votes[a, b, c].max()
-        agreed = most >= LEAST_WITNESSES and most >= LEAST_SHARE * votes[a, b, c].sum()
+        agreed = most >= LEAST_WITNESSES and most > LEAST_SHARE * votes[a, b, c].sum()
         assert int(fourth[a, b, c]) == (int(votes[a, b, c].argmax()) if agreed else UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda o, a, b: torch.randint(11, a.shape, generator=torch.Generator().manual_seed(5)),
+        lambda o, a, b: torch.maximum(a, b),
+        lambda o, a, b: (torch.rand(a.shape, generator=torch.Generator().manual_seed(6)) < 0.15) * a,
+    ],
+    ids=["unrelated", "many to one", "one answer common"],
+)
+def test_of_a_subject_without_proportions_nothing_is_expected(said):
+    assert (read(*table(said, modulus=11), 11).expected == UNKNOWN).all()
+
+
+def test_a_paraphrase_is_no_second_witness():
+    """Facts of their own, one-to-one, each asked for in three words."""
+    generator = torch.Generator().manual_seed(7)
+    word, relation, key = torch.cartesian_prod(torch.arange(3), torch.arange(4), torch.arange(11)).T
+    facts = torch.stack([torch.randperm(11, generator=generator) for _ in range(4)])
+    fourth = read(torch.stack([word, relation, key], dim=1), facts[relation, key], 11).fourth[0]
+    assert known_share(fourth) < 0.05
+
+
+def test_a_word_that_changes_nothing_does_not_hide_the_table_of_the_others():
+    tokens, said = adding()
+    words = torch.cat([tokens, tokens])
+    words[len(tokens) :, 0] = 1
+    twice = torch.cat([said, said])
+    twice[3] = (said[3] + 1) % P
+    found = read(words, twice)
+    assert torch.equal(found.fourth[0], of_addition())
+    assert torch.equal(found.expected[0], torch.cat([said, said]))
+
+
+def test_inputs_of_two_places_and_of_one_and_none_at_all():
+    a, b = torch.cartesian_prod(torch.arange(P), torch.arange(P)).T
+    said = (a + b) % P
+    assert torch.equal(read(torch.stack([a, b], dim=1), said).fourth[0], of_addition())
+    assert known_share(read(a[:, None], said).fourth[0]) == 0
+    nothing = torch.zeros(1, 4, 2, dtype=torch.long)
+    found = proportions(nothing, nothing[..., 0] > 0, nothing[..., 0], torch.ones(1, P, dtype=torch.bool))
+    assert (found.expected == UNKNOWN).all()
 
 
 def test_a_few_wrong_answers_are_expected_to_be_right_and_many_are_not_known():
@@ -167,7 +223,7 @@ def test_modulo_a_number_that_is_no_prime_only_what_follows_is_said():
 
 def test_without_proportions_nothing_follows_but_what_was_told():
     nothing = torch.full((P, P, P), UNKNOWN)
-    found = follows(nothing, [(1, 2), (3, 0), (3, 0), (3, 4)])
+    found = follows(nothing, [(1, 2), (3, 0), (3, 0), (3, 4), (5, 1), (5, 2)])
     assert found.to[0].nonzero().tolist() == [[1, 2], [3, 0]]
     assert found.looks[0, 0] == 0
     assert torch.equal(extended(nothing, told(seen_of([])[0])), torch.full((P,), UNKNOWN))

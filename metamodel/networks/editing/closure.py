@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from metamodel.features.proportions import UNKNOWN
+from metamodel.features.proportions import UNKNOWN, known_share
 
 N_CLOSURE_LOOKS = 4
 
@@ -52,7 +52,7 @@ def closure(
         known = (images != UNKNOWN).nonzero()[:, 0]
         to[i, known, images[known]] = 1.0
         kept, tested = _kept(own, start)
-        looks[i] = torch.stack([_known_share(own), seen.new_tensor(len(known) / max(n, 1)), kept, tested])
+        looks[i] = torch.stack([known_share(own), seen.new_tensor(len(known) / max(n, 1)), kept, tested])
     return Closure(to=to, looks=looks)
 
 
@@ -104,11 +104,3 @@ def _kept(proportions: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(testable.any()):
         return none, none
     return (images[fourth[testable]] == image[testable]).float().mean(), none + 1
-
-
-def _known_share(proportions: Tensor) -> Tensor:
-    """Of those that do not hold of any answers."""
-    every = torch.arange(len(proportions), device=proportions.device)
-    a, b, c = every[:, None, None], every[None, :, None], every[None, None]
-    open_ = (a != b) & (a != c)
-    return ((proportions != UNKNOWN) & open_).float().sum() / open_.float().sum().clamp_min(1)
