@@ -8,7 +8,7 @@ import torch
 from metamodel.baselines.editing import Episode, oracle
 from metamodel.config.edits import FAR, IN_SCOPE, NEAR, PAIR
 from metamodel.evaluation.editing.controls import other_subject
-from metamodel.evaluation.editing.episodes import _spread
+from metamodel.evaluation.editing.episodes import _of, _spread
 from metamodel.evaluation.editing.sequences import LENGTH, after_all, sequences_of
 from metamodel.triples.edits import Edit, Editable
 
@@ -83,6 +83,18 @@ def test_each_lineage_is_judged_once_before_any_is_judged_twice(taught, specifie
     first = _spread(episodes, 3)
     assert sorted(e.editable.lineage for e in first) == ["a", "b", "c"]
     assert len(_spread(episodes, 100)) == 9
+
+
+def test_the_one_rule_of_each_subject_that_is_judged_is_not_always_the_first_that_was_made(taught):
+    shift = taught.edits[0]
+    rules = tuple(replace(shift, rule=rule, test=True) for rule in ("+1", "+2", "1-y", "2-y"))
+    asked = [
+        _of(replace(taught, subject=replace(taught.subject, name=f"subject {i}"), edits=rules), 1, new=False)
+        for i in range(40)
+    ]
+    assert all(len({e.edit.rule for e in of_one}) == 1 for of_one in asked)
+    shifts = sum(of_one[0].edit.rule.startswith("+") for of_one in asked)
+    assert 10 < shifts < 30
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])

@@ -130,6 +130,8 @@ def _of(one: Editable, n_edits: int, *, new: bool) -> list[Episode]:
                 first.setdefault(edit.n_pairs, edit)
             found += [episode(one, first[n], n, 0) for n in sorted(first)]
             continue
+        # in no order of their making, where shifts come before reflections
+        edits = sorted(edits, key=lambda edit: _place((one, edit)))
         for i, edit in enumerate(edits[:n_edits]):
             asked = PAIRS if kind == "rule" else (edit.n_pairs or PAIRS[1 + i % 3],)
             found += [episode(one, edit, n_pairs, i) for n_pairs in asked]
