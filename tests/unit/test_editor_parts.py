@@ -1,7 +1,6 @@
 """What an editor may have beside its writer: sites, gates, corrections, a price of changes."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -18,14 +17,7 @@ from metamodel.networks.editing.told import told_batch
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.forward import forward
-from metamodel.training.editing_checkpoint import (
-    EditingCheckpoint,
-    EditorSizes,
-    load_editing_checkpoint,
-    save,
-)
 from metamodel.triples.edits import Examples
-from metamodel.triples.splits import SPLITS, Splits
 
 SMALL = {"width": 16, "map_width": 8, "map_layers": 1, "n_steps": 8}
 SHAPE = SubjectConfig(n_layers=2, n_heads=3, d_model=16, d_head=4, d_mlp=20, d_vocab=12, n_ctx=4)
@@ -250,24 +242,3 @@ def test_a_part_that_is_left_out_is_missed(damaged, part):
     with torch.no_grad():
         (old,), (new,) = plain(told).changes.values(), without(told).changes.values()
     assert (old - new).norm() > 1e-3 * old.norm()
-
-
-def test_an_editor_of_before_there_were_parts_still_loads(tmp_path):
-    torch.manual_seed(0)
-    sizes = EditorSizes(**SMALL)
-    checkpoint = EditingCheckpoint(
-        editor=sizes.network(),
-        sizes=sizes,
-        refuse_below=0.0,
-        zoo={"name": "none", "folder": "none", "fingerprint": "0"},
-        splits=Splits(**dict.fromkeys((*SPLITS, "trained_lineages"), ())),
-        training={},
-    )
-    save(checkpoint, tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["sizes"]["recurrent"] == 1
-    config["sizes"] = SMALL
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    loaded = load_editing_checkpoint(tmp_path)
-    assert loaded.sizes == sizes
-    assert loaded.editor.sites is None

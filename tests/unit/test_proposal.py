@@ -283,11 +283,21 @@ def test_a_checkpoint_comes_back_as_an_editor(folder, proposal):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 9, "schema_version: expected 1, got 9"),
+        ("schema_version", 1, "schema_version: expected 2, got 1"),
         ("sizes", {"width": 16}, "sizes.map_width: expected a value, got no such key"),
         (
             "sizes",
-            {"width": 0, "map_width": 8, "map_layers": 2, "n_steps": 4},
+            {
+                "width": 0,
+                "map_width": 8,
+                "map_layers": 2,
+                "n_steps": 4,
+                "recurrent": 1,
+                "sites": False,
+                "gates": False,
+                "decay": False,
+                "without": [],
+            },
             "sizes.width: expected at least 1",
         ),
         ("refuse_below", 2, "refuse_below: expected a probability, 0 to 1, got 2"),
