@@ -44,7 +44,8 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
         progress=said(config.trainer.progress),
     )
     reports.save(report, where)
-    write_editing_card(where, report, name=config.name, config=plain(config))
+    # of what was stored, so that both round alike
+    write_editing_card(where, reports.load(where), name=config.name, config=plain(config))
     show(report, report_console())
     sys.stdout.write(f"checkpoint  {where}\ncard        {where / 'README.md'}\nzoo         {config.zoo}\n")
     return where
