@@ -96,7 +96,6 @@ def observed(told: Told) -> Observed:
     ids = token_ids(told.tokens, told.position)
     bags = merged(ids, old.argmax(-1), mask), ids
     n = told.tokens.shape[1]
-    read = torch.arange(told.tokens.shape[2], device=mask.device) <= told.position[..., None]
     prompts = torch.cat([bag_kernels(one, n, mask, mask, logits.dtype) for one in bags], dim=1)
     return Observed(
         role=told.role,
@@ -108,7 +107,7 @@ def observed(told: Told) -> Observed:
         prompts=prompts,
         logits=among,
         answer_grams=answer_grams(told, among, old),
-        proportions=proportions(torch.where(read, told.tokens, -1), mask, old.argmax(-1), told.answer_mask),
+        proportions=proportions(ids, mask, old.argmax(-1), told.answer_mask),
         hidden=hidden,
         stream=layers[-1],
     )

@@ -71,9 +71,10 @@ def extended(
         shifted = proportions[known[0], images[known[0]]]
         return torch.where(images != UNKNOWN, images, shifted)
     while len(known):
-        fourth, image = _fourths(proportions, images, known)
+        fourth, image, _ = _fourths(proportions, images, known)
+        both = (fourth != UNKNOWN) & (image != UNKNOWN)
         votes = torch.zeros(proportions.shape[:2], device=images.device)
-        votes.index_put_((fourth, image), votes.new_ones(()), accumulate=True)
+        votes.index_put_((fourth[both], image[both]), votes.new_ones(()), accumulate=True)
         first, second = votes.topk(2, dim=1).values.unbind(1)
         follows = torch.where((images == UNKNOWN) & (first > second), votes.argmax(1), UNKNOWN)
         if bool((follows == UNKNOWN).all()):
@@ -83,12 +84,11 @@ def extended(
     return images
 
 
-def _fourths(proportions: Tensor, images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Fourth terms of the proportions among known answers, and what stands there among the images."""
+def _fourths(proportions: Tensor, images: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of all proportions among known answers the fourth term, what stands there among the images, and whether
+    it is one that does not hold of any answers."""
     a, b, c = torch.cartesian_prod(known, known, known).T
-    fourth, image = proportions[a, b, c], proportions[images[a], images[b], images[c]]
-    both = (fourth != UNKNOWN) & (image != UNKNOWN)
-    return fourth[both], image[both]
+    return proportions[a, b, c], proportions[images[a], images[b], images[c]], (a != b) & (a != c)
 
 
 def _kept(proportions: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,10 +97,8 @@ def _kept(proportions: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     none = torch.zeros((), device=images.device)
     if len(known) < 3:
         return none, none
-    a, b, c = torch.cartesian_prod(known, known, known).T
-    fourth, image = proportions[a, b, c], proportions[images[a], images[b], images[c]]
-    testable = (fourth != UNKNOWN) & (a != b) & (a != c)
-    testable &= torch.where(fourth != UNKNOWN, images[fourth.clamp_min(0)], UNKNOWN) != UNKNOWN
+    fourth, image, asked = _fourths(proportions, images, known)
+    testable = asked & torch.isin(fourth, known)
     if not bool(testable.any()):
         return none, none
     return (images[fourth[testable]] == image[testable]).float().mean(), none + 1
