@@ -16,6 +16,7 @@ from metamodel.evaluation.terminal import report_console, said, show
 from metamodel.subjects.subject import Subject
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint, save
 from metamodel.training.fit_editing import fit_editor, sizes_of
+from metamodel.training.forecast import fit_forecast
 from metamodel.training.run_folder import CHECKPOINT, claim_folder
 from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Examples
@@ -53,9 +54,18 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
 
 def trained_on(zoo: EditZoo, splits: Splits, config: EditingConfig, folder: Path) -> EditingCheckpoint:
     """An editor that was trained on the training subjects of a zoo; goes on where `folder` holds a run."""
-    chosen = set(splits.train)
+    train, both = set(splits.train), {*splits.train, *splits.validation}
+    editor = fit_editor(config, [one for one in zoo.subjects if one.subject.name in train], folder)
+    if config.training.forecast_edits:
+        fit_forecast(
+            editor,
+            [one for one in zoo.subjects if one.subject.name in both],
+            n_edits=config.training.forecast_edits,
+            seed=config.seed,
+            progress=said(config.trainer.progress),
+        )
     return EditingCheckpoint(
-        editor=fit_editor(config, [one for one in zoo.subjects if one.subject.name in chosen], folder),
+        editor=editor,
         sizes=sizes_of(config),
         refuse_below=config.refuse_below,
         zoo={"name": zoo.name, "folder": config.zoo, "fingerprint": zoo.fingerprint},

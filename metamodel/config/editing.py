@@ -34,12 +34,16 @@ class EditorConfig:
     """Whether heads and neurons can be scaled."""
     decay: bool = False
     """Whether a change has a price in the writer's own steps."""
+    deep_steps: int = 100
+    """Steps, in use, of writing in the whole last MLP where a behavior as a whole changes; 0 for the last
+    matrix alone, whatever the edit."""
     without: tuple[Part, ...] = ()
     """Parts that are left out, to see what they add."""
 
     def __post_init__(self):
         for name in ("width", "map_width", "map_layers", "n_steps", "training_steps"):
             check_within(getattr(self, name), 1, 1024, f"editor.{name}")
+        check_within(self.deep_steps, 0, 1024, "editor.deep_steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,8 @@ class EditTrainingConfig:
     """Weight of telling which component is to blame, and whether one is."""
     sites_every: int = 8
     """Batches of which one fits components: such a batch takes at least twice as long as another."""
+    forecast_edits: int = 800
+    """Edits, written in full, on which the forecast is fitted when all else is trained; 0 for none."""
 
     def __post_init__(self):
         counted = (
@@ -99,6 +105,7 @@ class EditTrainingConfig:
         losses = [f"loss_{name}" for name in parts]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")
+        check_within(self.forecast_edits, 0, 10**6, "training.forecast_edits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

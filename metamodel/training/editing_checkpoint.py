@@ -15,7 +15,7 @@ from metamodel.training.described import CONFIG, read_config
 from metamodel.training.tensors import RETRAIN, load_tensors, save_tensors
 from metamodel.triples.splits import Splits
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KIND = "editing"
 MODEL, SPLITS = "model.safetensors", "splits.json"
 
@@ -33,6 +33,7 @@ class EditorSizes:
     gates: bool = False
     decay: bool = False
     without: tuple[Part, ...] = ()
+    deep_steps: int = 0
 
     def network(self) -> Editor:
         """An untrained editor of these sizes."""

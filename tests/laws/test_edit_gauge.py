@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -61,13 +62,23 @@ def said(subject: Subject, tokens: torch.Tensor) -> torch.Tensor:
     return asked_logits(subject, tokens, torch.full((len(tokens),), tokens.shape[1] - 1))
 
 
-PARTS = {"plain": {}, "all parts": {"sites": True, "gates": True, "decay": True, "recurrent": 2}}
+PARTS = {
+    "plain": {},
+    "whole last MLP": {"deep_steps": 30},
+    "all parts": {"sites": True, "gates": True, "decay": True, "recurrent": 2},
+}
 
 
 @pytest.fixture(scope="module", params=PARTS.values(), ids=PARTS)
-def editor(request) -> SubjectEditor:
+def editor(request) -> Iterator[SubjectEditor]:
     torch.manual_seed(0)
-    sizes = EditorSizes(width=48, map_width=16, map_layers=3, n_steps=8, **request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metamodel.networks.editing.editor.WHOLE", -1.0)  # whatever the edit
+        yield editor_of(**request.param)
+
+
+def editor_of(**parts) -> SubjectEditor:
+    sizes = EditorSizes(width=48, map_width=16, map_layers=3, n_steps=8, **parts)
     network = sizes.network()
     with torch.no_grad():  # untrained control layers are zero: what they see must matter in a law
         network.write.control[-1].weight.normal_(std=0.05)

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 import torch
@@ -110,6 +111,14 @@ def _others_first(members: Sequence[tuple[Editable, Edit]]) -> list[tuple[Editab
         ranked.append((turn[member[0].lineage], member))
         turn[member[0].lineage] += 1
     return [member for _, member in sorted(ranked, key=lambda one: one[0])]
+
+
+def trainable_episodes(one: Editable) -> list[Episode]:
+    """Episodes of a subject's edits that an editor may train on, one of each kind and number of pairs.
+
+    Infeasible ones are among them.
+    """
+    return _of(replace(one, edits=tuple(edit for edit in one.edits if not edit.test)), 1, new=False)
 
 
 def _of(one: Editable, n_edits: int, *, new: bool) -> list[Episode]:

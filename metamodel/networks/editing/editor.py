@@ -11,12 +11,17 @@ from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, last_writer, observed, seen_again
 from metamodel.networks.editing.gates import Gates
+from metamodel.networks.editing.last_mlp import written_in_last_mlp
 from metamodel.networks.editing.sites import Blamed, Sites, with_blame
 from metamodel.networks.editing.targets import TargetReader, Targets
 from metamodel.networks.editing.writer import Writer
 from metamodel.subjects.forward import unembed
 
 N_REACHED = 4
+FARTHEST = 8.0
+"""Standard deviations from the mean that a forecast tells apart."""
+WHOLE = 0.75
+"""How far a behavior as a whole must change for its edit to be written in the whole last MLP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,12 +35,17 @@ class Edited:
     """Logit of success."""
     old: Float[Tensor, "subject example answer"]
     """What the subject says before it, as a distribution over answers."""
+    looks: Float[Tensor, "subject look"]
+    """What the forecast is made from."""
     blamed: Blamed | None = None
     """The component that the edit is written in, where the editor looks for one."""
 
 
 class Editor(nn.Module):
     """Reads subjects of any width and depth; emits coefficients over vectors that they supply."""
+
+    looks_mean: Tensor
+    looks_spread: Tensor
 
     def __init__(
         self,
@@ -49,21 +59,26 @@ class Editor(nn.Module):
         gates: bool = False,
         decay: bool = False,
         without: tuple[Part, ...] = (),
+        deep_steps: int = 0,
     ):
+        """Args:
+        deep_steps: steps of writing in the whole last MLP, where a behavior as a whole changes.
+        """
         super().__init__()
         self.read = TargetReader(width, map_width, map_layers, without)
         n = self.read.n_summary
         self.write = Writer(n, width, n_steps, decay=decay, without=without)
-        self.judge = nn.Sequential(
-            nn.Linear(n + N_REACHED + 2 * sites, width), nn.GELU(), nn.Linear(width, 1)
-        )
+        n_looks = n + N_REACHED + 2 * sites
+        self.judge = nn.Sequential(nn.Linear(n_looks, width), nn.GELU(), nn.Linear(width, 1))
+        self.register_buffer("looks_mean", torch.zeros(n_looks))
+        self.register_buffer("looks_spread", torch.ones(n_looks))
         # behind what every editor has: those that lack these parts begin from the same weights
         self.sites = Sites(n, width) if sites else None
         self.gates = Gates(width) if gates else None
         self.correct = (
             Writer(n + N_REACHED, width, n_steps, decay=decay, without=without) if recurrent > 1 else None
         )
-        self.recurrent, self.without = recurrent, without
+        self.recurrent, self.without, self.deep_steps = recurrent, without, deep_steps
         self.looks_for_sites = True
         """Whether components are fitted; in training only now and then, for it is dear."""
 
@@ -72,10 +87,12 @@ class Editor(nn.Module):
         """Runs of a subject on all examples that one proposal takes, backward passes among them.
 
         One to read it; one for components and one for what it says with each changed; two for gates; one
-        behind either; one for every correction. Fits to the known examples alone are not among them.
+        behind either; one for every correction; for the last MLP one to what it reads, and one behind it.
+        Fits to the known examples alone are not among them, and neither is what runs from that MLP on.
         """
         parts = 2 * (self.sites is not None) + 2 * (self.gates is not None)
-        return 1 + parts + (parts > 0) + self.recurrent - 1
+        deep = 2 * (self.deep_steps > 0 and not parts and self.recurrent == 1)
+        return 1 + parts + (parts > 0) + self.recurrent - 1 + deep
 
     def of_steps(self, n_steps: int) -> None:
         """Sets the number of steps of every writer."""
@@ -83,7 +100,11 @@ class Editor(nn.Module):
         if self.correct is not None:
             self.correct.n_steps = n_steps
 
-    def forward(self, told: Told) -> Edited:
+    def forward(self, told: Told, *, deep: bool = False) -> Edited:
+        """Args:
+        deep: whether edits of a whole behavior are written in the whole last MLP, as they are in use.
+            Gradients do not pass through that, so training does without.
+        """
         if "unlabelled" in self.without:
             told = replace(told, role=told.role.masked_fill(told.role == UNLABELLED, PADDING))
         seen = observed(told)
@@ -98,22 +119,44 @@ class Editor(nn.Module):
         now = seen_again(told, seen, changes) if changes else seen
         change = self.write(told, now, targets, targets.summary)
         last = now.stream + now.hidden @ change
+        edits = _sum(changes, {name: change.view(told.weights[name].shape)})
+        if deep and not changes and self.correct is None:
+            edits = self._deepened(told, now, targets, edits)
+            last = seen_again(told, now, edits).stream
         for _ in range(self.recurrent - 1):
             assert self.correct is not None
-            changes = _sum(changes, {name: change.view(told.weights[name].shape)})
             # each correction takes what was proposed before it as given
-            now = seen_again(told, seen, changes)
+            now = seen_again(told, seen, edits)
             with torch.no_grad():
                 reached = self._reached(told, now, targets, now.stream)
             change = self.correct(told, now, targets, torch.cat([targets.summary, reached], dim=1))
             last = now.stream + now.hidden @ change
+            edits = _sum(edits, {name: change.view(told.weights[name].shape)})
+        looks = self._looks(told, now, targets, last, blamed)
         return Edited(
-            changes=_sum(changes, {name: change.view(told.weights[name].shape)}),
+            changes=edits,
             targets=targets,
-            forecast=self._forecast(told, now, targets, last, blamed),
+            forecast=self._forecast(looks),
             old=seen.old,
+            looks=looks,
             blamed=blamed,
         )
+
+    def _deepened(
+        self, told: Told, seen: Observed, targets: Targets, edits: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The edits of whole behaviors written in the whole last MLP instead, where there is one."""
+        chosen = (targets.whole > WHOLE).nonzero()[:, 0].tolist()
+        if not (chosen and self.deep_steps and told.config.has_mlp):
+            return edits
+        wanted, weight = self.write.aims(told, seen, targets, targets.summary)
+        block = f"blocks.{told.config.n_layers - 1}.mlp"
+        names = f"{block}.W_in", f"{block}.W_out"
+        found = {name: edits.get(name, torch.zeros_like(told.weights[name])).clone() for name in names}
+        for i in chosen:
+            for name, one in written_in_last_mlp(told, i, wanted[i], weight[i], self.deep_steps).items():
+                found[name][i] = one
+        return {**edits, **found}
 
     def _reached(self, told: Told, seen: Observed, targets: Targets, stream: Tensor) -> Tensor:
         """How well what is wanted is reached: mean log probability, of four kinds of examples."""
@@ -132,14 +175,18 @@ class Editor(nn.Module):
         ]
         return torch.stack(parts, dim=1)
 
-    def _forecast(
+    def _forecast(self, looks: Float[Tensor, "subject look"]) -> Float[Tensor, " subject"]:
+        unit = (looks - self.looks_mean) / self.looks_spread
+        return self.judge(unit.clamp(-FARTHEST, FARTHEST)).squeeze(-1)
+
+    def _looks(
         self, told: Told, seen: Observed, targets: Targets, stream: Tensor, blamed: Blamed | None
-    ) -> Float[Tensor, " subject"]:
-        """From how sure the targets are and how well they are reached on the examples."""
+    ) -> Float[Tensor, "subject look"]:
+        """How sure the targets are and how well they are reached on the examples."""
         looks = [targets.summary, self._reached(told, seen, targets, stream)]
         if self.sites is not None:
             looks.append(targets.summary.new_zeros(len(stream), 2) if blamed is None else blamed.looks)
-        return self.judge(torch.cat(looks, dim=1).detach()).squeeze(-1)
+        return torch.cat(looks, dim=1).detach()
 
 
 def _sum(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:

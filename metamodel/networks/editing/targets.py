@@ -23,6 +23,7 @@ from metamodel.networks.editing.profiles import left_out, matched_maps
 from metamodel.networks.editing.scope import N_STATISTICS, Fitted, Scope, fitted, placed
 
 WAYS = ("map", "closed", "proportion", "copy", "borrow", "second", "alike")
+"""The first ones map answers to answers."""
 N_EVIDENCE = 3 * len(WAYS) + 5 + N_CLOSURE_LOOKS
 TINY = 1e-9
 START_TRUST, START_SURE, START_SHARPNESS = 2.0, 2.0, 1.4
@@ -49,6 +50,8 @@ class Targets:
     """A distribution over answers."""
     share: Float[Tensor, "subject way"]
     """How far each way is taken."""
+    whole: Float[Tensor, " subject"]
+    """How far a behavior as a whole changes, 0 to 1: it is removed, or a map of its answers is asked for."""
     sure: Float[Tensor, "subject example"]
     """How far what is wanted of an input in scope is known at all, 0 to 1."""
     summary: Float[Tensor, "subject summary"]
@@ -113,6 +116,7 @@ class TargetReader(nn.Module):
             map_logits=ways.map_logits,
             wanted=wanted,
             share=share,
+            whole=removed + (1 - removed) * share[:, : WAYS.index("copy")].sum(1),
             sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
             summary=torch.cat([ways.evidence, statistic, torch.stack(whole, dim=1)], dim=1),
         )

@@ -28,6 +28,8 @@ FLOOR = 0.01
 START = (-6.0, -4.6, 0.0, 1.0, 0.5, 0.0, 0.0)
 """Logarithms before training of: the ridge, relative to the mean moment; the damping of step lengths; their
 gain; and the weights of pairs, inputs to keep, and other inputs in and out of scope."""
+N_PACE = 3
+"""How many of them are no weights."""
 START_DECAY = -8.0
 """The same of the price of a change: its square norm, relative to that of its matrix."""
 LONGEST_STEP = 15.0
@@ -64,9 +66,7 @@ class Writer(nn.Module):
             seen: `hidden` and `stream` of what is changed.
             summary: what the pace is chosen by.
         """
-        counts = torch.stack([(seen.role == PAIR).sum(1) + 1, (seen.role != PADDING).sum(1)], dim=1)
-        summary = torch.cat([summary, counts.to(summary.dtype).log()], dim=1)
-        pace = self.control(summary).exp()
+        pace = self._pace(seen, summary)
         ridge, damping, gain, *roles = pace[:, : len(START)].unbind(1)
         weight = _weights(seen, targets, *(role[:, None] for role in roles))
         size = told.weights[last_writer(told.config)].square().flatten(1).sum(1)
@@ -84,6 +84,18 @@ class Writer(nn.Module):
                 n_steps=self.n_steps,
             ),
         )
+
+    def aims(
+        self, told: Told, seen: Observed, targets: Targets, summary: Float[Tensor, "subject summary"]
+    ) -> tuple[Float[Tensor, "subject example d_vocab"], Float[Tensor, "subject example"]]:
+        """What every example is to say, and how much it counts."""
+        roles = self._pace(seen, summary)[:, N_PACE : len(START)].unbind(1)
+        weight = _weights(seen, targets, *(role[:, None] for role in roles))
+        return _softened(told, targets.wanted), weight
+
+    def _pace(self, seen: Observed, summary: Tensor) -> Float[Tensor, "subject number"]:
+        counts = torch.stack([(seen.role == PAIR).sum(1) + 1, (seen.role != PADDING).sum(1)], dim=1)
+        return self.control(torch.cat([summary, counts.to(summary.dtype).log()], dim=1)).exp()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,0 +1,104 @@
+"""The forecast of success, fitted when an editor is trained: on what it proposes as it is used.
+
+Training writes in few steps, and what fails there may come right in use. So the network that forecasts is
+fitted last, on edits of training and validation subjects that are written in full and run on whole domains.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from metamodel.baselines.editing.base import Episode
+from metamodel.config.edits import GOOD
+from metamodel.evaluation.editing.episodes import trainable_episodes
+from metamodel.evaluation.editing.scores import scores
+from metamodel.networks.editing.editor import FARTHEST, Editor
+from metamodel.networks.editing.told import told_batch
+from metamodel.subjects.editing_form import editing_form
+from metamodel.subjects.mapped_back import mapped_back
+from metamodel.triples.edits import Editable
+
+STEPS, RATE, DECAY = 400, 3e-3, 0.3
+"""Of AdamW, on all edits at once."""
+DROPPED = 0.2
+"""Share of what is looked at that is left out at random in every step."""
+LEAST_SPREAD = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What was proposed for some edits."""
+
+    looks: Float[Tensor, "edit look"]
+    """What the forecast looks at."""
+    good: Bool[Tensor, " edit"]
+    """Whether S was at least GOOD."""
+
+
+def fit_forecast(
+    editor: Editor,
+    subjects: Sequence[Editable],
+    *,
+    n_edits: int,
+    seed: int,
+    progress: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Fits `editor.judge` anew, on edits that may be trained on: of all subjects, kinds and numbers of pairs.
+
+    Args:
+        subjects: none of them of a test split.
+        n_edits: at most so many.
+        seed: of initial weights and of what is left out.
+    """
+    drawn = sorted((e for one in subjects for e in trainable_episodes(one)), key=_place)[:n_edits]
+    progress(f"forecast: {len(drawn)} edits of training and validation subjects")
+    judge_on(editor, seen_in_use(editor, drawn), seed)
+
+
+@torch.no_grad()
+def seen_in_use(editor: Editor, episodes: Sequence[Episode]) -> Seen:
+    """What an editor proposes for each, and whether it is a success."""
+    looks, good = [], []
+    for one in episodes:
+        subject = one.editable.subject
+        form = editing_form(subject)
+        edited = editor(told_batch([form], [one.examples]), deep=True)
+        changes = mapped_back(subject, {key: value[0] for key, value in edited.changes.items()}, form=form)
+        looks.append(edited.looks[0])
+        good.append(scores(one, changes).harmonic_mean >= GOOD)
+    return Seen(looks=torch.stack(looks), good=torch.tensor(good))
+
+
+def judge_on(editor: Editor, seen: Seen, seed: int) -> None:
+    """Fits `editor.judge` on them, from new weights; units of what it looks at are made alike first."""
+    first, last = editor.judge[0], editor.judge[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    mean, spread = seen.looks.mean(0), seen.looks.std(0).clamp_min(LEAST_SPREAD)
+    looks, good = (seen.looks - mean) / spread, seen.good.to(seen.looks.dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        first.reset_parameters()
+        last.reset_parameters()
+        search = torch.optim.AdamW(editor.judge.parameters(), lr=RATE, weight_decay=DECAY)
+        with torch.enable_grad():
+            for step in range(STEPS):
+                search.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+                said = editor.judge(F.dropout(looks.clamp(-FARTHEST, FARTHEST), DROPPED)).squeeze(-1)
+                search.zero_grad()
+                F.binary_cross_entropy_with_logits(said, good).backward()
+                search.step()
+    with torch.no_grad():
+        editor.looks_mean.copy_(mean)
+        editor.looks_spread.copy_(spread)
+
+
+def _place(one: Episode) -> str:
+    """In an order that says nothing."""
+    name = f"{one.editable.subject.name} {one.edit.kind} {one.edit.rule} {len(one.examples.role)}"
+    return hashlib.sha256(f"{name} {one.examples.role.sum()}".encode()).hexdigest()
