@@ -4,6 +4,7 @@ Training writes in few steps, and what fails there may come right in use. So the
 fitted last, on edits of training and validation subjects that are written in full and run on whole domains.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,13 +58,15 @@ def fit_forecast(
     """
     drawn = sorted((e for one in subjects for e in trainable_episodes(one)), key=_place)[:n_edits]
     progress(f"forecast: {len(drawn)} edits of training and validation subjects")
-    judge_on(editor, seen_in_use(editor, drawn), seed)
+    if drawn:
+        judge_on(editor, seen_in_use(editor, drawn), seed)
 
 
 @torch.no_grad()
 def seen_in_use(editor: Editor, episodes: Sequence[Episode]) -> Seen:
     """What an editor proposes for each, and whether it is a success."""
-    looks, good = [], []
+    # in double precision, as in use
+    editor, looks, good = copy.deepcopy(editor).double().eval(), [], []
     for one in episodes:
         subject = one.editable.subject
         form = editing_form(subject)
@@ -71,7 +74,7 @@ def seen_in_use(editor: Editor, episodes: Sequence[Episode]) -> Seen:
         changes = mapped_back(subject, {key: value[0] for key, value in edited.changes.items()}, form=form)
         looks.append(edited.looks[0])
         good.append(scores(one, changes).harmonic_mean >= GOOD)
-    return Seen(looks=torch.stack(looks), good=torch.tensor(good))
+    return Seen(looks=torch.stack(looks).float(), good=torch.tensor(good))
 
 
 def judge_on(editor: Editor, seen: Seen, seed: int) -> None:

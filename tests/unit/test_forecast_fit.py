@@ -1,0 +1,64 @@
+"""The forecast as it is fitted last: it finds a planted sign of success, and none where there is none."""
+
+import pytest
+import torch
+
+from metamodel.networks.editing.editor import Editor
+from metamodel.training.forecast import Seen, judge_on
+from metamodel.training.forecast import fit_forecast as fit
+
+
+def editor() -> Editor:
+    torch.manual_seed(0)
+    return Editor(width=16, map_width=8, map_layers=1, n_steps=4)
+
+
+def looks(network: Editor, n: int, seed: int) -> torch.Tensor:
+    """In units that differ a thousandfold, and one that never changes."""
+    n_looks = len(network.looks_mean)
+    found = torch.randn(n, n_looks, generator=torch.Generator().manual_seed(seed))
+    found = found * torch.logspace(-1, 2, n_looks) + 5
+    found[:, 0] = 1.0
+    return found
+
+
+def ranked(score: torch.Tensor, good: torch.Tensor) -> float:
+    """AUROC, by counting pairs."""
+    return float((score[good][:, None] > score[~good]).double().mean())
+
+
+def test_a_planted_sign_of_success_is_found_and_forecasts_others():
+    network = editor()
+    train, test = looks(network, 400, 1), looks(network, 400, 2)
+    judge_on(network, Seen(looks=train, good=train[:, 3] > 5), seed=0)
+    with torch.no_grad():
+        assert ranked(network._forecast(test), test[:, 3] > 5) > 0.9
+
+
+def test_where_nothing_tells_success_nothing_is_forecast():
+    network = editor()
+    train, test = looks(network, 400, 1), looks(network, 400, 2)
+    shuffled = torch.rand(400, generator=torch.Generator().manual_seed(3)) > 0.5
+    judge_on(network, Seen(looks=train, good=shuffled), seed=0)
+    with torch.no_grad():
+        assert ranked(network._forecast(test), test[:, 3] > 5) == pytest.approx(0.5, abs=0.15)
+
+
+def test_it_changes_nothing_else_and_is_the_same_for_one_seed():
+    first, second = editor(), editor()
+    before = {key: value.clone() for key, value in first.state_dict().items()}
+    seen = Seen(looks=looks(first, 50, 1), good=torch.arange(50) % 3 == 0)
+    state = torch.get_rng_state()
+    judge_on(first, seen, seed=5)
+    judge_on(second, seen, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    changed = {key for key, value in first.state_dict().items() if not torch.equal(value, before[key])}
+    assert {key.split(".")[0] for key in changed} == {"judge", "looks_mean", "looks_spread"}
+    assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
+
+
+def test_of_no_edits_there_is_no_forecast_to_fit():
+    network = editor()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    fit(network, [], n_edits=10, seed=0)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

@@ -1,0 +1,105 @@
+"""Writing in the whole last MLP: it does more than one matrix can, where a behavior as a whole changes."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from metamodel.config.edits import CHANCE, KEEP, PAIR
+from metamodel.features.observed import Told
+from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.last_mlp import written_in_last_mlp
+from metamodel.networks.editing.told import told_batch
+from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
+from metamodel.subjects.editing_form import editing_form
+from metamodel.subjects.forward import forward
+from metamodel.triples.edits import Examples
+
+SHAPE = SubjectConfig(n_layers=1, n_heads=2, d_model=12, d_head=6, d_mlp=16, d_vocab=15, n_ctx=6)
+N = 60
+
+
+def subject_of(**shape) -> Subject:
+    config = dataclasses.replace(SHAPE, **shape)
+    weights = unstack(initial_weights(config, [torch.Generator().manual_seed(0)], init_std=0.5), 0)
+    return Subject(config=config, weights=weights, name="subject")
+
+
+def removal(subject: Subject) -> Told:
+    """Half of all inputs, by their first token, are to say nothing; the others are to stay."""
+    tokens = torch.randint(15, (N, 5), generator=torch.Generator().manual_seed(1)).unique(dim=0)
+    tokens = torch.cat([tokens[tokens[:, 0] < 8], tokens[tokens[:, 0] >= 8]])
+    role = torch.where(tokens[:, 0] < 8, PAIR, KEEP)
+    examples = Examples(
+        tokens=tokens,
+        position=torch.full((len(tokens),), 4),
+        role=role,
+        wanted=torch.where(role == PAIR, CHANCE, 0),
+        answers=torch.arange(15),
+    )
+    return told_batch([editing_form(subject)], [examples])
+
+
+def network(**parts) -> Editor:
+    torch.manual_seed(0)
+    return Editor(width=48, map_width=16, map_layers=3, n_steps=48, **parts).double()
+
+
+def said(told: Told, changes: dict[str, torch.Tensor]) -> torch.Tensor:
+    weights = {key: w + changes[key] if key in changes else w for key, w in told.weights.items()}
+    return forward(weights, told.config, told.tokens).logits[:, :, 4].log_softmax(-1)[0]
+
+
+@pytest.mark.parametrize("shape", [{}, {"normalization_type": "none", "act_fn": "gelu"}])
+def test_it_reaches_what_is_wanted_more_closely_than_the_last_matrix_alone(shape):
+    told = removal(subject_of(**shape))
+    pair, before = told.role[0] == PAIR, said(told, {})
+    left = {}
+    for name, steps in (("matrix", 0), ("mlp", 100)):
+        edited = network(deep_steps=steps)(told, deep=True)
+        after = said(told, edited.changes)
+        flat = -after[pair].exp().mul(after[pair]).sum(-1).mean()  # entropy, at most log 15
+        kept = -after[~pair].gather(1, before[~pair].argmax(-1)[:, None]).mean()
+        left[name] = float((torch.tensor(15.0).log() - flat + kept).detach())
+    assert left["mlp"] < 0.5 * left["matrix"]
+
+
+def test_without_steps_without_an_mlp_and_in_training_nothing_is_written_there():
+    told = removal(subject_of())
+    plain = network()(told).changes
+    assert plain.keys() == network(deep_steps=100)(told).changes.keys() == {"blocks.0.mlp.W_out"}
+    deep = network(deep_steps=100)(told, deep=True).changes
+    assert deep.keys() == {"blocks.0.mlp.W_in", "blocks.0.mlp.W_out"}
+    without = removal(subject_of(d_mlp=0))
+    same = network(deep_steps=100)(without, deep=True).changes
+    assert same.keys() == {"blocks.0.attn.W_O"}
+    assert torch.equal(same["blocks.0.attn.W_O"], network()(without).changes["blocks.0.attn.W_O"])
+
+
+def test_what_is_no_whole_behavior_stays_in_the_last_matrix(monkeypatch):
+    told = removal(subject_of())
+    pair = torch.arange(told.role.shape[1]) % 15
+    facts = dataclasses.replace(told, wanted=torch.where(told.role == PAIR, pair, 0))
+    edited = network(deep_steps=10)(facts, deep=True)
+    whole = float(edited.targets.whole.detach())
+    assert float(network()(told).targets.whole.detach()) == pytest.approx(1 - 1 / 15)
+    assert whole < 0.9
+    for bound, deep in ((whole - 0.01, True), (whole + 0.01, False)):
+        monkeypatch.setattr("metamodel.networks.editing.editor.WHOLE", bound)
+        changes = network(deep_steps=10)(facts, deep=True).changes
+        assert ("blocks.0.mlp.W_in" in changes) is deep
+
+
+def test_what_weighs_nothing_changes_nothing():
+    told = removal(subject_of())
+    wanted = torch.full((told.role.shape[1], 15), 1 / 15, dtype=torch.float64)
+    weight = (told.role[0] == PAIR).double()
+    weight = weight / weight.sum()
+    found = written_in_last_mlp(told, 0, wanted, weight, 20)
+    other = torch.where(weight[:, None] > 0, wanted, torch.eye(15, dtype=torch.float64)[0])
+    again = written_in_last_mlp(told, 0, other, weight, 20)
+    assert all(torch.equal(found[key], again[key]) for key in found)
+    other[0] = torch.eye(15)[3]  # what does weigh
+    assert not torch.equal(
+        found["blocks.0.mlp.W_in"], written_in_last_mlp(told, 0, other, weight, 20)["blocks.0.mlp.W_in"]
+    )
