@@ -136,7 +136,7 @@ class _PrefersHeads(torch.nn.Module):
 def plain_and_full(**parts) -> tuple[Editor, Editor]:
     torch.manual_seed(0)
     plain, full = Editor(**SMALL), Editor(**SMALL, **parts)
-    shared = {k: v for k, v in plain.state_dict().items() if not k.startswith("judge.0")}
+    shared = {k: v for k, v in plain.state_dict().items() if not k.startswith(("judge.0", "looks_"))}
     full.load_state_dict({**full.state_dict(), **shared})
     return plain.double().eval(), full.double().eval()
 
