@@ -39,6 +39,7 @@ UNTRAINED = "untrained"
 ENTRIES: dict[str, tuple[EditorConfig, str]] = {
     "plain": (PLAIN, "plain"),
     UNTRAINED: (PLAIN, "plain"),
+    "last matrix alone": (replace(PLAIN, deep_steps=0), "plain"),
     "sites": (replace(PLAIN, sites=True), "plain"),
     "gates": (replace(PLAIN, gates=True), "plain"),
     "price": (replace(PLAIN, decay=True), "plain"),
@@ -87,7 +88,10 @@ def judged(name: str, zoo: EditZoo, folder: str, steps: int, n_edits: int, out: 
     editor = ENTRIES[name][0]
     config = EditingConfig(zoo=folder, editor=editor)
     training = replace(
-        config.training, steps=steps, loss_norm=config.training.loss_norm if editor.decay else 0
+        config.training,
+        steps=steps,
+        loss_norm=config.training.loss_norm if editor.decay else 0,
+        forecast_edits=0,  # it moves no S
     )
     config = replace(config, training=training, trainer=replace(config.trainer, progress=False))
     splits = edit_splits(config, zoo)
