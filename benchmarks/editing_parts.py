@@ -34,19 +34,22 @@ from metamodel.train_editor import edit_splits, trained_on
 from metamodel.triples.edit_store import EditZoo
 
 PLAIN = EditorConfig(sites=False, gates=False, decay=False)
+LAST = replace(PLAIN, deep_steps=0)
+"""What parts are added to that are not combined with writing in the whole last MLP."""
+ALONE = "last matrix alone"
 UNTRAINED = "untrained"
 """The closed forms from which every editor starts, after one step of training."""
 ENTRIES: dict[str, tuple[EditorConfig, str]] = {
     "plain": (PLAIN, "plain"),
     UNTRAINED: (PLAIN, "plain"),
-    "last matrix alone": (replace(PLAIN, deep_steps=0), "plain"),
-    "sites": (replace(PLAIN, sites=True), "plain"),
-    "gates": (replace(PLAIN, gates=True), "plain"),
-    "price": (replace(PLAIN, decay=True), "plain"),
-    "recurrent 2": (replace(PLAIN, recurrent=2), "plain"),
-    "all": (replace(PLAIN, sites=True, gates=True, decay=True), "plain"),
-    "all, recurrent 2": (replace(PLAIN, sites=True, gates=True, decay=True, recurrent=2), "all"),
-    "no preconditioning": (replace(PLAIN, without=("preconditioning",)), "plain"),
+    ALONE: (LAST, "plain"),
+    "sites": (replace(LAST, sites=True), ALONE),
+    "gates": (replace(LAST, gates=True), ALONE),
+    "price": (replace(LAST, decay=True), ALONE),
+    "recurrent 2": (replace(LAST, recurrent=2), ALONE),
+    "all": (replace(LAST, sites=True, gates=True, decay=True), ALONE),
+    "all, recurrent 2": (replace(LAST, sites=True, gates=True, decay=True, recurrent=2), "all"),
+    "no preconditioning": (replace(LAST, without=("preconditioning",)), ALONE),
     "no map network": (replace(PLAIN, without=("map",)), "plain"),
     "no scope network": (replace(PLAIN, without=("scope",)), "plain"),
     "no proportions": (replace(PLAIN, without=("proportions",)), "plain"),

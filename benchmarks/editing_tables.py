@@ -1,6 +1,6 @@
 """Prints the tables of docs/editing.md, in Markdown, from the metrics of a checkpoint of an editor.
 
-    python benchmarks/editing_tables.py checkpoints/editing-small
+    python benchmarks/editing_tables.py checkpoints/editing
 
 Nothing is measured here: `python -m metamodel.evaluate CHECKPOINT` does that. The last line of stdout is one
 JSON object: number of tables, and the checkpoint.

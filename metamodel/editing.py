@@ -17,7 +17,7 @@ from metamodel.loading import local_folder, uploaded
 from metamodel.networks.editing.told import told_batch
 from metamodel.proposal import Proposal
 from metamodel.subjects.editing_form import editing_form
-from metamodel.subjects.mapped_back import mapped_back
+from metamodel.subjects.mapped_back import carries_back_w_in, mapped_back
 from metamodel.subjects.subject import Subject
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint
 from metamodel.triples.edit_spec import EditSpec
@@ -125,8 +125,8 @@ class SubjectEditor:
         told = told_batch([form.to(place)], [examples])
         begun = memory.begin(told, observed(told)) if memory else None
         with begun_at(editor.write, begun):
-            # a case that is begun from was solved in the last matrix
-            edited = editor(told, deep=begun is None)
+            # what is begun from a case is corrected in the last matrix
+            edited = editor(told, deep=begun is None and carries_back_w_in(subject))
         changes = {key: value[0].to(home) for key, value in edited.changes.items()}
         forecast = float(edited.forecast[0].sigmoid())
         finite = math.isfinite(forecast) and all(bool(v.isfinite().all()) for v in changes.values())

@@ -36,7 +36,7 @@ class EditorConfig:
     """Whether a change has a price in the writer's own steps."""
     deep_steps: int = 100
     """Steps, in use, of writing in the whole last MLP where a behavior as a whole changes; 0 for the last
-    matrix alone, whatever the edit."""
+    matrix alone, whatever the edit. Not beside `sites`, `gates` and `recurrent`, which write before it."""
     without: tuple[Part, ...] = ()
     """Parts that are left out, to see what they add."""
 

@@ -77,6 +77,14 @@ def mapped_back(
     return {key: value.to(subject.weights[key].dtype) for key, value in found.items()}
 
 
+def carries_back_w_in(subject: Subject) -> bool:
+    """Whether a change of the last MLP's W_in can be carried back: its norm hides no direction from it."""
+    config, norm = subject.config, f"blocks.{subject.config.n_layers - 1}.ln2.w"
+    if not (config.has_mlp and config.has_norm):
+        return config.has_mlp
+    return float(subject.weights[norm].abs().min()) > SMALLEST_GAIN
+
+
 def _add(found: dict[str, Tensor], key: str, change: Tensor) -> None:
     found[key] = found[key] + change if key in found else change
 

@@ -1,7 +1,8 @@
 """The forecast of success, fitted when an editor is trained: on what it proposes as it is used.
 
 Training writes in few steps, and what fails there may come right in use. So the network that forecasts is
-fitted last, on edits of training and validation subjects that are written in full and run on whole domains.
+fitted last, on edits of training and validation subjects that are written in full, at their full size, and
+run on whole domains.
 """
 
 import copy
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from metamodel.asking import one_thread
 from metamodel.baselines.editing.base import Episode
 from metamodel.config.edits import GOOD
 from metamodel.evaluation.editing.episodes import trainable_episodes
@@ -21,7 +23,7 @@ from metamodel.evaluation.editing.scores import scores
 from metamodel.networks.editing.editor import FARTHEST, Editor
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects.editing_form import editing_form
-from metamodel.subjects.mapped_back import mapped_back
+from metamodel.subjects.mapped_back import carries_back_w_in, mapped_back
 from metamodel.triples.edits import Editable
 
 STEPS, RATE, DECAY = 400, 3e-3, 0.3
@@ -59,7 +61,8 @@ def fit_forecast(
     drawn = sorted((e for one in subjects for e in trainable_episodes(one)), key=_place)[:n_edits]
     progress(f"forecast: {len(drawn)} edits of training and validation subjects")
     if drawn:
-        judge_on(editor, seen_in_use(editor, drawn), seed)
+        with one_thread():
+            judge_on(editor, seen_in_use(editor, drawn), seed)
 
 
 @torch.no_grad()
@@ -70,7 +73,7 @@ def seen_in_use(editor: Editor, episodes: Sequence[Episode]) -> Seen:
     for one in episodes:
         subject = one.editable.subject
         form = editing_form(subject)
-        edited = editor(told_batch([form], [one.examples]), deep=True)
+        edited = editor(told_batch([form], [one.examples]), deep=carries_back_w_in(subject))
         changes = mapped_back(subject, {key: value[0] for key, value in edited.changes.items()}, form=form)
         looks.append(edited.looks[0])
         good.append(scores(one, changes).harmonic_mean >= GOOD)
@@ -82,8 +85,12 @@ def judge_on(editor: Editor, seen: Seen, seed: int) -> None:
     first, last = editor.judge[0], editor.judge[2]
     assert isinstance(first, nn.Linear)
     assert isinstance(last, nn.Linear)
-    mean, spread = seen.looks.mean(0), seen.looks.std(0).clamp_min(LEAST_SPREAD)
-    looks, good = (seen.looks - mean) / spread, seen.good.to(seen.looks.dtype)
+    finite = seen.looks.isfinite().all(1)
+    looks, good = seen.looks[finite], seen.good[finite].to(seen.looks.dtype)
+    if len(looks) < 2:  # nothing to take units from
+        return
+    mean, spread = looks.mean(0), looks.std(0).clamp_min(LEAST_SPREAD)
+    looks = (looks - mean) / spread
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         first.reset_parameters()

@@ -204,13 +204,15 @@ def test_a_padded_batch_equals_single_edits(editor):
     assert len({len(one.answers) for one in examples}) > 1
     forms = [editing_form(one) for one in subjects]
     network = copy.deepcopy(editor.checkpoint.editor).double().eval()
+    # a search that goes on until the loss gains nothing multiplies the rounding of sums
+    near = 1e-5 if network.deep_steps else 1e-9
     with torch.no_grad():
-        whole = network(told_batch(forms, examples))
+        whole = network(told_batch(forms, examples), deep=True)
         for i in range(3):
-            alone = network(told_batch(forms[i : i + 1], examples[i : i + 1]))
+            alone = network(told_batch(forms[i : i + 1], examples[i : i + 1]), deep=True)
             for key, change in alone.changes.items():
-                torch.testing.assert_close(whole.changes[key][i], change[0], rtol=0, atol=1e-9)
-            torch.testing.assert_close(whole.forecast[i], alone.forecast[0], rtol=0, atol=1e-9)
+                torch.testing.assert_close(whole.changes[key][i], change[0], rtol=0, atol=near)
+            torch.testing.assert_close(whole.forecast[i], alone.forecast[0], rtol=0, atol=near)
 
 
 def test_a_batch_of_several_input_lengths_is_refused():

@@ -201,6 +201,7 @@ def test_the_norm_that_is_stepped_through_has_the_jacobian_of_layer_norm(taught)
 def test_an_untrained_editor_already_writes_what_it_wants(taught, specified):
     episode = specified(taught, 4)
     torch.manual_seed(0)
+    # as many steps as in use: in half of them a pair of four is not there yet
     editor = Editor(width=16, map_width=8, map_layers=1, n_steps=48).double().eval()
     told = told_batch([editing_form(taught.subject)], [episode.examples])
     with torch.no_grad():

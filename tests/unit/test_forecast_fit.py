@@ -35,13 +35,31 @@ def test_a_planted_sign_of_success_is_found_and_forecasts_others():
         assert ranked(network._forecast(test), test[:, 3] > 5) > 0.9
 
 
-def test_where_nothing_tells_success_nothing_is_forecast():
+def test_where_nothing_tells_success_the_planted_sign_of_others_is_not_forecast():
     network = editor()
     train, test = looks(network, 400, 1), looks(network, 400, 2)
-    shuffled = torch.rand(400, generator=torch.Generator().manual_seed(3)) > 0.5
-    judge_on(network, Seen(looks=train, good=shuffled), seed=0)
+    shuffled = (train[:, 3] > 5)[torch.randperm(400, generator=torch.Generator().manual_seed(3))]
+    judge_on(network, Seen(looks=train, good=train[:, 3] > 5), seed=0)
+    with torch.no_grad():
+        assert ranked(network._forecast(test), test[:, 3] > 5) > 0.9
+    judge_on(network, Seen(looks=train, good=shuffled), seed=0)  # nothing is left of the first fit
     with torch.no_grad():
         assert ranked(network._forecast(test), test[:, 3] > 5) == pytest.approx(0.5, abs=0.15)
+
+
+def test_what_is_not_finite_is_left_out_and_of_one_edit_nothing_is_learnt():
+    network = editor()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    one = looks(network, 1, 1)
+    judge_on(network, Seen(looks=one, good=torch.tensor([True])), seed=0)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    train = looks(network, 100, 1)
+    good = train[:, 3] > 5
+    judge_on(network, Seen(looks=train, good=good), seed=0)
+    fitted = {key: value.clone() for key, value in network.state_dict().items()}
+    poisoned = torch.cat([train, torch.full_like(train[:1], float("nan"))])
+    judge_on(network, Seen(looks=poisoned, good=torch.cat([good, good[:1]])), seed=0)
+    assert all(torch.equal(value, fitted[key]) for key, value in network.state_dict().items())
 
 
 def test_it_changes_nothing_else_and_is_the_same_for_one_seed():

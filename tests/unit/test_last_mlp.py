@@ -13,6 +13,7 @@ from metamodel.networks.editing.told import told_batch
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.forward import forward
+from metamodel.subjects.mapped_back import carries_back_w_in
 from metamodel.triples.edits import Examples
 
 SHAPE = SubjectConfig(n_layers=1, n_heads=2, d_model=12, d_head=6, d_mlp=16, d_vocab=15, n_ctx=6)
@@ -82,7 +83,7 @@ def test_what_is_no_whole_behavior_stays_in_the_last_matrix(monkeypatch):
     facts = dataclasses.replace(told, wanted=torch.where(told.role == PAIR, pair, 0))
     edited = network(deep_steps=10)(facts, deep=True)
     whole = float(edited.targets.whole.detach())
-    assert float(network()(told).targets.whole.detach()) == pytest.approx(1 - 1 / 15)
+    assert float(network()(told).targets.whole.detach()) == pytest.approx(1.0)
     assert whole < 0.9
     for bound, deep in ((whole - 0.01, True), (whole + 0.01, False)):
         monkeypatch.setattr("metamodel.networks.editing.editor.WHOLE", bound)
@@ -103,3 +104,39 @@ def test_what_weighs_nothing_changes_nothing():
     assert not torch.equal(
         found["blocks.0.mlp.W_in"], written_in_last_mlp(told, 0, other, weight, 20)["blocks.0.mlp.W_in"]
     )
+
+
+@pytest.mark.parametrize("n_answers", [2, 3, 15])
+def test_a_removal_among_few_answers_is_one_of_a_whole_behavior(n_answers):
+    told = removal(subject_of())
+    few = dataclasses.replace(told, answer_mask=torch.arange(15)[None] < n_answers)
+    assert float(network()(few).targets.whole.detach()) == pytest.approx(1.0)
+
+
+def test_in_a_batch_only_the_subjects_whose_behavior_as_a_whole_changes_are_written_there(monkeypatch):
+    subject = subject_of()
+    one = removal(subject)
+    pair = torch.arange(one.role.shape[1]) % 15
+    other = dataclasses.replace(one, wanted=torch.where(one.role == PAIR, pair, 0))
+    fields = {
+        key: torch.cat([getattr(one, key), getattr(other, key)])
+        for key in ("tokens", "position", "role", "wanted", "answers", "answer_mask")
+    }
+    weights = {key: torch.cat([value, value]) for key, value in one.weights.items()}
+    both = dataclasses.replace(one, weights=weights, **fields)
+    monkeypatch.setattr("metamodel.networks.editing.editor.WHOLE", 0.95)
+    deep, plain = network(deep_steps=20)(both, deep=True).changes, network()(both).changes
+    assert deep["blocks.0.mlp.W_in"][0].abs().max() > 1e-3
+    assert not deep["blocks.0.mlp.W_in"][1].any()
+    assert torch.equal(deep["blocks.0.mlp.W_out"][1], plain["blocks.0.mlp.W_out"][1])
+    assert not torch.equal(deep["blocks.0.mlp.W_out"][0], plain["blocks.0.mlp.W_out"][0])
+
+
+def test_where_the_norm_hides_a_direction_from_w_in_only_the_last_matrix_is_written():
+    subject = subject_of()
+    hidden = dict(subject.weights)
+    hidden["blocks.0.ln2.w"] = hidden["blocks.0.ln2.w"].clone()
+    hidden["blocks.0.ln2.w"][3] = 0
+    assert carries_back_w_in(subject)
+    assert not carries_back_w_in(subject.with_weights(hidden))
+    assert not carries_back_w_in(subject_of(d_mlp=0))

@@ -109,7 +109,7 @@ def test_evaluation_reproduces_the_report(editing_job, checkpoint):
 def test_a_proposal_for_a_subject_of_another_zoo_does_what_its_pairs_say(editing_job, checkpoint):
     """The released editor: one that has trained for a dozen steps need not know where a fact ends."""
     editor, zoo = (
-        metamodel.load(ROOT / "checkpoints/editing-small"),
+        metamodel.load(ROOT / "checkpoints/editing"),
         EditZoo.open(editing_job / "data/edits-tiny"),
     )
     from metamodel.evaluation.editing.episodes import episode

@@ -45,7 +45,7 @@ def test_the_tables_of_the_page_on_reading_are_those_of_the_released_checkpoint(
 
 
 def test_the_page_on_editing_and_the_card_say_what_the_released_editor_scores():
-    released = ROOT / "checkpoints/editing-small"
+    released = ROOT / "checkpoints/editing"
     report, card = load(released), (released / "README.md").read_text()
     page = (ROOT / "docs/editing.md").read_text()
     tables = editing_tables.tables(report)
@@ -53,6 +53,7 @@ def test_the_page_on_editing_and_the_card_say_what_the_released_editor_scores():
     assert kinds_table(report) in card
     assert rules_table(report) in card
     assert metamodel.load(released).checkpoint.zoo["name"] == "edits-small"
+    assert sum(path.stat().st_size for path in released.iterdir()) < 10 * 2**20
 
 
 def test_the_page_on_matching_and_the_card_say_what_the_released_matcher_scores():

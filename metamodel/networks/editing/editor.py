@@ -84,7 +84,7 @@ class Editor(nn.Module):
 
     @property
     def passes(self) -> int:
-        """Runs of a subject on all examples that one proposal takes, backward passes among them.
+        """Runs of a subject on all examples that one proposal takes at most, backward passes among them.
 
         One to read it; one for components and one for what it says with each changed; two for gates; one
         behind either; one for every correction; for the last MLP one to what it reads, and one behind it.
@@ -121,8 +121,9 @@ class Editor(nn.Module):
         last = now.stream + now.hidden @ change
         edits = _sum(changes, {name: change.view(told.weights[name].shape)})
         if deep and not changes and self.correct is None:
-            edits = self._deepened(told, now, targets, edits)
-            last = seen_again(told, now, edits).stream
+            written = self._deepened(told, now, targets, edits)
+            if written is not edits:
+                edits, last = written, seen_again(told, now, written).stream
         for _ in range(self.recurrent - 1):
             assert self.correct is not None
             # each correction takes what was proposed before it as given

@@ -25,7 +25,7 @@ PRICE = 1e-5
 """Of the square norm of a change, relative to that of its matrix, beside a loss in nats."""
 HISTORY = 20
 LEAST_GAIN = 1e-7
-"""Relative to the loss: steps that gain less end the search."""
+"""In nats, or relative to a loss above one: steps that gain less end the search."""
 LEAST_SQUARE = 1e-3
 """A matrix that was removed counts as if its square norm were this."""
 

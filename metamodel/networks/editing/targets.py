@@ -116,7 +116,7 @@ class TargetReader(nn.Module):
             map_logits=ways.map_logits,
             wanted=wanted,
             share=share,
-            whole=removed + (1 - removed) * share[:, : WAYS.index("copy")].sum(1),
+            whole=_whole(removed, share, seen.answer_mask),
             sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
             summary=torch.cat([ways.evidence, statistic, torch.stack(whole, dim=1)], dim=1),
         )
@@ -160,6 +160,17 @@ class TargetReader(nn.Module):
         generalises = [left_out(seen.answer_grams[:, k], seen_map, mask) for k in (SAID, -1)]
         evidence = [_evidence(answers, right, seen, pair), torch.stack(generalises, dim=1), follows.looks]
         return _Ways(answers=answers, right=right, evidence=torch.cat(evidence, dim=1), map_logits=map_logits)
+
+
+def _whole(
+    removed: Float[Tensor, " subject"],
+    share: Float[Tensor, "subject way"],
+    mask: Bool[Tensor, "subject answer"],
+) -> Float[Tensor, " subject"]:
+    """How far a behavior as a whole changes. A pair of which nothing is wanted still has one answer of n."""
+    n = mask.sum(1)
+    removed = (removed * n / (n - 1).clamp_min(1)).clamp(0, 1)
+    return removed + (1 - removed) * share[:, : WAYS.index("copy")].sum(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
