@@ -1,10 +1,19 @@
 """The forecast as it is fitted last: it finds a planted sign of success, and none where there is none."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
+from metamodel.config.edits import GOOD, PAIR
+from metamodel.evaluation.editing.episodes import trainable_episodes
+from metamodel.evaluation.editing.scores import scores
 from metamodel.networks.editing.editor import Editor
-from metamodel.training.forecast import Seen, judge_on
+from metamodel.networks.editing.told import told_batch
+from metamodel.subjects.editing_form import editing_form
+from metamodel.subjects.mapped_back import mapped_back
+from metamodel.training.forecast import Seen, judge_on, seen_in_use
 from metamodel.training.forecast import fit_forecast as fit
 
 
@@ -80,3 +89,38 @@ def test_of_no_edits_there_is_no_forecast_to_fit():
     before = {key: value.clone() for key, value in network.state_dict().items()}
     fit(network, [], n_edits=10, seed=0)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_no_edit_that_is_held_out_is_fitted_on(taught):
+    rule = taught.edits[0]
+    held_out = replace(rule, rule="+2", test=True), replace(rule, rule="2*y", test=True)
+    other = replace(rule, kind="infeasible", rule="noise")
+    drawn = trainable_episodes(replace(taught, edits=(*held_out, rule, other)))
+    assert {(one.edit.kind, one.edit.rule) for one in drawn} == {("rule", "+1"), ("infeasible", "noise")}
+    assert [len(one.examples.role[one.examples.role == PAIR]) for one in drawn[1:]] == [1, 2, 4, 16]
+    assert trainable_episodes(replace(taught, edits=held_out)) == []
+
+
+def test_success_is_that_of_the_change_as_it_is_made(taught):
+    """An editor that changes nothing never succeeds; what it looks at is what its forecast is made from."""
+    network = editor()
+    drawn = trainable_episodes(taught)
+    seen = seen_in_use(network, drawn)
+    assert seen.looks.shape == (len(drawn), len(network.looks_mean))
+    assert seen.good.tolist() == [scores(one, proposed(network, one)).harmonic_mean >= GOOD for one in drawn]
+    network.write = _Nothing()
+    assert not seen_in_use(network, drawn).good.any()
+
+
+def proposed(network: Editor, one) -> dict[str, torch.Tensor]:
+    form = editing_form(one.editable.subject)
+    with torch.no_grad():
+        changes = (
+            copy.deepcopy(network).double().eval()(told_batch([form], [one.examples]), deep=True).changes
+        )
+    return mapped_back(one.editable.subject, {k: v[0] for k, v in changes.items()}, form=form)
+
+
+class _Nothing(torch.nn.Module):
+    def forward(self, told, seen, targets, summary) -> torch.Tensor:
+        return seen.hidden.new_zeros(len(seen.hidden), seen.hidden.shape[2], seen.stream.shape[2])
