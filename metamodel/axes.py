@@ -119,6 +119,8 @@ Edits:
     other        example of another role
     known        pair or input to keep, of a specification
     known2       second axis over them
+    edit         edit on which a forecast is fitted
+    pace         number that sets how a writer steps
     summary      number that a forecast of an edit looks at
     rule         edit whose map of answers is inferred
     operand      number of arithmetic, as a token

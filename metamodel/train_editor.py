@@ -8,6 +8,7 @@ from metamodel.baselines.editing.base import Changes
 from metamodel.config.editing import EditingConfig, EditReportConfig
 from metamodel.config.parser import plain
 from metamodel.editing import SubjectEditor
+from metamodel.editing_forecast import fit_forecast
 from metamodel.evaluation import report as reports
 from metamodel.evaluation.editing.card import write_editing_card
 from metamodel.evaluation.editing.evaluate import judge
@@ -16,7 +17,6 @@ from metamodel.evaluation.terminal import report_console, said, show
 from metamodel.subjects.subject import Subject
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint, save
 from metamodel.training.fit_editing import fit_editor, sizes_of
-from metamodel.training.forecast import fit_forecast
 from metamodel.training.run_folder import CHECKPOINT, claim_folder
 from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Examples

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from metamodel.config.edits import GOOD, PAIR
+from metamodel.editing_forecast import Seen, judge_on, seen_in_use
+from metamodel.editing_forecast import fit_forecast as fit
 from metamodel.evaluation.editing.episodes import trainable_episodes
 from metamodel.evaluation.editing.scores import scores
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import mapped_back
-from metamodel.training.forecast import Seen, judge_on, seen_in_use
-from metamodel.training.forecast import fit_forecast as fit
 
 
 def editor() -> Editor:

@@ -283,12 +283,13 @@ def test_a_checkpoint_comes_back_as_an_editor(folder, proposal):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 1, "schema_version: expected 2, got 1"),
+        ("schema_version", 1, "schema_version: expected 3, got 1"),
         ("sizes", {"width": 16}, "sizes.map_width: expected a value, got no such key"),
         (
             "sizes",
             {
                 "width": 0,
+                "deep_steps": 0,
                 "map_width": 8,
                 "map_layers": 2,
                 "n_steps": 4,

@@ -93,7 +93,7 @@ class Writer(nn.Module):
         weight = _weights(seen, targets, *(role[:, None] for role in roles))
         return _softened(told, targets.wanted), weight
 
-    def _pace(self, seen: Observed, summary: Tensor) -> Float[Tensor, "subject number"]:
+    def _pace(self, seen: Observed, summary: Tensor) -> Float[Tensor, "subject pace"]:
         counts = torch.stack([(seen.role == PAIR).sum(1) + 1, (seen.role != PADDING).sum(1)], dim=1)
         return self.control(torch.cat([summary, counts.to(summary.dtype).log()], dim=1)).exp()
 
