@@ -20,7 +20,7 @@ from metamodel.baselines.editing.base import Episode
 from metamodel.config.edits import GOOD
 from metamodel.evaluation.editing.episodes import trainable_episodes
 from metamodel.evaluation.editing.scores import scores
-from metamodel.networks.editing.editor import FARTHEST, Editor
+from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import carries_back_w_in, mapped_back
@@ -89,8 +89,9 @@ def judge_on(editor: Editor, seen: Seen, seed: int) -> None:
     looks, good = seen.looks[finite], seen.good[finite].to(seen.looks.dtype)
     if len(looks) < 2:  # nothing to take units from
         return
-    mean, spread = looks.mean(0), looks.std(0).clamp_min(LEAST_SPREAD)
-    looks = (looks - mean) / spread
+    editor.looks_mean.copy_(looks.mean(0))
+    editor.looks_spread.copy_(looks.std(0).clamp_min(LEAST_SPREAD))
+    units = editor.in_units(looks)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         first.reset_parameters()
@@ -99,13 +100,10 @@ def judge_on(editor: Editor, seen: Seen, seed: int) -> None:
         with torch.enable_grad():
             for step in range(STEPS):
                 search.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-                said = editor.judge(F.dropout(looks.clamp(-FARTHEST, FARTHEST), DROPPED)).squeeze(-1)
+                said = editor.judge(F.dropout(units, DROPPED)).squeeze(-1)
                 search.zero_grad()
                 F.binary_cross_entropy_with_logits(said, good).backward()
                 search.step()
-    with torch.no_grad():
-        editor.looks_mean.copy_(mean)
-        editor.looks_spread.copy_(spread)
 
 
 def _place(one: Episode) -> str:

@@ -108,6 +108,7 @@ def test_success_is_that_of_the_change_as_it_is_made(taught):
     seen = seen_in_use(network, drawn)
     assert seen.looks.shape == (len(drawn), len(network.looks_mean))
     assert seen.good.tolist() == [scores(one, proposed(network, one)).harmonic_mean >= GOOD for one in drawn]
+    assert seen.good.any()
     network.write = _Nothing()
     assert not seen_in_use(network, drawn).good.any()
 

@@ -5,15 +5,16 @@ import dataclasses
 import pytest
 import torch
 
+from metamodel.config import InputError
 from metamodel.config.edits import CHANCE, KEEP, PAIR
-from metamodel.features.observed import Told
+from metamodel.features.observed import Told, observed
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.last_mlp import written_in_last_mlp
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.forward import forward
-from metamodel.subjects.mapped_back import carries_back_w_in
+from metamodel.subjects.mapped_back import carries_back_w_in, mapped_back
 from metamodel.triples.edits import Examples
 
 SHAPE = SubjectConfig(n_layers=1, n_heads=2, d_model=12, d_head=6, d_mlp=16, d_vocab=15, n_ctx=6)
@@ -96,14 +97,36 @@ def test_what_weighs_nothing_changes_nothing():
     wanted = torch.full((told.role.shape[1], 15), 1 / 15, dtype=torch.float64)
     weight = (told.role[0] == PAIR).double()
     weight = weight / weight.sum()
-    found = written_in_last_mlp(told, 0, wanted, weight, 20)
+
+    def written(wanted: torch.Tensor) -> dict[str, torch.Tensor]:
+        return written_in_last_mlp(told, observed(told), 0, wanted, weight, 20).changes
+
+    found = written(wanted)
     other = torch.where(weight[:, None] > 0, wanted, torch.eye(15, dtype=torch.float64)[0])
-    again = written_in_last_mlp(told, 0, other, weight, 20)
+    again = written(other)
     assert all(torch.equal(found[key], again[key]) for key in found)
     other[0] = torch.eye(15)[3]  # what does weigh
-    assert not torch.equal(
-        found["blocks.0.mlp.W_in"], written_in_last_mlp(told, 0, other, weight, 20)["blocks.0.mlp.W_in"]
-    )
+    assert not torch.equal(found["blocks.0.mlp.W_in"], written(other)["blocks.0.mlp.W_in"])
+
+
+@pytest.mark.parametrize("shape", [{}, {"normalization_type": "none"}, {"act_fn": "gelu"}, {"n_layers": 2}])
+def test_the_stream_that_it_says_is_that_of_the_edited_subject(shape):
+    """A subject with biases and gains everywhere: what it reads is found from what was observed."""
+    subject = subject_of(**shape)
+    generator = torch.Generator().manual_seed(3)
+    rough = {k: w + 0.1 * torch.randn(w.shape, generator=generator) for k, w in subject.weights.items()}
+    told = removal(subject.with_weights(rough))
+    weight = torch.full((told.role.shape[1],), 1 / told.role.shape[1], dtype=torch.float64)
+    wanted = torch.full((told.role.shape[1], 15), 1 / 15, dtype=torch.float64)
+    written = written_in_last_mlp(told, observed(told), 0, wanted, weight, 5)
+    weights = {
+        k: w + written.changes[k][None] if k in written.changes else w for k, w in told.weights.items()
+    }
+    name = f"blocks.{told.config.n_layers - 1}.hook_resid_post"
+    stream = forward(weights, told.config, told.tokens, taps=[name]).taps[name][0, :, 4]
+    torch.testing.assert_close(written.stream, stream, rtol=0, atol=1e-9)
+    before = forward(told.weights, told.config, told.tokens, taps=[name]).taps[name][0, :, 4]
+    assert (stream - before).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("n_answers", [2, 3, 15])
@@ -132,11 +155,15 @@ def test_in_a_batch_only_the_subjects_whose_behavior_as_a_whole_changes_are_writ
     assert not torch.equal(deep["blocks.0.mlp.W_out"][0], plain["blocks.0.mlp.W_out"][0])
 
 
-def test_where_the_norm_hides_a_direction_from_w_in_only_the_last_matrix_is_written():
+def test_where_the_norm_hides_a_direction_a_change_of_w_in_cannot_be_carried_back():
     subject = subject_of()
     hidden = dict(subject.weights)
     hidden["blocks.0.ln2.w"] = hidden["blocks.0.ln2.w"].clone()
     hidden["blocks.0.ln2.w"][3] = 0
+    change = {"blocks.0.mlp.W_in": torch.ones(12, 16)}
     assert carries_back_w_in(subject)
+    assert mapped_back(subject, change)
     assert not carries_back_w_in(subject.with_weights(hidden))
+    with pytest.raises(InputError, match="in front of a matrix that is edited"):
+        mapped_back(subject.with_weights(hidden), change)
     assert not carries_back_w_in(subject_of(d_mlp=0))

@@ -11,7 +11,7 @@ from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, last_writer, observed, seen_again
 from metamodel.networks.editing.gates import Gates
-from metamodel.networks.editing.last_mlp import written_in_last_mlp
+from metamodel.networks.editing.last_mlp import last_mlp, written_in_last_mlp
 from metamodel.networks.editing.sites import Blamed, Sites, with_blame
 from metamodel.networks.editing.targets import TargetReader, Targets
 from metamodel.networks.editing.writer import Writer
@@ -84,15 +84,14 @@ class Editor(nn.Module):
 
     @property
     def passes(self) -> int:
-        """Runs of a subject on all examples that one proposal takes at most, backward passes among them.
+        """Runs of a subject on all examples that one proposal takes, backward passes among them.
 
         One to read it; one for components and one for what it says with each changed; two for gates; one
-        behind either; one for every correction; for the last MLP one to what it reads, and one behind it.
-        Fits to the known examples alone are not among them, and neither is what runs from that MLP on.
+        behind either; one for every correction. Fits to the known examples alone are not among them, and
+        neither is what runs from the last MLP on.
         """
         parts = 2 * (self.sites is not None) + 2 * (self.gates is not None)
-        deep = 2 * (self.deep_steps > 0 and not parts and self.recurrent == 1)
-        return 1 + parts + (parts > 0) + self.recurrent - 1 + deep
+        return 1 + parts + (parts > 0) + self.recurrent - 1
 
     def of_steps(self, n_steps: int) -> None:
         """Sets the number of steps of every writer."""
@@ -121,9 +120,7 @@ class Editor(nn.Module):
         last = now.stream + now.hidden @ change
         edits = _sum(changes, {name: change.view(told.weights[name].shape)})
         if deep and not changes and self.correct is None:
-            written = self._deepened(told, now, targets, edits)
-            if written is not edits:
-                edits, last = written, seen_again(told, now, written).stream
+            edits, last = self._deepened(told, now, targets, edits, last)
         for _ in range(self.recurrent - 1):
             assert self.correct is not None
             # each correction takes what was proposed before it as given
@@ -144,20 +141,22 @@ class Editor(nn.Module):
         )
 
     def _deepened(
-        self, told: Told, seen: Observed, targets: Targets, edits: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The edits of whole behaviors written in the whole last MLP instead, where there is one."""
+        self, told: Told, seen: Observed, targets: Targets, edits: dict[str, Tensor], last: Tensor
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "subject example d_model"]]:
+        """The edits, and the last stream, with whole behaviors written in the whole last MLP instead."""
         chosen = (targets.whole > WHOLE).nonzero()[:, 0].tolist()
         if not (chosen and self.deep_steps and told.config.has_mlp):
-            return edits
+            return edits, last
         wanted, weight = self.write.aims(told, seen, targets, targets.summary)
-        block = f"blocks.{told.config.n_layers - 1}.mlp"
-        names = f"{block}.W_in", f"{block}.W_out"
+        names = last_mlp(told.config)
         found = {name: edits.get(name, torch.zeros_like(told.weights[name])).clone() for name in names}
+        last = last.clone()
         for i in chosen:
-            for name, one in written_in_last_mlp(told, i, wanted[i], weight[i], self.deep_steps).items():
-                found[name][i] = one
-        return {**edits, **found}
+            written = written_in_last_mlp(told, seen, i, wanted[i], weight[i], self.deep_steps)
+            last[i] = written.stream
+            for name in names:
+                found[name][i] = written.changes[name]
+        return found, last
 
     def _reached(self, told: Told, seen: Observed, targets: Targets, stream: Tensor) -> Tensor:
         """How well what is wanted is reached: mean log probability, of four kinds of examples."""
@@ -176,9 +175,12 @@ class Editor(nn.Module):
         ]
         return torch.stack(parts, dim=1)
 
+    def in_units(self, looks: Float[Tensor, "edit look"]) -> Float[Tensor, "edit look"]:
+        """What the forecast looks at, in standard deviations from the mean."""
+        return ((looks - self.looks_mean) / self.looks_spread).clamp(-FARTHEST, FARTHEST)
+
     def _forecast(self, looks: Float[Tensor, "subject look"]) -> Float[Tensor, " subject"]:
-        unit = (looks - self.looks_mean) / self.looks_spread
-        return self.judge(unit.clamp(-FARTHEST, FARTHEST)).squeeze(-1)
+        return self.judge(self.in_units(looks)).squeeze(-1)
 
     def _looks(
         self, told: Told, seen: Observed, targets: Targets, stream: Tensor, blamed: Blamed | None

@@ -28,8 +28,6 @@ FLOOR = 0.01
 START = (-6.0, -4.6, 0.0, 1.0, 0.5, 0.0, 0.0)
 """Logarithms before training of: the ridge, relative to the mean moment; the damping of step lengths; their
 gain; and the weights of pairs, inputs to keep, and other inputs in and out of scope."""
-N_PACE = 3
-"""How many of them are no weights."""
 START_DECAY = -8.0
 """The same of the price of a change: its square norm, relative to that of its matrix."""
 LONGEST_STEP = 15.0
@@ -89,7 +87,7 @@ class Writer(nn.Module):
         self, told: Told, seen: Observed, targets: Targets, summary: Float[Tensor, "subject summary"]
     ) -> tuple[Float[Tensor, "subject example d_vocab"], Float[Tensor, "subject example"]]:
         """What every example is to say, and how much it counts."""
-        roles = self._pace(seen, summary)[:, N_PACE : len(START)].unbind(1)
+        _, _, _, *roles = self._pace(seen, summary)[:, : len(START)].unbind(1)
         weight = _weights(seen, targets, *(role[:, None] for role in roles))
         return _softened(told, targets.wanted), weight
 
