@@ -226,3 +226,17 @@ def test_weights_only_learns_gates(episode: Episode):
     assert loss(said(subject, tokens, changes), aims) < 0.9 * loss(said(subject, tokens, {}), aims)
     for name in ("blocks.0.attn.W_O", "blocks.0.mlp.W_out"):
         assert float(changes[name].abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("make", [lambda: Mend(judge, steps=3), lambda: WeightsOnly(steps=3)])
+def test_learned_opponents_are_the_same_whatever_was_drawn_before(episode: Episode, make: Callable):
+    subject, examples = episode.editable.subject, episode.examples
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        opponent = make()
+        opponent.tune([episode])
+        found.append(opponent.propose(subject, examples))
+        assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(seed)), "draws go on"
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])

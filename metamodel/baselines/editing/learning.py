@@ -1,11 +1,20 @@
 """How opponents that are networks themselves are trained: on whole domains of training subjects."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 SEED = 0
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Inside, weights that are drawn are the same whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        yield
 
 
 def learn(

@@ -8,7 +8,6 @@ shapes get a tuned gradient step.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,11 +17,12 @@ from torch import Tensor, nn
 from metamodel.baselines.editing.aims import Aims, loss, truth, wanted_distribution
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.fine_tuning import GradientStep
-from metamodel.baselines.editing.learning import learn
+from metamodel.baselines.editing.learning import learn, seeded
 from metamodel.baselines.editing.tuning import Choices, Judge, family_of, tuned
 from metamodel.config.edits import PAIR
 from metamodel.subjects.config import SubjectConfig
-from metamodel.subjects.forward import activation, forward, layer_norm, unembed
+from metamodel.subjects.forward import forward
+from metamodel.subjects.last_mlp import LastMlp, last_mlp_behind, last_mlp_names
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Examples
 
@@ -31,38 +31,13 @@ SCALES = (0.3, 1.0, 3.0)
 TINY = 1e-6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LastMlp:
-    """The last MLP and what lies behind it, at the answer position of some inputs."""
-
-    subject: Subject
-    middle: Float[Tensor, "example d_model"]
-    """The residual stream before it."""
-    read: Float[Tensor, "example d_model"]
-    """The same, normed."""
-
-    def said(self, into: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits, and what W_in writes, W_out reads and W_out writes, under changes of both."""
-        config, weights = self.subject.config, self.subject.weights
-        mlp = f"blocks.{config.n_layers - 1}.mlp"
-        before = self.read @ (weights[f"{mlp}.W_in"] + into) + weights[f"{mlp}.b_in"]
-        hidden = activation(before, config.act_fn)
-        written = hidden @ (weights[f"{mlp}.W_out"] + out) + weights[f"{mlp}.b_out"]
-        logits = unembed(self.subject.stacked, config, (self.middle + written)[None])[0]
-        return logits, before, hidden, written
-
-
 @torch.no_grad()
 def last_mlp(subject: Subject, tokens: Tensor, position: Tensor) -> LastMlp:
-    config, block = subject.config, f"blocks.{subject.config.n_layers - 1}"
-    tap = f"{block}.hook_resid_mid"
+    """Runs a subject once."""
+    tap = f"blocks.{subject.config.n_layers - 1}.hook_resid_mid"
     rows = torch.arange(len(tokens)), position
-    middle = forward(subject.stacked, config, tokens, taps=[tap]).taps[tap][0][rows]
-    read = middle
-    if config.has_norm:
-        gain, bias = subject.weights[f"{block}.ln2.w"], subject.weights[f"{block}.ln2.b"]
-        read = layer_norm(middle[None], gain[None], bias[None], config.eps)[0]
-    return LastMlp(subject=subject, middle=middle, read=read)
+    run = forward(subject.stacked, subject.config, tokens, taps=[tap])
+    return last_mlp_behind(subject, run.taps[tap][0][rows])
 
 
 Factors = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -126,7 +101,8 @@ class Mend(Opponent):
         self._shape = shapes.most_common(1)[0][0]
         own = [episode for episode in episodes if episode.editable.subject.config == self._shape]
         read = [factors(episode.editable.subject, episode.examples) for episode in own]
-        self._networks = nn.ModuleList(Factored([one[i] for one in read]) for i in range(2))
+        with seeded():
+            self._networks = nn.ModuleList(Factored([one[i] for one in read]) for i in range(2))
         losses = [
             partial(self._loss, *one) for one in zip(map(_domain, own), map(truth, own), read, strict=True)
         ]
@@ -151,9 +127,8 @@ class Mend(Opponent):
         return [network(*one) for network, one in zip(self._networks, read, strict=True)]
 
     def _proposed(self, subject: Subject, examples: Examples) -> dict[str, Tensor]:
-        mlp = f"blocks.{subject.config.n_layers - 1}.mlp"
-        into, out = self._both(factors(subject, examples))
-        return {f"{mlp}.W_in": into, f"{mlp}.W_out": out}
+        both = self._both(factors(subject, examples))
+        return dict(zip(last_mlp_names(subject.config), both, strict=True))
 
 
 def _domain(episode: Episode) -> LastMlp:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from metamodel.baselines.editing.aims import Aims, loss, truth, wanted_distribution
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
-from metamodel.baselines.editing.learning import learn
+from metamodel.baselines.editing.learning import learn, seeded
 from metamodel.config.edits import CHANCE, KEEP, PAIR
 from metamodel.subjects.canonical import canonical
 from metamodel.subjects.forward import logits_at
@@ -115,8 +115,9 @@ class WeightsOnly(Opponent):
     def tune(self, episodes: Sequence[Episode]) -> None:
         forms = [canonical(episode.editable.subject) for episode in episodes]
         seen = [component_features(form, e.examples) for form, e in zip(forms, episodes, strict=True)]
-        self._heads = Gates(torch.cat([heads.flatten(0, 1) for heads, _ in seen]))
-        self._neurons = Gates(torch.cat([neurons.flatten(0, 1) for _, neurons in seen]))
+        with seeded():
+            self._heads = Gates(torch.cat([heads.flatten(0, 1) for heads, _ in seen]))
+            self._neurons = Gates(torch.cat([neurons.flatten(0, 1) for _, neurons in seen]))
         aims = [_some(truth(episode)) for episode in episodes]
         losses = [partial(self._loss, *one) for one in zip(forms, seen, aims, strict=True)]
         both = nn.ModuleList([self._heads, self._neurons])

@@ -11,11 +11,12 @@ from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, last_writer, observed, seen_again
 from metamodel.networks.editing.gates import Gates
-from metamodel.networks.editing.last_mlp import last_mlp, written_in_last_mlp
+from metamodel.networks.editing.last_mlp import written_in_last_mlp
 from metamodel.networks.editing.sites import Blamed, Sites, with_blame
 from metamodel.networks.editing.targets import TargetReader, Targets
 from metamodel.networks.editing.writer import Writer
 from metamodel.subjects.forward import unembed
+from metamodel.subjects.last_mlp import last_mlp_names
 
 N_REACHED = 4
 FARTHEST = 8.0
@@ -148,7 +149,7 @@ class Editor(nn.Module):
         if not (chosen and self.deep_steps and told.config.has_mlp):
             return edits, last
         wanted, weight = self.write.aims(told, seen, targets, targets.summary)
-        names = last_mlp(told.config)
+        names = last_mlp_names(told.config)
         found = {name: edits.get(name, torch.zeros_like(told.weights[name])).clone() for name in names}
         last = last.clone()
         for i in chosen:
