@@ -233,8 +233,8 @@ def test_learned_opponents_are_the_same_whatever_was_drawn_before(episode: Episo
     subject, examples = episode.editable.subject, episode.examples
     found = []
     for seed in (0, 1):
-        torch.manual_seed(seed)
         opponent = make()
+        torch.manual_seed(seed)
         opponent.tune([episode])
         found.append(opponent.propose(subject, examples))
         assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(seed)), "draws go on"
