@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, last_writer, observed, seen_again
+from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.gates import Gates
 from metamodel.networks.editing.last_mlp import written_in_last_mlp
 from metamodel.networks.editing.sites import Blamed, Sites, with_blame
@@ -19,6 +20,7 @@ from metamodel.subjects.forward import unembed
 from metamodel.subjects.last_mlp import last_mlp_names
 
 N_REACHED = 4
+N_VARIED = 3
 FARTHEST = 8.0
 """Standard deviations from the mean that a forecast tells apart."""
 WHOLE = 0.75
@@ -69,7 +71,7 @@ class Editor(nn.Module):
         self.read = TargetReader(width, map_width, map_layers, without)
         n = self.read.n_summary
         self.write = Writer(n, width, n_steps, decay=decay, without=without)
-        n_looks = n + N_REACHED + 2 * sites
+        n_looks = n + N_REACHED + N_VARIED + 2 * sites
         self.judge = nn.Sequential(nn.Linear(n_looks, width), nn.GELU(), nn.Linear(width, 1))
         self.register_buffer("looks_mean", torch.zeros(n_looks))
         self.register_buffer("looks_spread", torch.ones(n_looks))
@@ -186,11 +188,19 @@ class Editor(nn.Module):
     def _looks(
         self, told: Told, seen: Observed, targets: Targets, stream: Tensor, blamed: Blamed | None
     ) -> Float[Tensor, "subject look"]:
-        """How sure the targets are and how well they are reached on the examples."""
-        looks = [targets.summary, self._reached(told, seen, targets, stream)]
+        """How sure the targets are, how well they are reached on the examples, and how varied the pairs are."""
+        looks = [targets.summary, self._reached(told, seen, targets, stream), _varied(seen)]
         if self.sites is not None:
             looks.append(targets.summary.new_zeros(len(stream), 2) if blamed is None else blamed.looks)
         return torch.cat(looks, dim=1).detach()
+
+
+def _varied(seen: Observed) -> Float[Tensor, "subject look"]:
+    """How many different answers pairs have, before and as wanted, and how many there are: two pairs with the
+    same old answer say no more of a map of answers than one. In logarithms."""
+    pair = (seen.role == PAIR)[..., None]
+    told = [((one_hot(x) * pair).sum(1) > 0).sum(1) for x in (seen.old, seen.wanted)]
+    return torch.stack([*told, seen.answer_mask.sum(1)], dim=1).to(seen.old.dtype).log1p()
 
 
 def _sum(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,10 +26,10 @@ WAYS = ("map", "closed", "proportion", "copy", "borrow", "second", "alike")
 """The first ones map answers to answers."""
 N_EVIDENCE = 3 * len(WAYS) + 5 + N_CLOSURE_LOOKS
 TINY = 1e-9
-START_TRUST, START_SURE, START_SHARPNESS = 2.0, 2.0, 1.4
+START_TRUST, START_SURE, START_SHARPNESS = 2.0, 2.0, (1.0, 0.4)
 """Before training: the power of a way's evidence in its share, the logit of being sure, and the logarithm of
-how much sharper than its probability an input is taken for one in scope where answers are to be removed: a
-removal of nine tenths is none."""
+how much sharper than its probability an input is taken for one in scope, with what is added to it where
+answers are to be removed: a removal of nine tenths is none."""
 UNLIKELY = 0.1
 """What counts as evidence at least: copying has none where every pair is a fact of its own."""
 ALIKE = 10.0
@@ -104,7 +104,7 @@ class TargetReader(nn.Module):
         share = (logits[:, :-1] + begun).softmax(-1)
         sure = logits[:, -1].sigmoid()
         changed = torch.einsum("snwa,sw->sna", ways.answers, share)
-        sharper = 1 + removed * (self.sharpness.exp() - 1)
+        sharper = (self.sharpness[0] + removed * self.sharpness[1]).exp()
         gated = placed(sharper[:, None] * gate, role)[..., None]
         wanted = gated * changed + (1 - gated) * one_hot(seen.old)
         wanted = torch.where(pair[..., None], seen.wanted, wanted)
