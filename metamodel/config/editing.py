@@ -28,22 +28,24 @@ class EditorConfig:
     """Steps of the writer in training, through which gradients flow."""
     recurrent: Literal[1, 2, 4] = 1
     """Proposals for one edit: behind each but the last the edited subject is run again, and corrected."""
-    sites: bool = False
-    """Whether an edit can be written in the one component that is to blame, beside the last matrix."""
     gates: bool = False
     """Whether heads and neurons can be scaled."""
     decay: bool = False
     """Whether a change has a price in the writer's own steps."""
     deep_steps: int = 100
     """Steps, in use, of writing in the whole last MLP where a behavior as a whole changes; 0 for the last
-    matrix alone, whatever the edit. Not beside `sites`, `gates` and `recurrent`, which write before it."""
+    matrix alone, whatever the edit. Not beside `gates` and `recurrent`, which write before it."""
+    component_steps: int = 200
+    """Steps, in use, of putting a component right that is damaged; 0 to look for none. Not beside `gates` and
+    `recurrent`."""
     without: tuple[Part, ...] = ()
     """Parts that are left out, to see what they add."""
 
     def __post_init__(self):
         for name in ("width", "map_width", "map_layers", "n_steps", "training_steps"):
             check_within(getattr(self, name), 1, 1024, f"editor.{name}")
-        check_within(self.deep_steps, 0, 1024, "editor.deep_steps")
+        for name in ("deep_steps", "component_steps"):
+            check_within(getattr(self, name), 0, 1024, f"editor.{name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +84,6 @@ class EditTrainingConfig:
     """Pairs of inputs that stay, of each subject, on which a circuit term measures edges."""
     loss_norm: float = 0.0
     """Weight of a norm beyond that of the matrix: the square of its logarithm; 0 below."""
-    loss_blame: float = 0.5
-    """Weight of telling which component is to blame, and whether one is."""
-    sites_every: int = 8
-    """Batches of which one fits components: such a batch takes at least twice as long as another."""
     forecast_edits: int = 800
     """Edits, written in full, on which the forecast is fitted when all else is trained; 0 for none."""
 
@@ -97,11 +95,10 @@ class EditTrainingConfig:
             "shown",
             "circuit_every",
             "circuit_prompts",
-            "sites_every",
         )
         for name in counted:
             check_within(getattr(self, name), 1, 10**6, f"training.{name}")
-        parts = ("edit", "keep", "scope", "wanted", "map", "forecast", "size", "circuit", "norm", "blame")
+        parts = ("edit", "keep", "scope", "wanted", "map", "forecast", "size", "circuit", "norm")
         losses = [f"loss_{name}" for name in parts]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")

@@ -22,8 +22,7 @@ from metamodel.losses.editing import (
     wanted_loss,
 )
 from metamodel.losses.kept_circuit import kept_circuit_loss, kept_prompts
-from metamodel.networks.editing.editor import Edited, Editor
-from metamodel.objectives.blame import blame_loss
+from metamodel.networks.editing.editor import Editor
 from metamodel.objectives.schedule import warmup_cosine
 from metamodel.subjects.forward import logits_at
 
@@ -39,7 +38,6 @@ class EditingObjective(lightning.LightningModule):
 
     def training_step(self, batch: EditingBatch, batch_idx: int) -> Float[Tensor, ""]:
         told, t = batch.told, self.config.training
-        self.editor.looks_for_sites = batch_idx % t.sites_every == 0
         edited = self.editor(told)
         weights = {
             key: value + edited.changes[key] if key in edited.changes else value
@@ -62,7 +60,6 @@ class EditingObjective(lightning.LightningModule):
             "map": self._map_loss(batch),
             "size": size_loss(edited.changes, told).mean(),
             "norm": norm_loss(edited.changes, told).mean(),
-            "blame": self._blame_loss(edited, batch),
         }
         found["circuit"] = found["keep"].new_zeros(())
         if t.loss_circuit > 0 and batch_idx % t.circuit_every == 0:
@@ -81,18 +78,11 @@ class EditingObjective(lightning.LightningModule):
             "size": t.loss_size,
             "circuit": t.loss_circuit,
             "norm": t.loss_norm,
-            "blame": t.loss_blame,
         }
         total = torch.stack([weight[name] * value for name, value in found.items()]).sum()
         logged = {f"{name}/train": value for name, value in found.items()} | {"loss/train": total}
         self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(batch.tokens))
         return total
-
-    def _blame_loss(self, edited: Edited, batch: EditingBatch) -> Float[Tensor, ""]:
-        if edited.blamed is None:
-            return edited.forecast.new_zeros(())
-        truth = batch.example_wanted, batch.example_scope
-        return blame_loss(edited.blamed, edited.old, batch.told, *truth).mean()
 
     def _map_loss(self, batch: EditingBatch) -> Float[Tensor, ""]:
         if batch.maps is None:

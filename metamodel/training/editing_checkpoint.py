@@ -29,11 +29,11 @@ class EditorSizes:
     map_layers: int
     n_steps: int
     recurrent: int = 1
-    sites: bool = False
     gates: bool = False
     decay: bool = False
     without: tuple[Part, ...] = ()
     deep_steps: int = 0
+    component_steps: int = 0
 
     def network(self) -> Editor:
         """An untrained editor of these sizes."""

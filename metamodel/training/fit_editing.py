@@ -50,7 +50,6 @@ def fit_editor(config: EditingConfig, train: Sequence[Editable], folder: Path) -
         grad_clip=config.optim.grad_clip,
     )
     editor.of_steps(config.editor.n_steps)
-    editor.looks_for_sites = True
     return editor.cpu().eval()
 
 

@@ -11,9 +11,10 @@ from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, last_writer, observed, seen_again
 from metamodel.networks.editing.answers import one_hot
+from metamodel.networks.editing.components import N_LOOKS as N_MENDED
+from metamodel.networks.editing.components import Mended, mended
 from metamodel.networks.editing.gates import Gates
 from metamodel.networks.editing.last_mlp import written_in_last_mlp
-from metamodel.networks.editing.sites import Blamed, Sites, with_blame
 from metamodel.networks.editing.targets import TargetReader, Targets
 from metamodel.networks.editing.writer import Writer
 from metamodel.subjects.forward import unembed
@@ -40,8 +41,8 @@ class Edited:
     """What the subject says before it, as a distribution over answers."""
     looks: Float[Tensor, "subject look"]
     """What the forecast is made from."""
-    blamed: Blamed | None = None
-    """The component that the edit is written in, where the editor looks for one."""
+    mended: Mapping[int, Mended]
+    """By subject, the damaged component that the edit puts right, where one is to blame."""
 
 
 class Editor(nn.Module):
@@ -58,43 +59,41 @@ class Editor(nn.Module):
         map_layers: int,
         n_steps: int,
         recurrent: int = 1,
-        sites: bool = False,
         gates: bool = False,
         decay: bool = False,
         without: tuple[Part, ...] = (),
         deep_steps: int = 0,
+        component_steps: int = 0,
     ):
         """Args:
         deep_steps: steps of writing in the whole last MLP, where a behavior as a whole changes.
+        component_steps: steps of putting a damaged component right.
         """
         super().__init__()
         self.read = TargetReader(width, map_width, map_layers, without)
         n = self.read.n_summary
         self.write = Writer(n, width, n_steps, decay=decay, without=without)
-        n_looks = n + N_REACHED + N_VARIED + 2 * sites
+        n_looks = n + N_REACHED + N_VARIED + N_MENDED
         self.judge = nn.Sequential(nn.Linear(n_looks, width), nn.GELU(), nn.Linear(width, 1))
         self.register_buffer("looks_mean", torch.zeros(n_looks))
         self.register_buffer("looks_spread", torch.ones(n_looks))
         # behind what every editor has: those that lack these parts begin from the same weights
-        self.sites = Sites(n, width) if sites else None
         self.gates = Gates(width) if gates else None
         self.correct = (
             Writer(n + N_REACHED, width, n_steps, decay=decay, without=without) if recurrent > 1 else None
         )
-        self.recurrent, self.without, self.deep_steps = recurrent, without, deep_steps
-        self.looks_for_sites = True
-        """Whether components are fitted; in training only now and then, for it is dear."""
+        self.recurrent, self.without = recurrent, without
+        self.deep_steps, self.component_steps = deep_steps, component_steps
 
     @property
     def passes(self) -> int:
-        """Runs of a subject on all examples that one proposal takes, backward passes among them.
+        """Runs of a subject on all examples that one proposal takes at most, backward passes among them.
 
-        One to read it; one for components and one for what it says with each changed; two for gates; one
-        behind either; one for every correction. Fits to the known examples alone are not among them, and
-        neither is what runs from the last MLP on.
+        One to read it; two for gates and one behind them; one for every correction; two where a component
+        is looked for that is to blame. Fits to the known examples alone are not among them, and neither is
+        what runs from the last MLP on.
         """
-        parts = 2 * (self.sites is not None) + 2 * (self.gates is not None)
-        return 1 + parts + (parts > 0) + self.recurrent - 1
+        return 3 * (self.gates is not None) + self.recurrent + 2 * (self.component_steps > 0)
 
     def of_steps(self, n_steps: int) -> None:
         """Sets the number of steps of every writer."""
@@ -104,17 +103,15 @@ class Editor(nn.Module):
 
     def forward(self, told: Told, *, deep: bool = False) -> Edited:
         """Args:
-        deep: whether edits of a whole behavior are written in the whole last MLP, as they are in use.
-            Gradients do not pass through that, so training does without.
+        deep: whether a damaged component is put right, and edits of a whole behavior are written in the
+            whole last MLP, as they are in use. Gradients do not pass through that, so training does without.
         """
         if "unlabelled" in self.without:
             told = replace(told, role=told.role.masked_fill(told.role == UNLABELLED, PADDING))
         seen = observed(told)
         targets = self.read(seen)
-        blamed, changes = None, {}
-        if self.sites is not None and self.looks_for_sites:
-            blamed = self.sites(told, seen, targets)
-            targets, changes = with_blame(targets, blamed, seen), blamed.changes
+        changes: dict[str, Tensor] = {}
+        put_right: dict[int, Mended] = {}
         if self.gates is not None:
             changes = _sum(changes, self.gates(told, seen))
         name = last_writer(told.config)
@@ -123,7 +120,8 @@ class Editor(nn.Module):
         last = now.stream + now.hidden @ change
         edits = _sum(changes, {name: change.view(told.weights[name].shape)})
         if deep and not changes and self.correct is None:
-            edits, last = self._deepened(told, now, targets, edits, last)
+            put_right = self._put_right(told, now)
+            edits, last = self._deepened(told, now, targets, put_right, edits, last)
         for _ in range(self.recurrent - 1):
             assert self.correct is not None
             # each correction takes what was proposed before it as given
@@ -133,32 +131,54 @@ class Editor(nn.Module):
             change = self.correct(told, now, targets, torch.cat([targets.summary, reached], dim=1))
             last = now.stream + now.hidden @ change
             edits = _sum(edits, {name: change.view(told.weights[name].shape)})
-        looks = self._looks(told, now, targets, last, blamed)
+        looks = self._looks(told, now, targets, last, put_right)
         return Edited(
             changes=edits,
             targets=targets,
             forecast=self._forecast(looks),
             old=seen.old,
             looks=looks,
-            blamed=blamed,
+            mended=put_right,
         )
 
+    @torch.no_grad()
+    def _put_right(self, told: Told, seen: Observed) -> dict[int, Mended]:
+        """By subject, the component that is to blame."""
+        if not self.component_steps:
+            return {}
+        found = {i: mended(told, seen, i, self.component_steps) for i in range(len(told.role))}
+        return {i: one for i, one in found.items() if one is not None}
+
     def _deepened(
-        self, told: Told, seen: Observed, targets: Targets, edits: dict[str, Tensor], last: Tensor
+        self,
+        told: Told,
+        seen: Observed,
+        targets: Targets,
+        put_right: Mapping[int, Mended],
+        edits: Mapping[str, Tensor],
+        last: Tensor,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "subject example d_model"]]:
-        """The edits, and the last stream, with whole behaviors written in the whole last MLP instead."""
-        chosen = (targets.whole > WHOLE).nonzero()[:, 0].tolist()
-        if not (chosen and self.deep_steps and told.config.has_mlp):
-            return edits, last
-        wanted, weight = self.write.aims(told, seen, targets, targets.summary)
-        names = last_mlp_names(told.config)
-        found = {name: edits.get(name, torch.zeros_like(told.weights[name])).clone() for name in names}
+        """The edits, and the last stream, with components put right and whole behaviors written in the whole
+        last MLP instead."""
+        chosen = [i for i in (targets.whole > WHOLE).nonzero()[:, 0].tolist() if i not in put_right]
+        if not (self.deep_steps and told.config.has_mlp):
+            chosen = []
+        names = {one.name for one in put_right.values()}
+        names |= set(last_mlp_names(told.config)) if chosen else set()
+        found = {name: x.clone() for name, x in edits.items()}
+        found |= {name: torch.zeros_like(told.weights[name]) for name in sorted(names - edits.keys())}
         last = last.clone()
+        for i, one in put_right.items():
+            for change in found.values():
+                change[i] = 0
+            found[one.name][i], last[i] = one.change, one.stream
+        if chosen:
+            wanted, weight = self.write.aims(told, seen, targets, targets.summary)
         for i in chosen:
             written = written_in_last_mlp(told, seen, i, wanted[i], weight[i], self.deep_steps)
             last[i] = written.stream
-            for name in names:
-                found[name][i] = written.changes[name]
+            for name, change in written.changes.items():
+                found[name][i] = change
         return found, last
 
     def _reached(self, told: Told, seen: Observed, targets: Targets, stream: Tensor) -> Tensor:
@@ -186,12 +206,19 @@ class Editor(nn.Module):
         return self.judge(self.in_units(looks)).squeeze(-1)
 
     def _looks(
-        self, told: Told, seen: Observed, targets: Targets, stream: Tensor, blamed: Blamed | None
+        self,
+        told: Told,
+        seen: Observed,
+        targets: Targets,
+        stream: Tensor,
+        put_right: Mapping[int, Mended],
     ) -> Float[Tensor, "subject look"]:
-        """How sure the targets are, how well they are reached on the examples, and how varied the pairs are."""
-        looks = [targets.summary, self._reached(told, seen, targets, stream), _varied(seen)]
-        if self.sites is not None:
-            looks.append(targets.summary.new_zeros(len(stream), 2) if blamed is None else blamed.looks)
+        """How sure targets are, how well they are reached on the examples, how varied pairs are, and what
+        there is to say of a component that was put right."""
+        repairs = stream.new_zeros(len(stream), N_MENDED)
+        for i, one in put_right.items():
+            repairs[i] = one.looks
+        looks = [targets.summary, self._reached(told, seen, targets, stream), _varied(seen), repairs]
         return torch.cat(looks, dim=1).detach()
 
 
