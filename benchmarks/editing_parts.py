@@ -33,22 +33,23 @@ from metamodel.proposal import Proposal
 from metamodel.train_editor import edit_splits, trained_on
 from metamodel.triples.edit_store import EditZoo
 
-PLAIN = EditorConfig(sites=False, gates=False, decay=False)
-LAST = replace(PLAIN, deep_steps=0)
-"""What parts are added to that are not combined with writing in the whole last MLP."""
+PLAIN = EditorConfig(gates=False, decay=False)
+NO_COMPONENTS = "no components"
+LAST = replace(PLAIN, deep_steps=0, component_steps=0)
+"""What parts are added to that are combined with neither writing in the whole last MLP nor components."""
 ALONE = "last matrix alone"
 UNTRAINED = "untrained"
 """The closed forms from which every editor starts, after one step of training."""
 ENTRIES: dict[str, tuple[EditorConfig, str]] = {
     "plain": (PLAIN, "plain"),
     UNTRAINED: (PLAIN, "plain"),
-    ALONE: (LAST, "plain"),
-    "sites": (replace(LAST, sites=True), ALONE),
+    NO_COMPONENTS: (replace(PLAIN, component_steps=0), "plain"),
+    ALONE: (LAST, NO_COMPONENTS),
     "gates": (replace(LAST, gates=True), ALONE),
     "price": (replace(LAST, decay=True), ALONE),
     "recurrent 2": (replace(LAST, recurrent=2), ALONE),
-    "all": (replace(LAST, sites=True, gates=True, decay=True), ALONE),
-    "all, recurrent 2": (replace(LAST, sites=True, gates=True, decay=True, recurrent=2), "all"),
+    "all": (replace(LAST, gates=True, decay=True), ALONE),
+    "all, recurrent 2": (replace(LAST, gates=True, decay=True, recurrent=2), "all"),
     "no preconditioning": (replace(LAST, without=("preconditioning",)), ALONE),
     "no map network": (replace(PLAIN, without=("map",)), "plain"),
     "no scope network": (replace(PLAIN, without=("scope",)), "plain"),
