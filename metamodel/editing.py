@@ -127,7 +127,9 @@ class SubjectEditor:
         with begun_at(editor.write, begun):
             # what is begun from a case is corrected in the last matrix
             edited = editor(told, deep=begun is None and carries_back_w_in(subject))
-        changes = {key: value[0].to(home) for key, value in edited.changes.items()}
+        repair = edited.mended.get(0)
+        written = edited.changes if repair is None else {repair.name: edited.changes[repair.name]}
+        changes = {key: value[0].to(home) for key, value in written.items()}
         forecast = float(edited.forecast[0].sigmoid())
         finite = math.isfinite(forecast) and all(bool(v.isfinite().all()) for v in changes.values())
         require(
@@ -138,6 +140,9 @@ class SubjectEditor:
             do="Check that the subject's logits on these inputs are finite in float32.",
         )
         notes = form.notes if bool((examples.role == KEEP).any()) else (*form.notes, UNBOUNDED)
+        if repair is not None:
+            where = repair.name if repair.head is None else f"head {repair.head} of {repair.name}"
+            notes = (*notes, f"taken for damaged and put right: {where}")
         if begun is not None:
             notes = (*notes, f"begun from what solved {' and '.join(begun.cases)}")
         return Proposal(

@@ -65,7 +65,8 @@ def said(subject: Subject, tokens: torch.Tensor) -> torch.Tensor:
 PARTS = {
     "plain": {},
     "whole last MLP": {"deep_steps": 30},
-    "all parts": {"sites": True, "gates": True, "decay": True, "recurrent": 2},
+    "one component": {"component_steps": 30},
+    "all parts": {"gates": True, "decay": True, "recurrent": 2},
 }
 
 
@@ -73,7 +74,10 @@ PARTS = {
 def editor(request) -> Iterator[SubjectEditor]:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metamodel.networks.editing.editor.WHOLE", -1.0)  # whatever the edit
+        # whatever the edit, and whatever the subject
+        patch.setattr("metamodel.networks.editing.editor.WHOLE", -1.0)
+        patch.setattr("metamodel.networks.editing.components.SURER", torch.inf)
+        patch.setattr("metamodel.networks.editing.components.LEAST_RIGHT", 0.0)
         yield editor_of(**request.param)
 
 
@@ -82,8 +86,7 @@ def editor_of(**parts) -> SubjectEditor:
     network = sizes.network()
     with torch.no_grad():  # untrained control layers are zero: what they see must matter in a law
         network.write.control[-1].weight.normal_(std=0.05)
-        if network.sites and network.gates and network.correct:
-            network.sites.decide[-1].bias.fill_(4.0)
+        if network.gates and network.correct:
             network.gates.decide[-1].weight.normal_(std=0.2)
             network.correct.control[-1].weight.normal_(std=0.05)
     splits = Splits(**dict.fromkeys((*SPLITS, "trained_lineages"), ()))
@@ -95,7 +98,7 @@ def editor_of(**parts) -> SubjectEditor:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_no_gauge_changes_what_an_edited_subject_says(editor, shape):
     subject = subject_of(**shape)
-    if editor.checkpoint.sizes.sites:
+    if editor.checkpoint.sizes.component_steps:
         # fits of components multiply the rounding of stored weights: the law is that of exact ones
         subject = subject.double()
     spec = spec_of(subject)

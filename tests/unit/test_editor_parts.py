@@ -1,6 +1,4 @@
-"""What an editor may have beside its writer: sites, gates, corrections, a price of changes."""
-
-import dataclasses
+"""What an editor may have beside its writer: gates, corrections, a price of changes."""
 
 import pytest
 import torch
@@ -8,9 +6,6 @@ import torch
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import observed
 from metamodel.losses.editing import norm_loss
-from metamodel.networks.editing.answers import one_hot, over_vocabulary
-from metamodel.networks.editing.components import fits, mixed, n_components
-from metamodel.networks.editing.descent import Aim, _At, descended, divergence
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.gates import Gates
 from metamodel.networks.editing.told import told_batch
@@ -58,81 +53,6 @@ def damaged() -> tuple[Subject, Examples, torch.Tensor]:
     return hurt, told, right[order]
 
 
-def fitted(subject: Subject, examples: Examples):
-    told = told_batch([editing_form(subject)], [examples])
-    seen = observed(told)
-    wanted = torch.where((told.role == PAIR)[..., None], seen.wanted, one_hot(seen.old))
-    known = (told.role != UNLABELLED).double()
-    n = told.n_known
-    return told, fits(told, over_vocabulary(told, wanted)[:, :n], known[:, :n], seen.old)
-
-
-def test_the_head_that_was_removed_is_found_and_what_was_not_shown_comes_right_too(damaged):
-    subject, examples, right = damaged
-    told, found = fitted(subject, examples)
-    assert found.loss.shape == (1, n_components(SHAPE))
-    assert int(found.loss[0, : SHAPE.n_heads].argmin()) == 2  # an MLP has five times as much to fit with
-    other = told.role[0] == UNLABELLED
-    before = (said_of(subject, examples.tokens).argmax(-1) == right)[other].double().mean()
-    after = [(one.argmax(-1) == right)[other].double().mean() for one in found.said[0]]
-    assert after[2] > before + 0.1
-    assert after[2] > max(after[:2] + after[3:]) + 0.05
-    # where something else is asked, the same head cannot do it
-    muddled = fitted(subject, dataclasses.replace(examples, wanted=(examples.wanted + 1) % 12))[1]
-    assert (muddled.said[0, 2].argmax(-1) == right)[other].double().mean() < after[2] - 0.1
-    assert muddled.loss[0, 2] > found.loss[0, 2]
-
-
-def test_what_a_fit_says_is_what_the_subject_says_with_its_change(damaged):
-    subject, examples, _ = damaged
-    told, found = fitted(subject, examples)
-    form = editing_form(subject)
-    for site in range(n_components(SHAPE)):
-        share = torch.eye(n_components(SHAPE), dtype=torch.float64)[site][None]
-        changes = mixed(found, share, SHAPE)
-        whole = form.with_weights(
-            {k: w + changes[k][0] if k in changes else w for k, w in form.weights.items()}
-        )
-        now = said_of(whole, told.tokens[0]).softmax(-1)
-        torch.testing.assert_close(found.said[0, site], now, rtol=0, atol=1e-9)
-
-
-def test_the_descent_reaches_what_is_wanted_and_a_price_keeps_the_change_small():
-    generator = torch.Generator().manual_seed(0)
-    u = torch.randn(1, 6, 5, generator=generator, dtype=torch.float64)
-    wanted = torch.randn(1, 6, 4, generator=generator, dtype=torch.float64).softmax(-1)
-    base = torch.randn(1, 6, 4, generator=generator, dtype=torch.float64)
-
-    def said(change):
-        return (base + (u @ change[:, 0]).tanh() * 8)[:, None]
-
-    start = torch.zeros(1, 1, 5, 4, dtype=torch.float64)
-    found = {}
-    for decay in (0.0, 1.0):
-        aim = Aim(
-            wanted=wanted,
-            weight=torch.full((1, 6), 1 / 6, dtype=torch.float64),
-            decay=decay,
-            scale=torch.ones(1, dtype=torch.float64),
-        )
-        found[decay] = descended(said, lambda gradient: gradient, start, aim, 40)
-    before = float(divergence(said(start), wanted).mean())
-    assert float(divergence(found[0.0][1], wanted).mean()) < 0.2 * before
-    assert found[1.0][0].norm() < 0.5 * found[0.0][0].norm()
-    at, direction = (
-        _At.of(said, start + 0.1),
-        torch.randn(start.shape, generator=generator, dtype=torch.float64),
-    )
-    step = 1e-6
-    numeric = (said(start + 0.1 + step * direction) - said(start + 0.1 - step * direction)) / (2 * step)
-    torch.testing.assert_close(at.along(direction), numeric, rtol=1e-5, atol=1e-6)
-
-
-class _PrefersHeads(torch.nn.Module):
-    def forward(self, looks):
-        return 100 * looks[..., 5:6]
-
-
 def plain_and_full(**parts) -> tuple[Editor, Editor]:
     torch.manual_seed(0)
     plain, full = Editor(**SMALL), Editor(**SMALL, **parts)
@@ -141,24 +61,15 @@ def plain_and_full(**parts) -> tuple[Editor, Editor]:
     return plain.double().eval(), full.double().eval()
 
 
-def test_before_training_an_editor_with_sites_and_gates_edits_like_one_without(damaged):
+def test_before_training_an_editor_with_gates_edits_like_one_without(damaged):
     subject, examples, _ = damaged
     told = told_batch([editing_form(subject)], [examples])
-    plain, full = plain_and_full(sites=True, gates=True)
+    plain, full = plain_and_full(gates=True)
     with torch.no_grad():
         old, new = plain(told).changes, full(told).changes
     for name, change in new.items():
         torch.testing.assert_close(change, old.get(name, torch.zeros_like(change)), rtol=0, atol=1e-9)
     assert len(new) == 4
-    # and where it blames a component it does not
-    torch.nn.init.constant_(full.sites.decide[-1].bias, 4.0)
-    # of the looks, the sixth says that a component is a head
-    full.sites.weigh = _PrefersHeads().double()
-    with torch.no_grad():
-        edited = full(told)
-    assert edited.changes["blocks.0.attn.W_O"][0, 2].norm() > 0.1
-    assert edited.changes["blocks.0.attn.W_O"][0, :2].norm() == 0
-    assert float(edited.blamed.share[0, 2]) == 1
 
 
 def test_one_proposal_is_the_present_editor_and_a_second_corrects_it(damaged):

@@ -106,10 +106,11 @@ def write_editing_card(folder: Path, report: Report, *, name: str, config: dict[
         "",
         "## Limits",
         "",
-        "- Edits are written into the last matrix that writes into the residual stream. What cannot be read "
-        "off there cannot be edited: answers of two hops through a rewritten fact stay as they are.",
-        "- A damaged component is not repaired beyond what pairs, similar inputs and the subject's own "
-        "second best answers tell (`repair`): fine-tuning of all weights is better.",
+        "- Edits are written into the last matrix that writes into the residual stream, changes of a whole "
+        "behavior into the last MLP, repairs into one component. What cannot be written there cannot be "
+        "edited: answers of two hops through a rewritten fact stay as they are.",
+        "- A damaged component is looked for among what heads and MLPs write by (`W_O`, `W_out`), one at a "
+        "time, which is how the zoo damages its subjects. Other damage is edited like anything else.",
         "- Inputs of one specification have one length, and candidates for answers are at most 32.",
         "- Trained on subjects of one and two layers with ReLU MLPs that answer one token.",
         "",

@@ -172,8 +172,9 @@ class Editor(nn.Module):
             for change in found.values():
                 change[i] = 0
             found[one.name][i], last[i] = one.change, one.stream
-        if chosen:
-            wanted, weight = self.write.aims(told, seen, targets, targets.summary)
+        if not chosen:
+            return found, last
+        wanted, weight = self.write.aims(told, seen, targets, targets.summary)
         for i in chosen:
             written = written_in_last_mlp(told, seen, i, wanted[i], weight[i], self.deep_steps)
             last[i] = written.stream

@@ -1,0 +1,237 @@
+"""Putting a damaged component right: it is found, what was not shown comes right, nothing else is touched."""
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+
+from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
+from metamodel.editing import SubjectEditor
+from metamodel.features.observed import Told, observed
+from metamodel.networks.editing.components import Mended, mended
+from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.told import told_batch
+from metamodel.subjects import Subject, SubjectConfig, initial_weights
+from metamodel.subjects.editing_form import editing_form
+from metamodel.subjects.forward import forward
+from metamodel.training.editing_checkpoint import EditingCheckpoint, EditorSizes
+from metamodel.triples.edits import Examples
+from metamodel.triples.splits import SPLITS, Splits
+
+SHAPE = SubjectConfig(n_layers=2, n_heads=3, d_model=24, d_head=8, d_mlp=32, d_vocab=24, n_ctx=4)
+STEPS, N_ANSWERS = 100, 8
+TOKENS = torch.cartesian_prod(
+    torch.tensor([0]), torch.arange(10), torch.arange(10, 20), torch.tensor([20, 21])
+)
+"""A key, another token, and one of two words that say which of the two is asked for."""
+N = len(TOKENS)
+TABLE = torch.randint(N_ANSWERS, (20,), generator=torch.Generator().manual_seed(4))
+RIGHT = TABLE[torch.where(TOKENS[:, 3] == 20, TOKENS[:, 1], TOKENS[:, 2])]
+
+
+def said_of(subject: Subject, tokens: torch.Tensor) -> torch.Tensor:
+    return forward(subject.stacked, subject.config, tokens).logits[0, :, -1]
+
+
+@functools.cache
+def trained(**shape) -> Subject:
+    """A subject that learned the table, and is sure of it."""
+    config = dataclasses.replace(SHAPE, **shape)
+    weights = initial_weights(config, [torch.Generator().manual_seed(1)])
+    weights = {name: w.clone().requires_grad_() for name, w in weights.items()}
+    search = torch.optim.AdamW(weights.values(), lr=5e-3, weight_decay=0.01)
+    for _ in range(400):
+        said = forward(weights, config, TOKENS).logits[0, :, -1]
+        search.zero_grad()
+        torch.nn.functional.cross_entropy(said, RIGHT).backward()
+        search.step()
+    weights = {name: w.detach()[0] for name, w in weights.items()}
+    subject = Subject(config=config, weights=weights, name="trained").double()
+    assert (said_of(subject, TOKENS).argmax(-1) == RIGHT).all()
+    return subject
+
+
+At = tuple[str, int | None]
+
+
+def damaged(leaf: str, noise: float = 0.0, **shape) -> tuple[Subject, At]:
+    """It with the component damaged of whose kind it hurts most, short of all."""
+    whole = trained(**shape)
+    layers = range(whole.config.n_layers)
+    heads = range(whole.config.n_heads) if leaf == "attn.W_O" else (None,)
+    found = []
+    for at in [(f"blocks.{layer}.{leaf}", head) for layer in layers for head in heads]:
+        subject = hurt(whole, at, noise)
+        wrong = float((said_of(subject, TOKENS).argmax(-1) != RIGHT).double().mean())
+        found.append((wrong if wrong < 0.8 else 0.0, at, subject))
+    wrong, at, subject = max(found, key=lambda one: one[0])
+    assert wrong > 0.1
+    return subject, at
+
+
+def hurt(subject: Subject, at: At, noise: float = 0.0) -> Subject:
+    """A component removed, or with noise of so many times its own size added."""
+    name, head = at
+    weight = subject.weights[name].clone()
+    part = weight if head is None else weight[head]
+    added = torch.randn(part.shape, generator=torch.Generator().manual_seed(2)).double() * part.std() * noise
+    part.copy_(part + added if noise else torch.zeros_like(part))
+    return subject.with_weights({**subject.weights, name: weight})
+
+
+def examples_of(subject: Subject, right: torch.Tensor, n_pairs: int = 12, n_keeps: int = 50) -> Examples:
+    """Pairs where the subject errs, inputs to keep where it does not, and all others."""
+    wrong = said_of(subject, TOKENS).argmax(-1) != right
+    first = torch.cat([wrong.nonzero()[:n_pairs, 0], (~wrong).nonzero()[:n_keeps, 0]])
+    rest = torch.ones(N, dtype=torch.bool)
+    rest[first] = False
+    order = torch.cat([first, rest.nonzero()[:, 0]])
+    role = torch.full((N,), UNLABELLED)
+    n_pairs = min(n_pairs, int(wrong.sum()))
+    role[:n_pairs], role[n_pairs : n_pairs + n_keeps] = PAIR, KEEP
+    return Examples(
+        tokens=TOKENS[order],
+        position=torch.full((N,), 3),
+        role=role,
+        wanted=torch.where(role == PAIR, right[order], 0),
+        answers=torch.arange(N_ANSWERS),
+    )
+
+
+def told_of(subject: Subject, right: torch.Tensor, **counts) -> Told:
+    return told_batch([editing_form(subject)], [examples_of(subject, right, **counts)])
+
+
+def mended_of(told: Told, which: int = 0) -> Mended | None:
+    return mended(told, observed(told), which, STEPS)
+
+
+def right_after(told: Told, one: Mended, right: torch.Tensor) -> torch.Tensor:
+    """Which of the inputs without an answer come right with it."""
+    weights = {**told.weights, one.name: told.weights[one.name] + one.change[None]}
+    other = told.role[0] == UNLABELLED
+    said = forward(weights, told.config, told.tokens).logits[0, other, -1].argmax(-1)
+    truth = {tuple(t.tolist()): int(r) for t, r in zip(TOKENS, right, strict=True)}
+    wanted = torch.tensor([truth[tuple(t.tolist())] for t in told.tokens[0, other]])
+    return said == wanted
+
+
+DAMAGE = {
+    "a head removed": ("attn.W_O", 0.0, {}),
+    "a head scrambled": ("attn.W_O", 4.0, {}),
+    "an MLP removed": ("mlp.W_out", 0.0, {"n_layers": 1, "normalization_type": "none"}),
+    "an MLP scrambled": ("mlp.W_out", 8.0, {"n_layers": 1}),
+    "without MLPs": ("attn.W_O", 0.0, {"d_mlp": 0}),
+    "without norms": ("attn.W_O", 0.0, {"normalization_type": "none"}),
+    "one layer": ("attn.W_O", 0.0, {"n_layers": 1}),
+}
+
+
+@pytest.mark.parametrize(("leaf", "noise", "shape"), DAMAGE.values(), ids=DAMAGE)
+def test_the_component_that_was_damaged_is_found_and_what_was_not_shown_comes_right(leaf, noise, shape):
+    subject, at = damaged(leaf, noise, **shape)
+    told = told_of(subject, RIGHT)
+    found = mended_of(told)
+    assert found is not None
+    assert (found.name, found.head) == at
+    before = (said_of(subject, TOKENS).argmax(-1) == RIGHT).double().mean()
+    after = right_after(told, found, RIGHT).double().mean()
+    assert after > before + 0.5 * (1 - before)
+    if found.head is not None:
+        others = torch.arange(SHAPE.n_heads) != found.head
+        assert float(found.change[others].abs().max()) == 0
+
+
+def test_where_another_answer_is_asked_for_nothing_is_damaged():
+    """Of a subject that is as it was trained, and of one that is damaged: no repair explains these pairs."""
+    other = torch.where(torch.arange(N) % 16 == 0, (RIGHT + 3) % N_ANSWERS, RIGHT)
+    assert mended_of(told_of(trained(), other)) is None
+    told = told_of(damaged("attn.W_O")[0], RIGHT)
+    assert mended_of(told) is not None
+    muddled = torch.randint(N_ANSWERS, told.wanted.shape, generator=torch.Generator().manual_seed(0))
+    assert mended_of(dataclasses.replace(told, wanted=torch.where(told.role == PAIR, muddled, 0))) is None
+
+
+def test_it_is_not_looked_for_in_a_removal_without_other_inputs_or_where_the_subject_is_sure():
+    told = told_of(damaged("attn.W_O")[0], RIGHT)
+    assert mended_of(told) is not None
+    assert mended_of(dataclasses.replace(told, wanted=torch.full_like(told.wanted, CHANCE))) is None
+    alone = torch.where(told.role == UNLABELLED, PADDING, told.role)
+    assert mended_of(dataclasses.replace(told, role=alone)) is None
+    sure = {**told.weights, "unembed.W_U": 1e3 * told.weights["unembed.W_U"]}
+    assert mended_of(dataclasses.replace(told, weights=sure)) is None
+
+
+def test_the_stream_that_it_says_is_that_of_the_edited_subject_also_with_padding():
+    told = told_of(damaged("attn.W_O")[0], RIGHT)
+    role = told.role.clone()
+    role[0, -7:] = PADDING
+    name = f"blocks.{SHAPE.n_layers - 1}.hook_resid_post"
+    for one in (told, dataclasses.replace(told, role=role)):
+        found = mended_of(one)
+        assert found is not None
+        weights = {**one.weights, found.name: one.weights[found.name] + found.change[None]}
+        stream = forward(weights, one.config, one.tokens, taps=[name]).taps[name][0, :, 3]
+        before = forward(one.weights, one.config, one.tokens, taps=[name]).taps[name][0, :, 3]
+        real = one.role[0] != PADDING
+        torch.testing.assert_close(found.stream[real], stream[real], rtol=0, atol=1e-9)
+        torch.testing.assert_close(found.stream[~real], before[~real], rtol=0, atol=1e-9)
+        assert (stream - before).abs().max() > 0.1
+
+
+def network(**parts) -> Editor:
+    torch.manual_seed(0)
+    return Editor(width=16, map_width=8, map_layers=1, n_steps=8, **parts).double().eval()
+
+
+def test_a_repair_is_all_that_an_editor_writes_and_only_in_use():
+    subject, at = damaged("attn.W_O")
+    told = told_of(subject, RIGHT)
+    with torch.no_grad():
+        plain = network()(told)
+        for edited in (network(component_steps=STEPS)(told), network()(told, deep=True)):
+            assert edited.changes.keys() == plain.changes.keys()
+            assert not edited.mended
+        edited = network(component_steps=STEPS)(told, deep=True)
+    assert edited.mended.keys() == {0}
+    assert [name for name, x in edited.changes.items() if float(x.abs().max()) > 0] == [at[0]]
+    found = mended_of(told)
+    assert found is not None
+    assert torch.equal(edited.changes[at[0]][0], found.change)
+    assert (edited.looks - plain.looks).abs().max() > 0.1
+
+
+def test_a_proposal_names_the_component_and_changes_no_other_weight():
+    subject, (name, head) = damaged("attn.W_O")
+    sizes = EditorSizes(width=16, map_width=8, map_layers=1, n_steps=8, component_steps=STEPS)
+    splits = Splits(**dict.fromkeys((*SPLITS, "trained_lineages"), ()))
+    torch.manual_seed(0)
+    editor = SubjectEditor(
+        EditingCheckpoint(
+            editor=sizes.network(), sizes=sizes, refuse_below=0.0, zoo={}, splits=splits, training={}
+        )
+    )
+    proposal = editor.propose_for(subject, examples_of(subject, RIGHT))
+    assert f"taken for damaged and put right: head {head} of {name}" in proposal.notes
+    assert set(proposal.changes) == {name, name.replace("W_O", "b_O")}
+    sound = editor.propose_for(trained(), examples_of(subject, RIGHT))
+    assert not any("damaged" in note for note in sound.notes)
+
+
+def test_in_a_batch_each_subject_is_edited_as_if_alone():
+    """A damaged one beside a sound one that is asked for other answers."""
+    sick, _ = damaged("attn.W_O")
+    other = torch.where(torch.arange(N) % 16 == 0, (RIGHT + 3) % N_ANSWERS, RIGHT)
+    forms = [editing_form(sick), editing_form(trained())]
+    examples = [examples_of(sick, RIGHT), examples_of(trained(), other, n_pairs=5)]
+    editor = network(component_steps=STEPS, deep_steps=0)
+    with torch.no_grad():
+        both = editor(told_batch(forms, examples), deep=True)
+        singles = [editor(told_batch([f], [e]), deep=True) for f, e in zip(forms, examples, strict=True)]
+    assert both.mended.keys() == {0}
+    for i, single in enumerate(singles):
+        for name, change in both.changes.items():
+            alone = single.changes.get(name, torch.zeros_like(change[:1]))[0]
+            torch.testing.assert_close(change[i], alone, rtol=0, atol=1e-6)
+        assert float(both.forecast[i].detach()) == pytest.approx(float(single.forecast[0]), abs=1e-6)
