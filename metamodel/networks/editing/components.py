@@ -32,8 +32,8 @@ LEAST_GAIN = 1e-9
 LEAST_UNSURE = 0.01
 """Mean entropy, in nats, of what is said of inputs without an answer, below which no damage is looked for."""
 SURER = 1.25
-"""A repair leaves at most so many times that entropy. Sound subjects of training that were asked something
-else were left with 1.5 times as much at least, nine repairs in ten with no more than before."""
+"""A repair leaves at most so many times that entropy, and what else is asked leaves more; chosen on edits of
+training subjects."""
 LEAST_RIGHT = 0.9
 """Share of the pairs that a repair must answer as wanted."""
 REMOVED = 1e-4
