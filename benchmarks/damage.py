@@ -4,9 +4,10 @@
 
 Subjects of other seeds than those of training are damaged, each in every way, so that a tenth to nine tenths
 of their answers are wrong; the specification shows some that were right. The editor is judged as it is and
-without putting components right, beside tuned fine-tuning. One head removed, and noise on one head's W_O, are
-what the zoo has; the other ways never occur in training, and no change of what one component writes by undoes
-them. The last line of stdout is one JSON object, `{damage: {S: {method: interval}, found, n}}`.
+without putting components right, beside tuned fine-tuning. The first four ways are those of the zoo. The
+others never occur in training, and no change of what one component writes by undoes them. Ways that hurt no
+subject moderately are left out. The last line of stdout is one JSON object,
+`{damage: {S: {method: interval}, found, n}}`.
 """
 
 import json
@@ -91,6 +92,8 @@ def compared(editor: SubjectEditor, zoo: EditZoo, n: int, n_pairs: int, n_tuning
             }
             for key, one in changes.items():
                 values.setdefault(key, []).append(judge(e, one))
+        if not put_right:
+            continue
         rows = np.arange(len(put_right))
         weights = resampled_weights(len(rows), seed=0)
         scored = {
@@ -150,6 +153,8 @@ def _noisy(times: float) -> Callable[[Tensor, torch.Generator], Tensor]:
 DAMAGES: dict[str, Damage] = {
     "W_O, one head removed": _on("attn.W_O", _removed),
     "noise on W_O, one head": _on("attn.W_O", _noisy(4)),
+    "W_out removed": _on("mlp.W_out", _removed),
+    "noise on W_out": _on("mlp.W_out", _noisy(4)),
     "W_O, two heads removed": _on("attn.W_O", _removed, 2),
     "noise on W_O, two heads": _on("attn.W_O", _noisy(4), 2),
     "noise on W_V, one head": _on("attn.W_V", _noisy(4)),

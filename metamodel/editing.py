@@ -126,7 +126,7 @@ class SubjectEditor:
         begun = memory.begin(told, observed(told)) if memory else None
         with begun_at(editor.write, begun):
             # what is begun from a case is corrected in the last matrix
-            edited = editor(told, deep=begun is None and carries_back_w_in(subject))
+            edited = editor(told, deep=begun is None, deep_mlp=carries_back_w_in(subject))
         repair = edited.mended.get(0)
         written = edited.changes if repair is None else {repair.name: edited.changes[repair.name]}
         changes = {key: value[0].to(home) for key, value in written.items()}

@@ -73,7 +73,8 @@ def seen_in_use(editor: Editor, episodes: Sequence[Episode]) -> Seen:
     for one in episodes:
         subject = one.editable.subject
         form = editing_form(subject)
-        edited = editor(told_batch([form], [one.examples]), deep=carries_back_w_in(subject))
+        told = told_batch([form], [one.examples])
+        edited = editor(told, deep=True, deep_mlp=carries_back_w_in(subject))
         changes = mapped_back(subject, {key: value[0] for key, value in edited.changes.items()}, form=form)
         looks.append(edited.looks[0])
         good.append(scores(one, changes).harmonic_mean >= GOOD)

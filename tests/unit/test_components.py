@@ -9,8 +9,9 @@ import torch
 from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.editing import SubjectEditor
 from metamodel.features.observed import Told, observed
+from metamodel.networks.editing import components
 from metamodel.networks.editing.components import Mended, mended
-from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.editor import Editor, _varied
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects import Subject, SubjectConfig, initial_weights
 from metamodel.subjects.editing_form import editing_form
@@ -143,10 +144,19 @@ def test_the_component_that_was_damaged_is_found_and_what_was_not_shown_comes_ri
         assert float(found.change[others].abs().max()) == 0
 
 
-def test_where_another_answer_is_asked_for_nothing_is_damaged():
-    """Of a subject that is as it was trained, and of one that is damaged: no repair explains these pairs."""
+def unsure() -> Subject:
+    """As sound as it was trained, and not certain of what it says."""
+    weights = trained().weights
+    return trained().with_weights({**weights, "unembed.W_U": 0.7 * weights["unembed.W_U"]})
+
+
+def test_where_another_answer_is_asked_for_nothing_is_damaged(monkeypatch):
+    """Of a sound subject, and of one that is damaged: no repair explains these pairs."""
     other = torch.where(torch.arange(N) % 16 == 0, (RIGHT + 3) % N_ANSWERS, RIGHT)
-    assert mended_of(told_of(trained(), other)) is None
+    assert mended_of(told_of(unsure(), other)) is None
+    with monkeypatch.context() as patch:  # nothing but the certainty of what was not shown tells it
+        patch.setattr(components, "SURER", torch.inf)
+        assert mended_of(told_of(unsure(), other)) is not None
     told = told_of(damaged("attn.W_O")[0], RIGHT)
     assert mended_of(told) is not None
     muddled = torch.randint(N_ANSWERS, told.wanted.shape, generator=torch.Generator().manual_seed(0))
@@ -161,6 +171,65 @@ def test_it_is_not_looked_for_in_a_removal_without_other_inputs_or_where_the_sub
     assert mended_of(dataclasses.replace(told, role=alone)) is None
     sure = {**told.weights, "unembed.W_U": 1e3 * told.weights["unembed.W_U"]}
     assert mended_of(dataclasses.replace(told, weights=sure)) is None
+
+
+def test_pairs_that_are_answered_as_wanted_ask_for_no_repair():
+    subject, _ = damaged("attn.W_O")
+    told = told_of(subject, RIGHT)
+    says = said_of(subject, told.tokens[0]).argmax(-1)[None]
+    assert mended_of(dataclasses.replace(told, wanted=torch.where(told.role == PAIR, says, 0))) is None
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-5])
+def test_a_component_that_was_removed_is_the_only_suspect(scale, monkeypatch):
+    """One that is tiny counts as removed; one that is small does not."""
+    fitted = []
+    fit = components._fit
+    monkeypatch.setattr(
+        components, "_fit", lambda known, at, *rest: fitted.append(at) or fit(known, at, *rest)
+    )
+    whole, (_, at) = trained(), damaged("attn.W_O")
+    name, head = at
+    for factor, n in ((scale, 1), (0.2, SHAPE.n_layers * (SHAPE.n_heads + 1))):
+        fitted.clear()
+        weight = whole.weights[name].clone()
+        weight[head] *= factor
+        told = told_of(whole.with_weights({**whole.weights, name: weight}), RIGHT)
+        wanted = torch.where(told.role == PAIR, told.wanted, 0)
+        wanted[0, 0] = (said_of(whole, told.tokens[0, :1]).argmax(-1) + 1) % N_ANSWERS
+        role = told.role.clone()
+        role[0, 0] = PAIR
+        unsure = {**told.weights, "unembed.W_U": 0.5 * told.weights["unembed.W_U"]}
+        mended_of(dataclasses.replace(told, wanted=wanted, role=role, weights=unsure))
+        assert len(fitted) == n
+
+
+def test_a_norm_out_of_line_speaks_for_a_head_and_size_against_an_mlp():
+    told = told_of(damaged("attn.W_O", 4.0)[0], RIGHT)
+    ran = components._Ran.of(told, 0)
+    name, head = damaged("attn.W_O", 4.0)[1]
+    others = [(name, h) for h in range(SHAPE.n_heads) if h != head]
+    assert ran.oddness((name, head)) > max(ran.oddness(at) for at in others)
+    assert ran.oddness(("blocks.0.mlp.W_out", None)) == 0
+
+
+def test_where_all_components_were_removed_nothing_fails():
+    whole = trained(d_mlp=0)
+    none = {k: torch.zeros_like(w) if k.endswith("W_O") else w for k, w in whole.weights.items()}
+    assert mended_of(told_of(whole.with_weights(none), RIGHT)) is None
+
+
+def test_a_subject_without_mlps_is_repaired_by_an_editor_too():
+    subject, (name, head) = damaged("attn.W_O", d_mlp=0)
+    notes = editor_of().propose_for(subject, examples_of(subject, RIGHT)).notes
+    assert f"taken for damaged and put right: head {head} of {name}" in notes
+
+
+def test_a_forecast_is_told_how_many_different_answers_pairs_have():
+    told = told_of(trained(), (RIGHT + 3) % N_ANSWERS, n_pairs=4)
+    said = said_of(trained(), told.tokens[0, :4]).argmax(-1)
+    before, wanted, among = _varied(observed(told))[0].expm1().round().tolist()
+    assert (before, wanted, among) == (len(said.unique()), len(((said + 3) % N_ANSWERS).unique()), N_ANSWERS)
 
 
 def test_the_stream_that_it_says_is_that_of_the_edited_subject_also_with_padding():
@@ -185,6 +254,16 @@ def network(**parts) -> Editor:
     return Editor(width=16, map_width=8, map_layers=1, n_steps=8, **parts).double().eval()
 
 
+def editor_of() -> SubjectEditor:
+    sizes = EditorSizes(width=16, map_width=8, map_layers=1, n_steps=8, component_steps=STEPS)
+    splits = Splits(**dict.fromkeys((*SPLITS, "trained_lineages"), ()))
+    torch.manual_seed(0)
+    network = sizes.network()
+    return SubjectEditor(
+        EditingCheckpoint(editor=network, sizes=sizes, refuse_below=0.0, zoo={}, splits=splits, training={})
+    )
+
+
 def test_a_repair_is_all_that_an_editor_writes_and_only_in_use():
     subject, at = damaged("attn.W_O")
     told = told_of(subject, RIGHT)
@@ -204,18 +283,12 @@ def test_a_repair_is_all_that_an_editor_writes_and_only_in_use():
 
 def test_a_proposal_names_the_component_and_changes_no_other_weight():
     subject, (name, head) = damaged("attn.W_O")
-    sizes = EditorSizes(width=16, map_width=8, map_layers=1, n_steps=8, component_steps=STEPS)
-    splits = Splits(**dict.fromkeys((*SPLITS, "trained_lineages"), ()))
-    torch.manual_seed(0)
-    editor = SubjectEditor(
-        EditingCheckpoint(
-            editor=sizes.network(), sizes=sizes, refuse_below=0.0, zoo={}, splits=splits, training={}
-        )
-    )
+    editor = editor_of()
     proposal = editor.propose_for(subject, examples_of(subject, RIGHT))
     assert f"taken for damaged and put right: head {head} of {name}" in proposal.notes
     assert set(proposal.changes) == {name, name.replace("W_O", "b_O")}
-    sound = editor.propose_for(trained(), examples_of(subject, RIGHT))
+    other = torch.where(torch.arange(N) % 16 == 0, (RIGHT + 3) % N_ANSWERS, RIGHT)
+    sound = editor.propose_for(unsure(), examples_of(unsure(), other))
     assert not any("damaged" in note for note in sound.notes)
 
 
@@ -223,8 +296,8 @@ def test_in_a_batch_each_subject_is_edited_as_if_alone():
     """A damaged one beside a sound one that is asked for other answers."""
     sick, _ = damaged("attn.W_O")
     other = torch.where(torch.arange(N) % 16 == 0, (RIGHT + 3) % N_ANSWERS, RIGHT)
-    forms = [editing_form(sick), editing_form(trained())]
-    examples = [examples_of(sick, RIGHT), examples_of(trained(), other, n_pairs=5)]
+    forms = [editing_form(sick), editing_form(unsure())]
+    examples = [examples_of(sick, RIGHT), examples_of(unsure(), other, n_pairs=5)]
     editor = network(component_steps=STEPS, deep_steps=0)
     with torch.no_grad():
         both = editor(told_batch(forms, examples), deep=True)

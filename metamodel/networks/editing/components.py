@@ -37,10 +37,15 @@ training subjects."""
 LEAST_RIGHT = 0.9
 """Share of the pairs that a repair must answer as wanted."""
 REMOVED = 1e-4
-"""A component this small beside the median of its kind was removed."""
+"""A component this small beside the median of all heads was removed."""
 LEAST_LOSS = 1e-5
+"""Losses and entropies below it, in nats, are none."""
+LEAST_SQUARE = 1e-3
+"""A subject all of whose components were removed counts as if the sum of their square norms were this."""
 USUAL = 0.5
 """How far the logarithm of a head's norm may lie from the median before it speaks for damage."""
+MALUS = 1.0
+"""What is added to the logarithm of an MLP's loss: it has several times as much to fit with."""
 N_LOOKS = 4
 """Numbers that describe a repair to a forecast."""
 
@@ -78,21 +83,24 @@ def mended(told: Told, seen: Observed, which: int, n_steps: int) -> Mended | Non
     before = _unsure(seen.old[which, other])
     if before < LEAST_UNSURE:
         return None
+    says = told.answers[which][seen.old[which].argmax(-1)]
+    wanted = torch.where(pair, told.wanted[which], says)
+    if (says == wanted)[pair].all():
+        return None
     everywhere = _Ran.of(told, which)
-    kept = told.answers[which][seen.old[which].argmax(-1)]
-    wanted = torch.where(pair, told.wanted[which], kept)
     known = (pair | (role == KEEP))[role != PADDING]
     fits = [
         _fit(everywhere.only(known), at, wanted[pair | (role == KEEP)], n_steps)
         for at in everywhere.suspects()
     ]
-    best = min(fits, key=lambda one: one.doubt)
+    best = min(fits, key=lambda one: one.doubt if np.isfinite(one.doubt) else np.inf)
     stream, logits = everywhere.said(best.at, best.change)
     answers = told.answers[which][told.answer_mask[which]]
     among = other[role != PADDING]
     after = _unsure(logits[among][:, answers].softmax(-1))
     right = logits[pair[role != PADDING]].argmax(-1) == wanted[pair]
-    if after > SURER * before or right.double().mean() < LEAST_RIGHT:
+    # what is not finite is no repair
+    if not (after <= SURER * before and right.double().mean() >= LEAST_RIGHT):
         return None
     behind = seen.stream[which].clone()
     behind[role != PADDING] = stream.to(behind.dtype)
@@ -157,7 +165,7 @@ class _Ran:
         every: list[_At] = [
             (f"blocks.{layer}.attn.W_O", head) for layer in layers for head in range(self.config.n_heads)
         ]
-        usual = float(torch.stack([self.own(at).norm() for at in every]).median())
+        usual = float(self.heads().quantile(0.5))
         if self.config.has_mlp:
             every += [(f"blocks.{layer}.mlp.W_out", None) for layer in layers]
         removed = [at for at in every if float(self.own(at).norm()) <= REMOVED * usual]
@@ -172,14 +180,13 @@ class _Ran:
         """How far the size of a head is out of line with the others, in logarithms, beyond what is usual."""
         if at[1] is None:
             return 0.0
-        norms = torch.cat(
-            [
-                self.weights[f"blocks.{layer}.attn.W_O"][0].flatten(1).norm(dim=1)
-                for layer in range(self.config.n_layers)
-            ]
-        )
-        ratio = self.own(at).norm().clamp_min(REMOVED) / norms.median().clamp_min(REMOVED)
-        return max(0.0, abs(float(ratio.log())) - USUAL)
+        ratio = self.own(at).norm() / self.heads().quantile(0.5)
+        return max(0.0, abs(float(ratio.clamp_min(REMOVED).log())) - USUAL)
+
+    def heads(self) -> Float[Tensor, " head"]:
+        """Norms of all heads' `W_O`."""
+        names = [f"blocks.{layer}.attn.W_O" for layer in range(self.config.n_layers)]
+        return torch.cat([self.weights[name][0].flatten(1).norm(dim=1) for name in names])
 
     def said(self, at: _At, change: Float[Tensor, "unit d_model"]) -> tuple[Tensor, Tensor]:
         """The last residual stream and the logits at the answer positions, with a component changed."""
@@ -205,7 +212,7 @@ def _fit(known: _Ran, at: _At, wanted: Int[Tensor, " example"], n_steps: int) ->
     shape = known.own(at).shape
     sizes = [w.square().sum() for key, w in known.weights.items() if key.endswith((".W_O", ".W_out"))]
     n_components = known.config.n_layers * (known.config.n_heads + known.config.has_mlp)
-    price = PRICE * n_components / float(torch.stack(sizes).sum())
+    price = PRICE * n_components / max(float(torch.stack(sizes).sum()), LEAST_SQUARE)
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         change = torch.from_numpy(flat).to(wanted.device).view(shape).requires_grad_()
@@ -218,8 +225,7 @@ def _fit(known: _Ran, at: _At, wanted: Int[Tensor, " example"], n_steps: int) ->
     # tests of convergence by the largest slope depend on the basis of the stream; by the loss they do not
     options = {"maxiter": n_steps, "maxcor": HISTORY, "gtol": 0.0, "ftol": LEAST_GAIN}
     found = minimize(loss, np.zeros(shape.numel()), jac=True, method="L-BFGS-B", options=options)
-    # an MLP has several times as much to fit with
-    doubt = np.log(found.fun + LEAST_LOSS) - known.oddness(at) + (at[1] is None)
+    doubt = np.log(found.fun + LEAST_LOSS) - known.oddness(at) + MALUS * (at[1] is None)
     change = torch.from_numpy(found.x).to(wanted.device).view(shape)
     return _Fit(at=at, change=change, loss=float(found.fun), doubt=float(doubt))
 

@@ -22,6 +22,7 @@ from metamodel.subjects.last_mlp import last_mlp_names
 
 N_REACHED = 4
 N_VARIED = 3
+"""Numbers that say how varied pairs are."""
 FARTHEST = 8.0
 """Standard deviations from the mean that a forecast tells apart."""
 WHOLE = 0.75
@@ -93,7 +94,8 @@ class Editor(nn.Module):
         is looked for that is to blame. Fits to the known examples alone are not among them, and neither is
         what runs from the last MLP on.
         """
-        return 3 * (self.gates is not None) + self.recurrent + 2 * (self.component_steps > 0)
+        looks = self.component_steps > 0 and self.gates is None and self.correct is None
+        return 3 * (self.gates is not None) + self.recurrent + 2 * looks
 
     def of_steps(self, n_steps: int) -> None:
         """Sets the number of steps of every writer."""
@@ -101,10 +103,11 @@ class Editor(nn.Module):
         if self.correct is not None:
             self.correct.n_steps = n_steps
 
-    def forward(self, told: Told, *, deep: bool = False) -> Edited:
+    def forward(self, told: Told, *, deep: bool = False, deep_mlp: bool = True) -> Edited:
         """Args:
         deep: whether a damaged component is put right, and edits of a whole behavior are written in the
             whole last MLP, as they are in use. Gradients do not pass through that, so training does without.
+        deep_mlp: whether they are in the latter.
         """
         if "unlabelled" in self.without:
             told = replace(told, role=told.role.masked_fill(told.role == UNLABELLED, PADDING))
@@ -121,7 +124,7 @@ class Editor(nn.Module):
         edits = _sum(changes, {name: change.view(told.weights[name].shape)})
         if deep and not changes and self.correct is None:
             put_right = self._put_right(told, now)
-            edits, last = self._deepened(told, now, targets, put_right, edits, last)
+            edits, last = self._deepened(told, now, targets, put_right, edits, last, deep_mlp)
         for _ in range(self.recurrent - 1):
             assert self.correct is not None
             # each correction takes what was proposed before it as given
@@ -157,11 +160,12 @@ class Editor(nn.Module):
         put_right: Mapping[int, Mended],
         edits: Mapping[str, Tensor],
         last: Tensor,
+        deep_mlp: bool,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "subject example d_model"]]:
         """The edits, and the last stream, with components put right and whole behaviors written in the whole
         last MLP instead."""
         chosen = [i for i in (targets.whole > WHOLE).nonzero()[:, 0].tolist() if i not in put_right]
-        if not (self.deep_steps and told.config.has_mlp):
+        if not (deep_mlp and self.deep_steps and told.config.has_mlp):
             chosen = []
         names = {one.name for one in put_right.values()}
         names |= set(last_mlp_names(told.config)) if chosen else set()
@@ -227,8 +231,8 @@ def _varied(seen: Observed) -> Float[Tensor, "subject look"]:
     """How many different answers pairs have, before and as wanted, and how many there are: two pairs with the
     same old answer say no more of a map of answers than one. In logarithms."""
     pair = (seen.role == PAIR)[..., None]
-    told = [((one_hot(x) * pair).sum(1) > 0).sum(1) for x in (seen.old, seen.wanted)]
-    return torch.stack([*told, seen.answer_mask.sum(1)], dim=1).to(seen.old.dtype).log1p()
+    different = [((one_hot(x) * pair).sum(1) > 0).sum(1) for x in (seen.old, seen.wanted)]
+    return torch.stack([*different, seen.answer_mask.sum(1)], dim=1).to(seen.old.dtype).log1p()
 
 
 def _sum(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:

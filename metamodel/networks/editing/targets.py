@@ -26,10 +26,13 @@ WAYS = ("map", "closed", "proportion", "copy", "borrow", "second", "alike")
 """The first ones map answers to answers."""
 N_EVIDENCE = 3 * len(WAYS) + 5 + N_CLOSURE_LOOKS
 TINY = 1e-9
-START_TRUST, START_SURE, START_SHARPNESS = 2.0, 2.0, (1.0, 0.4)
-"""Before training: the power of a way's evidence in its share, the logit of being sure, and the logarithm of
-how much sharper than its probability an input is taken for one in scope, with what is added to it where
-answers are to be removed: a removal of nine tenths is none."""
+START_TRUST = 2.0
+"""Before training, the power of a way's evidence in its share."""
+START_SURE = 2.0
+"""The logit of being sure."""
+START_SHARPNESS = (1.0, 0.4)
+"""The logarithm of how much sharper than its probability an input is taken for one in scope, and what is
+added to it where answers are to be removed: a removal of nine tenths is none."""
 UNLIKELY = 0.1
 """What counts as evidence at least: copying has none where every pair is a fact of its own."""
 ALIKE = 10.0
