@@ -68,10 +68,6 @@ def compared(editor: SubjectEditor, zoo: EditZoo, n: int, n_pairs: int, n_tuning
     def judge(e: Episode, changes: Any) -> float:
         return scores(e, changes).harmonic_mean
 
-    sizes = replace(editor.checkpoint.sizes, component_steps=0)
-    bare = sizes.network()
-    bare.load_state_dict(editor.checkpoint.editor.state_dict())
-    without = SubjectEditor(replace(editor.checkpoint, editor=bare, sizes=sizes))
     fine = FineTuning(judge)
     fine.tune(training_episodes(zoo, editor.splits.train, n_tuning))
     whole = [one for one in zoo.subjects if one.subject.name in set(editor.splits.seed)]
@@ -86,7 +82,7 @@ def compared(editor: SubjectEditor, zoo: EditZoo, n: int, n_pairs: int, n_tuning
             put_right.append(any("put right" in note for note in proposal.notes))
             changes = {
                 "meta-model": proposal.changes,
-                "no components": without.propose_for(subject, e.examples).changes,
+                "no components": editor.propose_for(subject, e.examples, repair=False).changes,
                 "fine_tuning": fine.propose(subject, e.examples, "repair"),
                 "no_op": NoOp().propose(subject, e.examples),
             }

@@ -34,6 +34,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help="new folder for the network and report.md")
     parser.add_argument("--alpha", type=float, default=1.0, help="factor of the change, any finite number")
     parser.add_argument("--donor", type=str, help="subject whose answers are wanted, of `transplant`")
+    parser.add_argument(
+        "--no-repair", action="store_true", help="take no component for damaged: of a subject edited before"
+    )
     parser.add_argument("--force", action="store_true", help="apply what the editor forecasts to fail")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a summary")
     options = parse_options(parser, arguments)
@@ -56,7 +59,7 @@ def main(arguments: list[str]) -> None:
     editor = SubjectEditor.from_pretrained(options.checkpoint)
     subject = resolve(options.subject, read_zoo=subject_in)
     donor = None if options.donor is None else resolve(options.donor, read_zoo=subject_in)
-    proposal = editor.propose(subject, spec, donor=donor)
+    proposal = editor.propose(subject, spec, donor=donor, repair=not options.no_repair)
     edited = proposal.apply(alpha, force=options.force)
     partial = folder.with_name(f".{folder.name}.partial")
     try:

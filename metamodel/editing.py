@@ -60,22 +60,30 @@ class SubjectEditor:
         *,
         donor: Subject | None = None,
         memory: CaseMemory | None = None,
+        repair: bool = True,
     ) -> Proposal:
         """A change of weights that does what a specification asks for; the subject stays as it is.
 
         Args:
             donor: whose answers are wanted, of a specification that transplants.
             memory: solved edits to begin from where one is near; `editor.memory` holds what was remembered.
+            repair: whether a component may be taken for damaged and put right. Edits leave a subject less
+                sure, which looks like damage: say False for one that was edited before.
 
         Raises: InputError for a specification that does not fit the subject, and for a subject that cannot
             be edited or overflows on the inputs.
         """
         check_editable(subject)
-        return self.propose_for(subject, spec.examples(subject, donor), memory=memory)
+        return self.propose_for(subject, spec.examples(subject, donor), memory=memory, repair=repair)
 
     @torch.no_grad()
     def propose_for(
-        self, subject: Subject, examples: Examples, *, memory: CaseMemory | None = None
+        self,
+        subject: Subject,
+        examples: Examples,
+        *,
+        memory: CaseMemory | None = None,
+        repair: bool = True,
     ) -> Proposal:
         """The same for a specification in the form that an editor is told, as zoos of edits draw it.
 
@@ -83,7 +91,7 @@ class SubjectEditor:
         """
         check_editable(subject)
         with one_thread():
-            return self._propose(subject, examples, memory)
+            return self._propose(subject, examples, memory, repair)
 
     @torch.no_grad()
     def remember(self, proposal: Proposal) -> None:
@@ -118,7 +126,9 @@ class SubjectEditor:
             name = last_writer(subject.config)
             return mapped_back(subject, {name: begun.change.view(subject.weights[name].shape)})
 
-    def _propose(self, subject: Subject, examples: Examples, memory: CaseMemory | None) -> Proposal:
+    def _propose(
+        self, subject: Subject, examples: Examples, memory: CaseMemory | None, repair: bool
+    ) -> Proposal:
         editor, home = self._network, subject.weights["embed.W_E"].device
         form = editing_form(subject)
         place = next(editor.parameters()).device
@@ -126,9 +136,9 @@ class SubjectEditor:
         begun = memory.begin(told, observed(told)) if memory else None
         with begun_at(editor.write, begun):
             # what is begun from a case is corrected in the last matrix
-            edited = editor(told, deep=begun is None, deep_mlp=carries_back_w_in(subject))
-        repair = edited.mended.get(0)
-        written = edited.changes if repair is None else {repair.name: edited.changes[repair.name]}
+            edited = editor(told, deep=begun is None, deep_mlp=carries_back_w_in(subject), components=repair)
+        mended = edited.mended.get(0)
+        written = edited.changes if mended is None else {mended.name: edited.changes[mended.name]}
         changes = {key: value[0].to(home) for key, value in written.items()}
         forecast = float(edited.forecast[0].sigmoid())
         finite = math.isfinite(forecast) and all(bool(v.isfinite().all()) for v in changes.values())
@@ -140,8 +150,8 @@ class SubjectEditor:
             do="Check that the subject's logits on these inputs are finite in float32.",
         )
         notes = form.notes if bool((examples.role == KEEP).any()) else (*form.notes, UNBOUNDED)
-        if repair is not None:
-            where = repair.name if repair.head is None else f"head {repair.head} of {repair.name}"
+        if mended is not None:
+            where = mended.name if mended.head is None else f"head {mended.head} of {mended.name}"
             notes = (*notes, f"taken for damaged and put right: {where}")
         if begun is not None:
             notes = (*notes, f"begun from what solved {' and '.join(begun.cases)}")

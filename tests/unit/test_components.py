@@ -287,6 +287,9 @@ def test_a_proposal_names_the_component_and_changes_no_other_weight():
     proposal = editor.propose_for(subject, examples_of(subject, RIGHT))
     assert f"taken for damaged and put right: head {head} of {name}" in proposal.notes
     assert set(proposal.changes) == {name, name.replace("W_O", "b_O")}
+    plain = editor.propose_for(subject, examples_of(subject, RIGHT), repair=False)
+    assert not any("damaged" in note for note in plain.notes)
+    assert name not in plain.changes
     other = torch.where(torch.arange(N) % 16 == 0, (RIGHT + 3) % N_ANSWERS, RIGHT)
     sound = editor.propose_for(unsure(), examples_of(unsure(), other))
     assert not any("damaged" in note for note in sound.notes)

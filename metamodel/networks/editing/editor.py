@@ -103,11 +103,13 @@ class Editor(nn.Module):
         if self.correct is not None:
             self.correct.n_steps = n_steps
 
-    def forward(self, told: Told, *, deep: bool = False, deep_mlp: bool = True) -> Edited:
+    def forward(
+        self, told: Told, *, deep: bool = False, deep_mlp: bool = True, components: bool = True
+    ) -> Edited:
         """Args:
         deep: whether a damaged component is put right, and edits of a whole behavior are written in the
             whole last MLP, as they are in use. Gradients do not pass through that, so training does without.
-        deep_mlp: whether they are in the latter.
+        components, deep_mlp: whether the former, and the latter.
         """
         if "unlabelled" in self.without:
             told = replace(told, role=told.role.masked_fill(told.role == UNLABELLED, PADDING))
@@ -123,7 +125,7 @@ class Editor(nn.Module):
         last = now.stream + now.hidden @ change
         edits = _sum(changes, {name: change.view(told.weights[name].shape)})
         if deep and not changes and self.correct is None:
-            put_right = self._put_right(told, now)
+            put_right = self._put_right(told, now) if components else {}
             edits, last = self._deepened(told, now, targets, put_right, edits, last, deep_mlp)
         for _ in range(self.recurrent - 1):
             assert self.correct is not None
