@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_gen.episodes.damage import LEAST_WRONG, MOST_WRONG
 from metamodel.baselines.editing.base import Episode
 from metamodel.baselines.editing.fine_tuning import FineTuning, NoOp
 from metamodel.config.command import run_command
@@ -36,7 +37,6 @@ from metamodel.subjects.subject import Subject
 from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Edit, Editable
 
-LEAST_WRONG, MOST_WRONG = 0.1, 0.9
 TRIES = 12
 """Places that are damaged until one hurts moderately."""
 Damage = Callable[[Subject, torch.Generator], Subject]

@@ -103,6 +103,8 @@ def test_no_gauge_changes_what_an_edited_subject_says(editor, shape):
         subject = subject.double()
     spec = spec_of(subject)
     proposal = editor.propose(subject, spec)
+    repaired = any("put right" in note for note in proposal.notes)
+    assert repaired is (editor.checkpoint.sizes.component_steps > 0)
     edited = said(proposal.apply(), INPUTS)
     assert (edited - said(subject, INPUTS)).abs().max() > 0.05, "an edit that does nothing proves nothing"
     for seed in range(3):

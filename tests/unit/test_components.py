@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import pytest
 import torch
@@ -204,13 +205,18 @@ def test_a_component_that_was_removed_is_the_only_suspect(scale, monkeypatch):
         assert len(fitted) == n
 
 
-def test_a_norm_out_of_line_speaks_for_a_head_and_size_against_an_mlp():
+def test_a_norm_out_of_line_speaks_for_a_head_and_its_many_weights_against_an_mlp():
     told = told_of(damaged("attn.W_O", 4.0)[0], RIGHT)
     ran = components._Ran.of(told, 0)
     name, head = damaged("attn.W_O", 4.0)[1]
     others = [(name, h) for h in range(SHAPE.n_heads) if h != head]
     assert ran.oddness((name, head)) > max(ran.oddness(at) for at in others)
-    assert ran.oddness(("blocks.0.mlp.W_out", None)) == 0
+    mlp = ("blocks.0.mlp.W_out", None)
+    assert ran.oddness(mlp) == 0
+    known = told.role[0] != UNLABELLED
+    for at, added in (((name, head), -ran.oddness((name, head))), (mlp, components.MALUS)):
+        fit = components._fit(ran.only(known), at, told.wanted[0, known], 3)
+        assert fit.doubt == pytest.approx(math.log(fit.loss + components.LEAST_LOSS) + added)
 
 
 def test_where_all_components_were_removed_nothing_fails():

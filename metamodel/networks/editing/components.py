@@ -5,8 +5,6 @@ that makes all of them come right makes inputs come right that were not shown. S
 alone until what is known comes right, and the one that comes closest is blamed; one that was removed shows at
 once. Whether any is to blame shows in what was not shown: damage leaves a subject unsure, the right repair
 makes it sure, and any other change makes a sound subject less so.
-
-Fits are quasi-Newton (L-BFGS; Liu and Nocedal 1989) in double precision, from no change at all.
 """
 
 from dataclasses import dataclass
@@ -14,19 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told
+from metamodel.networks.editing.quasi_newton import minimised
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, forward, run_blocks, run_from_heads
 from metamodel.subjects.sites import Sites
 
 PRICE = 3e-4
 """Of the square norm of a change, relative to the mean of all components, beside a loss in nats."""
-HISTORY = 20
 LEAST_GAIN = 1e-9
 """In nats: steps that gain less end a fit."""
 LEAST_UNSURE = 0.01
@@ -214,20 +210,14 @@ def _fit(known: _Ran, at: _At, wanted: Int[Tensor, " example"], n_steps: int) ->
     n_components = known.config.n_layers * (known.config.n_heads + known.config.has_mlp)
     price = PRICE * n_components / max(float(torch.stack(sizes).sum()), LEAST_SQUARE)
 
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        change = torch.from_numpy(flat).to(wanted.device).view(shape).requires_grad_()
-        with torch.enable_grad():
-            said = known.said(at, change)[1].log_softmax(-1)
-            found = price * change.square().sum() - said.gather(1, wanted[:, None]).mean()
-            (slope,) = torch.autograd.grad(found, change)
-        return float(found.detach()), slope.flatten().cpu().numpy()
+    def loss(flat: Tensor) -> Tensor:
+        change = flat.view(shape)
+        said = known.said(at, change)[1].log_softmax(-1)
+        return price * change.square().sum() - said.gather(1, wanted[:, None]).mean()
 
-    # tests of convergence by the largest slope depend on the basis of the stream; by the loss they do not
-    options = {"maxiter": n_steps, "maxcor": HISTORY, "gtol": 0.0, "ftol": LEAST_GAIN}
-    found = minimize(loss, np.zeros(shape.numel()), jac=True, method="L-BFGS-B", options=options)
-    doubt = np.log(found.fun + LEAST_LOSS) - known.oddness(at) + MALUS * (at[1] is None)
-    change = torch.from_numpy(found.x).to(wanted.device).view(shape)
-    return _Fit(at=at, change=change, loss=float(found.fun), doubt=float(doubt))
+    flat, least = minimised(loss, shape.numel(), n_steps=n_steps, least_gain=LEAST_GAIN, device=wanted.device)
+    doubt = np.log(least + LEAST_LOSS) - known.oddness(at) + MALUS * (at[1] is None)
+    return _Fit(at=at, change=flat.view(shape), loss=least, doubt=float(doubt))
 
 
 def _whole(weights: Weights, at: _At, change: Float[Tensor, "unit d_model"]) -> Tensor:

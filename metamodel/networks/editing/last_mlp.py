@@ -4,27 +4,20 @@ The last matrix alone carries what is linear in what it reads. A removal asks fo
 as each other, at every input of a behavior and at no other: that takes more than it has. What lies behind
 the MLP's input is still only its own position, and that input follows from what was observed, so the subject
 is run once.
-
-Quasi-Newton steps (L-BFGS; Liu and Nocedal 1989) in double precision: a change of gauge rounds weights anew,
-and the search is not to follow that.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from metamodel.features.observed import Observed, Told
+from metamodel.networks.editing.quasi_newton import minimised
 from metamodel.subjects.last_mlp import LastMlp, last_mlp_behind, last_mlp_names
 from metamodel.subjects.subject import Subject
 
 PRICE = 1e-5
 """Of the square norm of a change, relative to that of its matrix, beside a loss in nats."""
-HISTORY = 20
 LEAST_GAIN = 1e-7
 """In nats, or relative to a loss above one: steps that gain less end the search."""
 LEAST_SQUARE = 1e-3
@@ -68,20 +61,14 @@ def written_in_last_mlp(
         parts = flat.split([w.numel() for w in own])
         return [part.view_as(w) for part, w in zip(parts, own, strict=True)]
 
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        both = torch.from_numpy(flat).to(wanted.device).requires_grad_()
-        with torch.enable_grad():
-            w_in, w_out = apart(both)
-            found = -((wanted * end.said(w_in, w_out)[0].log_softmax(-1)).sum(-1) @ weight)
-            found = found + price[0] * w_in.square().sum() + price[1] * w_out.square().sum()
-            (slope,) = torch.autograd.grad(found, both)
-        return float(found.detach()), slope.cpu().numpy()
+    def loss(flat: Tensor) -> Tensor:
+        w_in, w_out = apart(flat)
+        found = -((wanted * end.said(w_in, w_out)[0].log_softmax(-1)).sum(-1) @ weight)
+        return found + price[0] * w_in.square().sum() + price[1] * w_out.square().sum()
 
-    # tests of convergence by the largest slope depend on the basis of the stream; by the loss they do not
-    options = {"maxiter": n_steps, "maxcor": HISTORY, "gtol": 0.0, "ftol": LEAST_GAIN}
-    start = np.zeros(sum(w.numel() for w in own))
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
-    changes = apart(torch.from_numpy(found).to(wanted.device))
+    size = sum(w.numel() for w in own)
+    flat, _ = minimised(loss, size, n_steps=n_steps, least_gain=LEAST_GAIN, device=wanted.device)
+    changes = apart(flat)
     dtype, names = seen.stream.dtype, last_mlp_names(told.config)
     return WrittenInLastMlp(
         changes={name: one.to(dtype) for name, one in zip(names, changes, strict=True)},
