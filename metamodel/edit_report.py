@@ -1,5 +1,6 @@
 """What an edit did, for people: a short summary, and a report in Markdown with before/after tables."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,12 @@ class EditReport:
         refused = ", refused" if proposal.refused else ""
         lines = [f"{proposal.subject.name}: forecast of success {proposal.forecast:.2f}{refused}"]
         for weight in proposal.weights:
-            size = f"norm {weight.norm:.3g}, {weight.relative:.1%} of the weight's"
+            of = (
+                f"{weight.relative:.1%} of the weight's"
+                if math.isfinite(weight.relative)
+                else "of a weight of zeros"
+            )
+            size = f"norm {weight.norm:.3g}, {of}"
             names = ", ".join(weight.components)
             lines.append(f"{weight.name} ({names}): rank {weight.rank}, {size}")
         lines += [f"{name}: {text}" for name, text in self._counts().items()]
@@ -65,7 +71,7 @@ class EditReport:
                         ", ".join(w.components),
                         str(w.rank),
                         f"{w.norm:.4g}",
-                        f"{w.relative:.2%}",
+                        f"{w.relative:.2%}" if math.isfinite(w.relative) else "was zero",
                     )
                     for w in proposal.weights
                 ],
