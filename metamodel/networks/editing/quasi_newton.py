@@ -17,13 +17,13 @@ HISTORY = 20
 
 
 def minimised(
-    loss: Callable[[Float[Tensor, " number"]], Float[Tensor, ""]],
+    loss: Callable[[Float[Tensor, " entry"]], Float[Tensor, ""]],
     size: int,
     *,
     n_steps: int,
     least_gain: float,
     device: torch.device,
-) -> tuple[Float[Tensor, " number"], float]:
+) -> tuple[Float[Tensor, " entry"], float]:
     """The numbers that make a loss least, as far as so many steps go, and that loss.
 
     Args:
