@@ -55,6 +55,7 @@ def trained(**shape) -> Subject:
 
 
 At = tuple[str, int | None]
+ANYTHING = components._Asked(before=0.0, left=math.inf)
 
 
 def damaged(leaf: str, noise: float = 0.0, **shape) -> tuple[Subject, At]:
@@ -123,7 +124,7 @@ DAMAGE = {
     "a head removed": ("attn.W_O", 0.0, {}),
     "a head scrambled": ("attn.W_O", 4.0, {}),
     "an MLP removed": ("mlp.W_out", 0.0, {"n_layers": 1, "normalization_type": "none"}),
-    "an MLP scrambled": ("mlp.W_out", 8.0, {"n_layers": 1}),
+    "an MLP scrambled": ("mlp.W_out", 4.0, {"n_layers": 1}),
     "without MLPs": ("attn.W_O", 0.0, {"d_mlp": 0}),
     "without norms": ("attn.W_O", 0.0, {"normalization_type": "none"}),
     "one layer": ("attn.W_O", 0.0, {"n_layers": 1}),
@@ -156,12 +157,42 @@ def test_where_another_answer_is_asked_for_nothing_is_damaged(monkeypatch):
     other = torch.where(torch.arange(N) % 16 == 0, (RIGHT + 3) % N_ANSWERS, RIGHT)
     assert mended_of(told_of(unsure(), other)) is None
     with monkeypatch.context() as patch:  # nothing but the certainty of what was not shown tells it
-        patch.setattr(components, "SURER", torch.inf)
+        patch.setattr(components, "SOUND_ASKED", ANYTHING)
         assert mended_of(told_of(unsure(), other)) is not None
     told = told_of(damaged("attn.W_O")[0], RIGHT)
     assert mended_of(told) is not None
     muddled = torch.randint(N_ANSWERS, told.wanted.shape, generator=torch.Generator().manual_seed(0))
     assert mended_of(dataclasses.replace(told, wanted=torch.where(told.role == PAIR, muddled, 0))) is None
+
+
+def test_a_subject_that_was_edited_is_not_taken_for_damaged(monkeypatch):
+    """Edits leave it unsure, and a change of one component that makes the next one come right leaves it surer
+    than it was; but not by as much as it must where the weights say nothing."""
+    subject, right, editor = trained(), RIGHT, editor_of()
+    for place in (3, 57, 111):
+        right = torch.where(torch.arange(N) == place, (RIGHT + 3) % N_ANSWERS, right)
+        examples = examples_of(subject, right, n_pairs=1)
+        subject = editor.propose_for(subject, examples, repair=False).apply()
+    right = torch.where(torch.arange(N) == 150, (RIGHT + 3) % N_ANSWERS, right)
+    told = told_of(subject, right, n_pairs=1)
+    assert mended_of(told) is None
+    monkeypatch.setattr(components, "SOUND_ASKED", components.REMOVED_ASKED)
+    assert mended_of(told) is not None
+
+
+@pytest.mark.parametrize(
+    ("leaf", "noise", "asked"),
+    [("attn.W_O", 0.0, "REMOVED_ASKED"), ("attn.W_O", 4.0, "ODD_ASKED"), ("mlp.W_out", 4.0, "SOUND_ASKED")],
+)
+def test_the_more_the_weights_speak_for_damage_the_less_is_asked_of_a_repair(leaf, noise, asked, monkeypatch):
+    subject, at = damaged(leaf, noise, n_layers=1)
+    told = told_of(subject, RIGHT)
+    assert components._Ran.of(told, 0).asked(at) is getattr(components, asked)
+    found = mended_of(told)
+    assert found is not None
+    for least in (components._Asked(before=0.0, left=0.0), components._Asked(before=2.0, left=1.0)):
+        monkeypatch.setattr(components, asked, least)
+        assert mended_of(told) is None
 
 
 def test_it_is_not_looked_for_in_a_removal_without_other_inputs_or_where_the_subject_is_sure():

@@ -4,7 +4,8 @@ One component is small beside what pairs and inputs to keep say together: the ch
 that makes all of them come right makes inputs come right that were not shown. So each component is changed
 alone until what is known comes right, and the one that comes closest is blamed; one that was removed shows at
 once. Whether any is to blame shows in what was not shown: damage leaves a subject unsure, the right repair
-makes it sure, and any other change makes a sound subject less so.
+makes it sure, and any other change makes a sound subject less so. How sure it must make it depends on whether
+the weights speak for damage too.
 """
 
 from dataclasses import dataclass
@@ -25,11 +26,6 @@ PRICE = 3e-4
 """Of the square norm of a change, relative to the mean of all components, beside a loss in nats."""
 LEAST_GAIN = 1e-9
 """In nats: steps that gain less end a fit."""
-LEAST_UNSURE = 0.01
-"""Mean entropy, in nats, of what is said of inputs without an answer, below which no damage is looked for."""
-SURER = 1.25
-"""A repair leaves at most so many times that entropy, and what else is asked leaves more; chosen on edits of
-training subjects."""
 LEAST_RIGHT = 0.9
 """Share of the pairs that a repair must answer as wanted."""
 REMOVED = 1e-4
@@ -44,6 +40,24 @@ MALUS = 1.0
 """What is added to the logarithm of an MLP's loss: it has several times as much to fit with."""
 N_LOOKS = 4
 """Numbers that describe a repair to a forecast."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What is asked of what the subject says of inputs without an answer: of its mean entropy, in nats."""
+
+    before: float
+    """At least."""
+    left: float
+    """Of that, a repair leaves at most so many times."""
+
+
+REMOVED_ASKED = _Asked(before=0.01, left=1.25)
+ODD_ASKED = _Asked(before=0.05, left=0.3)
+SOUND_ASKED = _Asked(before=0.05, left=0.1)
+"""Where the component was removed, where the size of the head is out of line, and where the weights say
+nothing: a subject that was edited is unsure too, and any change that makes what is known come right leaves it
+a little surer. Chosen on edits of training subjects, one by one and ten in sequence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,18 +91,17 @@ def mended(told: Told, seen: Observed, which: int, n_steps: int) -> Mended | Non
     if not (other.any() and pair.any()) or (pair & (told.wanted[which] == CHANCE)).any():
         return None
     before = _unsure(seen.old[which, other])
-    if before < LEAST_UNSURE:
-        return None
     says = told.answers[which][seen.old[which].argmax(-1)]
     wanted = torch.where(pair, told.wanted[which], says)
     if (says == wanted)[pair].all():
         return None
     everywhere = _Ran.of(told, which)
+    suspects = [at for at in everywhere.suspects() if before >= everywhere.asked(at).before]
+    if not suspects:
+        return None
     known = (pair | (role == KEEP))[role != PADDING]
-    fits = [
-        _fit(everywhere.only(known), at, wanted[pair | (role == KEEP)], n_steps)
-        for at in everywhere.suspects()
-    ]
+    wanted_of_known = wanted[pair | (role == KEEP)]
+    fits = [_fit(everywhere.only(known), at, wanted_of_known, n_steps) for at in suspects]
     best = min(fits, key=lambda one: one.doubt if np.isfinite(one.doubt) else np.inf)
     stream, logits = everywhere.said(best.at, best.change)
     answers = told.answers[which][told.answer_mask[which]]
@@ -96,7 +109,7 @@ def mended(told: Told, seen: Observed, which: int, n_steps: int) -> Mended | Non
     after = _unsure(logits[among][:, answers].softmax(-1))
     right = logits[pair[role != PADDING]].argmax(-1) == wanted[pair]
     # what is not finite is no repair
-    if not (after <= SURER * before and right.double().mean() >= LEAST_RIGHT):
+    if not (after <= everywhere.asked(best.at).left * before and right.double().mean() >= LEAST_RIGHT):
         return None
     behind = seen.stream[which].clone()
     behind[role != PADDING] = stream.to(behind.dtype)
@@ -161,11 +174,19 @@ class _Ran:
         every: list[_At] = [
             (f"blocks.{layer}.attn.W_O", head) for layer in layers for head in range(self.config.n_heads)
         ]
-        usual = float(self.heads().quantile(0.5))
         if self.config.has_mlp:
             every += [(f"blocks.{layer}.mlp.W_out", None) for layer in layers]
-        removed = [at for at in every if float(self.own(at).norm()) <= REMOVED * usual]
+        removed = [at for at in every if self.removed(at)]
         return removed if 0 < len(removed) < len(every) else every
+
+    def removed(self, at: _At) -> bool:
+        return float(self.own(at).norm()) <= REMOVED * float(self.heads().quantile(0.5))
+
+    def asked(self, at: _At) -> _Asked:
+        """What makes a change of this component a repair, as far as the weights speak for damage."""
+        if self.removed(at):
+            return REMOVED_ASKED
+        return ODD_ASKED if self.oddness(at) > 0 else SOUND_ASKED
 
     def own(self, at: _At) -> Float[Tensor, "unit d_model"]:
         """What a component writes by."""
