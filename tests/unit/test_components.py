@@ -11,6 +11,7 @@ from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.editing import SubjectEditor
 from metamodel.features.observed import Told, observed
 from metamodel.networks.editing import components
+from metamodel.networks.editing.clues import Clues, clues, most_left
 from metamodel.networks.editing.components import Mended, mended
 from metamodel.networks.editing.editor import Editor, _varied
 from metamodel.networks.editing.told import told_batch
@@ -55,7 +56,6 @@ def trained(**shape) -> Subject:
 
 
 At = tuple[str, int | None]
-ANYTHING = components._Asked(before=0.0, left=math.inf)
 
 
 def damaged(leaf: str, noise: float = 0.0, **shape) -> tuple[Subject, At]:
@@ -106,8 +106,8 @@ def told_of(subject: Subject, right: torch.Tensor, **counts) -> Told:
     return told_batch([editing_form(subject)], [examples_of(subject, right, **counts)])
 
 
-def mended_of(told: Told, which: int = 0) -> Mended | None:
-    return mended(told, observed(told), which, STEPS)
+def mended_of(told: Told, **asked) -> Mended | None:
+    return mended(told, observed(told), 0, STEPS, **asked)
 
 
 def right_after(told: Told, one: Mended, right: torch.Tensor) -> torch.Tensor:
@@ -152,47 +152,62 @@ def unsure() -> Subject:
     return trained().with_weights({**weights, "unembed.W_U": 0.7 * weights["unembed.W_U"]})
 
 
-def test_where_another_answer_is_asked_for_nothing_is_damaged(monkeypatch):
+def test_where_another_answer_is_asked_for_nothing_is_damaged():
     """Of a sound subject, and of one that is damaged: no repair explains these pairs."""
     other = torch.where(torch.arange(N) % 16 == 0, (RIGHT + 3) % N_ANSWERS, RIGHT)
     assert mended_of(told_of(unsure(), other)) is None
-    with monkeypatch.context() as patch:  # nothing but the certainty of what was not shown tells it
-        patch.setattr(components, "SOUND_ASKED", ANYTHING)
-        assert mended_of(told_of(unsure(), other)) is not None
+    # nothing but the certainty of what was not shown tells it
+    assert mended_of(told_of(unsure(), other), left=lambda _: math.inf) is not None
     told = told_of(damaged("attn.W_O")[0], RIGHT)
     assert mended_of(told) is not None
     muddled = torch.randint(N_ANSWERS, told.wanted.shape, generator=torch.Generator().manual_seed(0))
     assert mended_of(dataclasses.replace(told, wanted=torch.where(told.role == PAIR, muddled, 0))) is None
 
 
-def test_a_subject_that_was_edited_is_not_taken_for_damaged(monkeypatch):
+def test_a_subject_that_was_edited_is_not_taken_for_damaged():
     """Edits leave it unsure, and a change of one component that makes the next one come right leaves it surer
-    than it was; but not by as much as it must where the weights say nothing."""
-    subject, right, editor = trained(), RIGHT, editor_of()
+    than it was; but not by as much as it must where nothing else speaks for damage."""
+    subject, editor = trained(), editor_of()
+
+    def with_other_answer(place: int) -> torch.Tensor:
+        says = said_of(subject, TOKENS).argmax(-1)
+        return torch.where(torch.arange(N) == place, (says + 3) % N_ANSWERS, says)
+
     for place in (3, 57, 111):
-        right = torch.where(torch.arange(N) == place, (RIGHT + 3) % N_ANSWERS, right)
-        examples = examples_of(subject, right, n_pairs=1)
+        examples = examples_of(subject, with_other_answer(place), n_pairs=1)
         subject = editor.propose_for(subject, examples, repair=False).apply()
-    right = torch.where(torch.arange(N) == 150, (RIGHT + 3) % N_ANSWERS, right)
+    right = with_other_answer(150)
     told = told_of(subject, right, n_pairs=1)
     assert mended_of(told) is None
-    monkeypatch.setattr(components, "SOUND_ASKED", components.REMOVED_ASKED)
-    assert mended_of(told) is not None
+    assert mended_of(told, left=lambda _: 1.0) is not None
 
 
-@pytest.mark.parametrize(
-    ("leaf", "noise", "asked"),
-    [("attn.W_O", 0.0, "REMOVED_ASKED"), ("attn.W_O", 4.0, "ODD_ASKED"), ("mlp.W_out", 4.0, "SOUND_ASKED")],
-)
-def test_the_more_the_weights_speak_for_damage_the_less_is_asked_of_a_repair(leaf, noise, asked, monkeypatch):
-    subject, at = damaged(leaf, noise, n_layers=1)
+def test_the_more_speaks_for_damage_the_less_is_asked_of_a_repair():
+    subject, (name, head) = damaged("attn.W_O", 4.0)
     told = told_of(subject, RIGHT)
-    assert components._Ran.of(told, 0).asked(at) is getattr(components, asked)
     found = mended_of(told)
     assert found is not None
-    for least in (components._Asked(before=0.0, left=0.0), components._Asked(before=2.0, left=1.0)):
-        monkeypatch.setattr(components, asked, least)
-        assert mended_of(told) is None
+    assert found.clues.odd == pytest.approx(components._Ran.of(told, 0).oddness((name, head)), abs=0.05)
+    said = said_of(subject, told.tokens[0])[:, :N_ANSWERS].softmax(-1)
+    entropies = [float(torch.special.entr(said[told.role[0] == r]).sum(-1).mean()) for r in (PAIR, KEEP)]
+    ratio = (entropies[0] + 0.01) / (entropies[1] + 0.01)
+    assert found.clues.pairs == pytest.approx(math.log(ratio), abs=1e-6)
+    likely = said[told.role[0] == PAIR].gather(1, told.wanted[0, told.role[0] == PAIR, None]).log().mean()
+    assert found.clues.likely == pytest.approx(float(likely), abs=1e-6)
+    nothing = Clues(pairs=0.0, likely=-3.0, odd=0.0)
+    for clue in Clues._fields:
+        more = nothing._replace(**{clue: getattr(nothing, clue) + 0.2})
+        assert most_left(nothing) < most_left(more) <= 1
+        assert most_left(more._replace(**{clue: 20.0})) == 1
+    assert mended_of(told, left=lambda _: 0.1 * float(found.looks[2].exp())) is None
+
+
+def test_without_inputs_to_keep_pairs_are_compared_with_none():
+    told = told_of(damaged("attn.W_O")[0], RIGHT)
+    alone = dataclasses.replace(told, role=torch.where(told.role == KEEP, UNLABELLED, told.role))
+    assert clues(alone, observed(alone), 0, 5.0) == clues(alone, observed(alone), 0, 1.0)
+    assert clues(alone, observed(alone), 0, 0.0).pairs == 0
+    assert clues(told, observed(told), 0, 0.0).pairs > 0.5
 
 
 def test_it_is_not_looked_for_in_a_removal_without_other_inputs_or_where_the_subject_is_sure():

@@ -4,10 +4,10 @@ One component is small beside what pairs and inputs to keep say together: the ch
 that makes all of them come right makes inputs come right that were not shown. So each component is changed
 alone until what is known comes right, and the one that comes closest is blamed; one that was removed shows at
 once. Whether any is to blame shows in what was not shown: damage leaves a subject unsure, the right repair
-makes it sure, and any other change makes a sound subject less so. How sure it must make it depends on whether
-the weights speak for damage too.
+makes it sure, and any other change makes a sound subject less so (`clues.py`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told
+from metamodel.networks.editing.clues import LEFT_REMOVED, Clues, clues, entropy, most_left
 from metamodel.networks.editing.quasi_newton import minimised
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, forward, run_blocks, run_from_heads
@@ -26,6 +27,10 @@ PRICE = 3e-4
 """Of the square norm of a change, relative to the mean of all components, beside a loss in nats."""
 LEAST_GAIN = 1e-9
 """In nats: steps that gain less end a fit."""
+LEAST_UNSURE = 0.01
+"""Mean entropy, in nats, of what is said of inputs without an answer, below which no damage is looked for."""
+LEAST_LEFT = 1e-3
+"""In nats: where a repair would have to leave less, none is looked for."""
 LEAST_RIGHT = 0.9
 """Share of the pairs that a repair must answer as wanted."""
 REMOVED = 1e-4
@@ -42,24 +47,6 @@ N_LOOKS = 4
 """Numbers that describe a repair to a forecast."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """What is asked of what the subject says of inputs without an answer: of its mean entropy, in nats."""
-
-    before: float
-    """At least."""
-    left: float
-    """Of that, a repair leaves at most so many times."""
-
-
-REMOVED_ASKED = _Asked(before=0.01, left=1.25)
-ODD_ASKED = _Asked(before=0.05, left=0.3)
-SOUND_ASKED = _Asked(before=0.05, left=0.1)
-"""Where the component was removed, where the size of the head is out of line, and where the weights say
-nothing: a subject that was edited is unsure too, and any change that makes what is known come right leaves it
-a little surer. Chosen on edits of training subjects, one by one and ten in sequence."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mended:
     """A component put right."""
@@ -73,15 +60,21 @@ class Mended:
     stream: Float[Tensor, "example d_model"]
     """The residual stream behind the last block at each answer position, with this change."""
     looks: Float[Tensor, " look"]
+    """That it was put right, and logarithms: of the entropy it leaves, of how many times that is what it was,
+    and of the loss."""
+    clues: Clues
 
 
-def mended(told: Told, seen: Observed, which: int, n_steps: int) -> Mended | None:
+def mended(
+    told: Told, seen: Observed, which: int, n_steps: int, left: Callable[[Clues], float] = most_left
+) -> Mended | None:
     """Puts one subject right, in the form and precision of what was told.
 
     Args:
         seen: of the weights that were told, with no change of them.
         which: subject of the batch.
         n_steps: of each fit.
+        left: how many times the entropy of what was not shown a repair may leave.
 
     Returns: None where nothing seems damaged, where answers are to be removed, or where nothing that
         is told could tell.
@@ -90,26 +83,30 @@ def mended(told: Told, seen: Observed, which: int, n_steps: int) -> Mended | Non
     other, pair = role == UNLABELLED, role == PAIR
     if not (other.any() and pair.any()) or (pair & (told.wanted[which] == CHANCE)).any():
         return None
-    before = _unsure(seen.old[which, other])
+    before = entropy(seen.old[which, other])
+    if before < LEAST_UNSURE:
+        return None
     says = told.answers[which][seen.old[which].argmax(-1)]
     wanted = torch.where(pair, told.wanted[which], says)
     if (says == wanted)[pair].all():
         return None
     everywhere = _Ran.of(told, which)
-    suspects = [at for at in everywhere.suspects() if before >= everywhere.asked(at).before]
+    found = {at: clues(told, seen, which, everywhere.oddness(at)) for at in everywhere.suspects()}
+    most = {at: before * (LEFT_REMOVED if everywhere.removed(at) else left(found[at])) for at in found}
+    suspects = [at for at in found if most[at] >= LEAST_LEFT]
     if not suspects:
         return None
-    known = (pair | (role == KEEP))[role != PADDING]
-    wanted_of_known = wanted[pair | (role == KEEP)]
-    fits = [_fit(everywhere.only(known), at, wanted_of_known, n_steps) for at in suspects]
+    known = pair | (role == KEEP)
+    shown = everywhere.only(known[role != PADDING])
+    fits = [_fit(shown, at, wanted[known], n_steps) for at in suspects]
     best = min(fits, key=lambda one: one.doubt if np.isfinite(one.doubt) else np.inf)
     stream, logits = everywhere.said(best.at, best.change)
     answers = told.answers[which][told.answer_mask[which]]
     among = other[role != PADDING]
-    after = _unsure(logits[among][:, answers].softmax(-1))
+    after = entropy(logits[among][:, answers].softmax(-1))
     right = logits[pair[role != PADDING]].argmax(-1) == wanted[pair]
     # what is not finite is no repair
-    if not (after <= everywhere.asked(best.at).left * before and right.double().mean() >= LEAST_RIGHT):
+    if not (after <= most[best.at] and right.double().mean() >= LEAST_RIGHT):
         return None
     behind = seen.stream[which].clone()
     behind[role != PADDING] = stream.to(behind.dtype)
@@ -126,6 +123,7 @@ def mended(told: Told, seen: Observed, which: int, n_steps: int) -> Mended | Non
         change=_whole(everywhere.weights, best.at, best.change).to(behind.dtype),
         stream=behind,
         looks=torch.tensor(looks, dtype=behind.dtype, device=behind.device),
+        clues=found[best.at],
     )
 
 
@@ -181,12 +179,6 @@ class _Ran:
 
     def removed(self, at: _At) -> bool:
         return float(self.own(at).norm()) <= REMOVED * float(self.heads().quantile(0.5))
-
-    def asked(self, at: _At) -> _Asked:
-        """What makes a change of this component a repair, as far as the weights speak for damage."""
-        if self.removed(at):
-            return REMOVED_ASKED
-        return ODD_ASKED if self.oddness(at) > 0 else SOUND_ASKED
 
     def own(self, at: _At) -> Float[Tensor, "unit d_model"]:
         """What a component writes by."""
@@ -248,8 +240,3 @@ def _whole(weights: Weights, at: _At, change: Float[Tensor, "unit d_model"]) -> 
         return change
     heads = torch.arange(weights[name].shape[1], device=change.device) == head
     return heads[:, None, None] * change
-
-
-def _unsure(said: Float[Tensor, "example answer"]) -> float:
-    """Mean entropy, in nats."""
-    return float(torch.special.entr(said).sum(-1).mean())
