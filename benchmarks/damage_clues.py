@@ -1,0 +1,154 @@
+"""What speaks for damage, weighed: a logistic regression on subjects of training.
+
+    python benchmarks/damage_clues.py CHECKPOINT [--zoo FOLDER] [--subjects 24] [--sequences 8]
+
+A component is put right wherever a change of one explains what is told, whatever speaks against it: in
+subjects damaged by noise in every way of `benchmarks/damage.py`, shown 1, 2, 4 or 16 pairs in turn, and in
+sound ones at each of ten edits in sequence. Positive is a repair that scores more than what the editor
+proposes without it. Components that were removed show at once and are left out. Prints the weights as
+`metamodel/networks/editing/clues.py` has them (that of the logarithm of the entropy that is left is 1, the
+bound lies at log odds of `--odds`), their AUROC over lineages that were left out, and what the weights in use
+do. The last line of stdout is one JSON object.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from damage import DAMAGES, damaged
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+
+from metamodel.config.command import run_command
+from metamodel.config.parser import command_parser, parse_options
+from metamodel.editing import SubjectEditor
+from metamodel.evaluation.editing.scores import scores
+from metamodel.evaluation.editing.sequences import after_all, sequences_of
+from metamodel.features.observed import observed
+from metamodel.networks.editing.clues import Clues, most_left
+from metamodel.networks.editing.components import Mended, mended
+from metamodel.networks.editing.told import told_batch
+from metamodel.subjects.editing_form import editing_form
+from metamodel.subjects.mapped_back import mapped_back
+from metamodel.subjects.subject import Subject
+from metamodel.triples.edit_store import EditZoo
+from metamodel.triples.edits import Editable, Examples
+
+PAIRS = (1, 2, 4, 16)
+LEAST_GAIN = 0.03
+"""Repairs that change S by less say nothing."""
+
+
+class Seen(NamedTuple):
+    """A repair, tried whatever speaks against it."""
+
+    lineage: str
+    sequence: bool
+    left: float
+    """Logarithm of how many times the entropy it leaves."""
+    clues: Clues
+    gain: float
+    """In S; of an edit of a sequence, -1: no component is damaged."""
+
+
+def main(arguments: list[str]) -> None:
+    parser = command_parser(prog="benchmarks.damage_clues", description=__doc__ or "")
+    parser.add_argument("checkpoint", type=str, help="folder of an editor")
+    parser.add_argument("--zoo", type=str, default="", help="folder of its zoo; by default as it says")
+    parser.add_argument("--subjects", type=int, default=24, help="subjects that are damaged, in every way")
+    parser.add_argument("--sequences", type=int, default=8, help="subjects that are edited ten times")
+    parser.add_argument("--odds", type=float, default=1.0, help="log odds at which a repair is taken for one")
+    given = parse_options(parser, arguments)
+    torch.set_num_threads(1)
+    editor = SubjectEditor.from_pretrained(given.checkpoint)
+    zoo = EditZoo.open(Path(given.zoo or editor.checkpoint.zoo["folder"]))
+    ids = {*editor.splits.train, *editor.splits.validation}
+    subjects = [one for one in zoo.subjects if one.subject.name in ids]
+    sound = [one for one in subjects if not any(edit.kind == "repair" for edit in one.edits)]
+    hurt = sound[:: max(1, len(sound) // given.subjects)][: given.subjects]
+    seen = [*of_damage(editor, hurt), *of_sequences(editor, sound, given.sequences)]
+    found = weighed(seen, given.odds)
+    for name, value in found.items():
+        sys.stdout.write(f"{name}: {value}\n")
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def of_damage(editor: SubjectEditor, subjects: list[Editable]) -> Iterator[Seen]:
+    """What repairs of damaged subjects gain."""
+    ways = [way for name, way in DAMAGES.items() if "removed" not in name]
+    for i, one in enumerate(subjects):
+        for j, way in enumerate(ways):
+            e = damaged(one, way, PAIRS[(i + j) % len(PAIRS)])
+            best = None if e is None else tried(editor, e.editable.subject, e.examples)
+            if e is None or best is None:
+                continue
+            subject = e.editable.subject
+            change = mapped_back(subject, {best.name: best.change}, form=editing_form(subject))
+            plain = editor.propose_for(subject, e.examples, repair=False).changes
+            gain = scores(e, change).harmonic_mean - scores(e, plain).harmonic_mean
+            if abs(gain) >= LEAST_GAIN:
+                yield Seen(one.lineage, False, float(best.looks[2]), best.clues, gain)
+        sys.stderr.write(f"{one.subject.name}: damaged\n")
+
+
+def of_sequences(editor: SubjectEditor, subjects: list[Editable], n: int) -> Iterator[Seen]:
+    """What would be taken for repairs of sound subjects."""
+    for sequence in sequences_of(subjects, n):
+        found: list[Mended | None] = []
+
+        def propose(subject: Subject, examples: Examples, found: list[Mended | None] = found):
+            found.append(tried(editor, subject, examples))
+            return editor.propose_for(subject, examples, repair=False).changes
+
+        score = after_all(sequence, propose)
+        one = sequence.editable
+        sys.stderr.write(f"{one.subject.name}: {score:.3f} after ten edits\n")
+        for best in found:
+            if best is not None:
+                yield Seen(one.lineage, True, float(best.looks[2]), best.clues, -1.0)
+
+
+@torch.no_grad()
+def tried(editor: SubjectEditor, subject: Subject, examples: Examples) -> Mended | None:
+    """The change of one component that explains best what is told, whatever speaks against it."""
+    told = told_batch([editing_form(subject)], [examples])
+    return mended(told, observed(told), 0, editor.checkpoint.sizes.component_steps, left=lambda _: math.inf)
+
+
+def weighed(seen: list[Seen], odds: float) -> dict[str, float]:
+    """Weights of the clues, and how well they and those in use tell repairs."""
+    rows = np.array([(one.left, *one.clues) for one in seen])
+    right = np.array([one.gain > 0 for one in seen])
+    sequence = np.array([one.sequence for one in seen])
+    gain = np.array([one.gain for one in seen])
+    model = LogisticRegression(max_iter=1000)
+    lineages = [one.lineage for one in seen]
+    folds = GroupKFold(min(5, len(set(lineages)))).split(rows, right, lineages)
+    score = np.asarray(cross_val_predict(model, rows, right, cv=list(folds), method="decision_function"))
+    taken = score > odds
+    model.fit(rows, right)
+    of_left, *weights = np.ravel(model.coef_)
+    used = np.array([one.left <= math.log(most_left(one.clues)) for one in seen])
+    return {
+        "repairs tried": len(seen),
+        "of them in sequences": int(sequence.sum()),
+        "share that gain": float(right.mean()),
+        "left": float((np.ravel(model.intercept_)[0] - odds) / -of_left),
+        **{name: float(w / -of_left) for name, w in zip(Clues._fields, weights, strict=True)},
+        "AUROC": float(roc_auc_score(right, score)),
+        "gain to be had": float(gain[right].sum()),
+        "gain at these odds, of others": float(gain[taken & ~sequence].sum()),
+        "share of edits in sequence at these odds": float(taken[sequence].mean()),
+        "gain with weights in use": float(gain[used & ~sequence].sum()),
+        "share of edits in sequence with weights in use": float(used[sequence].mean()),
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)
