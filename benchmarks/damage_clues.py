@@ -1,14 +1,16 @@
-"""What speaks for damage, weighed: a logistic regression on subjects of training.
+"""What speaks for damage, weighed: by a logistic regression on subjects of training, and as it is in use.
 
     python benchmarks/damage_clues.py CHECKPOINT [--zoo FOLDER] [--subjects 24] [--sequences 8]
 
 A component is put right wherever a change of one explains what is told, whatever speaks against it: in
 subjects damaged by noise in every way of `benchmarks/damage.py`, shown 1, 2, 4 or 16 pairs in turn, and in
 sound ones at each of ten edits in sequence. Positive is a repair that scores more than what the editor
-proposes without it. Components that were removed show at once and are left out. Prints the weights as
-`metamodel/networks/editing/clues.py` has them (that of the logarithm of the entropy that is left is 1, the
-bound lies at log odds of `--odds`), their AUROC over lineages that were left out, and what the weights in use
-do. The last line of stdout is one JSON object.
+proposes without it. Components that were removed show at once and are left out, and so are changes that leave
+a subject less sure than it was, which are never taken for repairs. Prints the coefficients of the regression
+and its AUROC over lineages that were left out, beside that of the weights in
+`metamodel/networks/editing/clues.py`; what S each gains by the repairs it accepts, the regression at log odds
+of `--odds`; and the share of edits in sequence that it takes for repairs. The last line of stdout is one JSON
+object.
 """
 
 import json
@@ -122,7 +124,8 @@ def tried(editor: SubjectEditor, subject: Subject, examples: Examples) -> Mended
 
 
 def weighed(seen: list[Seen], odds: float) -> dict[str, float]:
-    """Weights of the clues, and how well they and those in use tell repairs."""
+    """Coefficients of the clues, and how well they and the weights in use tell repairs."""
+    seen = [one for one in seen if one.left <= 0]
     rows = np.array([(one.left, *one.clues) for one in seen])
     right = np.array([one.gain > 0 for one in seen])
     sequence = np.array([one.sequence for one in seen])
@@ -130,24 +133,23 @@ def weighed(seen: list[Seen], odds: float) -> dict[str, float]:
     model = LogisticRegression(max_iter=1000)
     lineages = [one.lineage for one in seen]
     folds = GroupKFold(min(5, len(set(lineages)))).split(rows, right, lineages)
-    score = np.asarray(cross_val_predict(model, rows, right, cv=list(folds), method="decision_function"))
-    taken = score > odds
+    regression = np.asarray(cross_val_predict(model, rows, right, cv=list(folds), method="decision_function"))
     model.fit(rows, right)
-    of_left, *weights = np.ravel(model.coef_)
-    used = np.array([one.left <= math.log(most_left(one.clues)) for one in seen])
-    return {
-        "repairs tried": len(seen),
-        "of them in sequences": int(sequence.sum()),
-        "share that gain": float(right.mean()),
-        "left": float((np.ravel(model.intercept_)[0] - odds) / -of_left),
-        **{name: float(w / -of_left) for name, w in zip(Clues._fields, weights, strict=True)},
-        "AUROC": float(roc_auc_score(right, score)),
+    in_use = np.array([math.log(most_left(one.clues)) - one.left for one in seen])
+    found = {
+        "changes": len(seen),
+        "in sequences": int(sequence.sum()),
+        "repairs": float(right.mean()),
         "gain to be had": float(gain[right].sum()),
-        "gain at these odds, of others": float(gain[taken & ~sequence].sum()),
-        "share of edits in sequence at these odds": float(taken[sequence].mean()),
-        "gain with weights in use": float(gain[used & ~sequence].sum()),
-        "share of edits in sequence with weights in use": float(used[sequence].mean()),
+        "intercept": float(np.ravel(model.intercept_)[0]),
+        **{name: float(w) for name, w in zip(("left", *Clues._fields), np.ravel(model.coef_), strict=True)},
     }
+    for name, score, least in (("regression", regression, odds), ("in use", in_use, 0.0)):
+        taken = score >= least
+        found[f"AUROC, {name}"] = float(roc_auc_score(right, score))
+        found[f"gain, {name}"] = float(gain[taken & ~sequence].sum())
+        found[f"edits in sequence taken, {name}"] = float(taken[sequence].mean())
+    return found
 
 
 if __name__ == "__main__":

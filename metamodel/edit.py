@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--alpha", type=float, default=1.0, help="factor of the change, any finite number")
     parser.add_argument("--donor", type=str, help="subject whose answers are wanted, of `transplant`")
     parser.add_argument(
-        "--no-repair", action="store_true", help="take no component for damaged: of a subject edited before"
+        "--no-repair", action="store_true", help="take no component for damaged: the subject is sound"
     )
     parser.add_argument("--force", action="store_true", help="apply what the editor forecasts to fail")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a summary")

@@ -67,8 +67,8 @@ class SubjectEditor:
         Args:
             donor: whose answers are wanted, of a specification that transplants.
             memory: solved edits to begin from where one is near; `editor.memory` holds what was remembered.
-            repair: whether a component may be taken for damaged and put right. Edits leave a subject less
-                sure, which looks like damage: say False for one that was edited before.
+            repair: whether a component may be taken for damaged and put right. Say False for a subject
+                that is known to be sound.
 
         Raises: InputError for a specification that does not fit the subject, and for a subject that cannot
             be edited or overflows on the inputs.

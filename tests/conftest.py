@@ -11,6 +11,20 @@ from metamodel.subjects.subject import Subject, initial_weights, unstack
 
 MakeSubject = Callable[..., Subject]
 MakePrompts = Callable[..., Prompts]
+SHARED = ("job", "evaluation")
+"""Fixtures that take a minute: the files that use one run in one process, so that it is made once."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups tests by file, and files by what they share, for `--dist loadgroup`."""
+    groups = {}
+    for item in items:
+        for name in SHARED:
+            if name in getattr(item, "fixturenames", ()):
+                groups[item.path] = name
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
 
 
 @pytest.fixture(scope="session")

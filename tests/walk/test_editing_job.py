@@ -143,6 +143,11 @@ def test_a_zoo_of_triples_is_refused_in_one_line(editing_job):
     [
         ("case_memory", ["--edits", "2", "--cases", "2"], {"training/seed", "training/edit"}),
         ("damage", ["--subjects", "1", "--tuning", "2"], set()),
+        (
+            "damage_clues",
+            ["--subjects", "3", "--sequences", "3"],
+            {"left", "odd", "AUROC, in use"},
+        ),
         ("mend_per_subject", ["--subjects", "1", "--steps", "2", "--tuning", "2"], {"S", "gap", "subjects"}),
     ],
 )

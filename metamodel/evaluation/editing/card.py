@@ -110,8 +110,9 @@ def write_editing_card(folder: Path, report: Report, *, name: str, config: dict[
         "behavior into the last MLP, repairs into one component. What cannot be written there cannot be "
         "edited: answers of two hops through a rewritten fact stay as they are.",
         "- A damaged component is looked for among what heads and MLPs write by (`W_O`, `W_out`), one at a "
-        "time, which is how the zoo damages its subjects. A sound subject that is unsure of most inputs can "
-        "be taken for damaged where few pairs are told; the proposal's notes name the component.",
+        "time, which is how the zoo damages its subjects. The less else speaks for damage (how sure the "
+        "subject is of the pairs, sizes of heads), the surer a repair must leave it, so that noise is often "
+        "passed over where few pairs are told; the proposal's notes name the component.",
         "- Inputs of one specification have one length, and candidates for answers are at most 32.",
         "- Trained on subjects of one and two layers with ReLU MLPs that answer one token.",
         "",

@@ -28,8 +28,8 @@ class Clues(NamedTuple):
 
 LEFT, WEIGHT = -1.5, Clues(pairs=1.0, likely=0.33, odd=7.0)
 """A repair leaves at most exp(LEFT + sum of weighted clues) times the entropy, and never more than there was.
-Of a logistic regression on damaged training subjects and on edits of sound ones in sequence:
-`benchmarks/damage_clues.py`."""
+Chosen on damaged training subjects and on edits of sound ones in sequence; `benchmarks/damage_clues.py` has
+them beside a logistic regression."""
 LEFT_REMOVED = 1.25
 """The same, where the component was removed."""
 LEAST_LIKELY, MOST_ODD = -12.0, 1.0
