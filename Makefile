@@ -22,7 +22,7 @@ train: $(INSTALLED)
 	$(BIN)/python -m metamodel.train
 
 # A process for each core, each with one thread: together they would only wait for each other.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test: $(INSTALLED)
 	$(TESTS)

@@ -1,9 +1,13 @@
-"""Random subjects and prompts, as circuit tests need them: no path negligible, no pair of answers equal."""
+"""Random subjects and prompts, as circuit tests need them: no path negligible, no pair of answers equal.
+
+And which files of tests run in one process.
+"""
 
 from collections.abc import Callable
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from metamodel.circuits.prompts import Prompts
 from metamodel.subjects.config import SubjectConfig
@@ -11,20 +15,25 @@ from metamodel.subjects.subject import Subject, initial_weights, unstack
 
 MakeSubject = Callable[..., Subject]
 MakePrompts = Callable[..., Prompts]
-SHARED = ("job", "evaluation")
-"""Fixtures that take a minute: the files that use one run in one process, so that it is made once."""
+OF_JOB = (
+    "bad_input circuit_commands main_job matching_job models_of_others shipped_files student_job zoo_commands"
+)
+OF_EVALUATION = "report scores terminal"
+SHARE = {f"tests/walk/test_{name}.py": "job" for name in OF_JOB.split()}
+SHARE |= {f"tests/unit/test_{name}.py": "evaluation" for name in OF_EVALUATION.split()}
+"""Files that share a fixture of a minute: they run in one process, so that it is made once."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups tests by file, and files by what they share, for `--dist loadgroup`."""
-    groups = {}
-    for item in items:
-        for name in SHARED:
-            if name in getattr(item, "fixturenames", ()):
-                groups[item.path] = name
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`--dist loadfile`, with such files as one."""
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return SHARE.get(file, file)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
