@@ -9,7 +9,8 @@ proposes without it. Components that were removed show at once and are left out,
 a subject less sure than it was, which are never taken for repairs. Prints the coefficients of the regression
 and its AUROC over lineages that were left out, beside that of the weights in
 `metamodel/networks/editing/clues.py`; what S each gains by the repairs it accepts, the regression at log odds
-of `--odds`; and the share of edits in sequence that it takes for repairs. The last line of stdout is one JSON
+of `--odds`; and how many edits in sequence it takes for repairs. Repairs that change S by less than 0.03 say
+nothing and are left out. The last line of stdout is one JSON
 object.
 """
 
@@ -31,7 +32,7 @@ from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.editing import SubjectEditor
 from metamodel.evaluation.editing.scores import scores
-from metamodel.evaluation.editing.sequences import after_all, sequences_of
+from metamodel.evaluation.editing.sequences import LENGTH, EditSequence, after_all, sequences_of
 from metamodel.features.observed import observed
 from metamodel.networks.editing.clues import Clues, most_left
 from metamodel.networks.editing.components import Mended, mended
@@ -74,8 +75,9 @@ def main(arguments: list[str]) -> None:
     subjects = [one for one in zoo.subjects if one.subject.name in ids]
     sound = [one for one in subjects if not any(edit.kind == "repair" for edit in one.edits)]
     hurt = sound[:: max(1, len(sound) // given.subjects)][: given.subjects]
-    seen = [*of_damage(editor, hurt), *of_sequences(editor, sound, given.sequences)]
-    found = weighed(seen, given.odds)
+    sequences = sequences_of(sound, given.sequences)
+    seen = [*of_damage(editor, hurt), *of_sequences(editor, sequences)]
+    found = {"edits in sequence": LENGTH * len(sequences)} | weighed(seen, given.odds)
     for name, value in found.items():
         sys.stdout.write(f"{name}: {value}\n")
     sys.stdout.write(json.dumps(found) + "\n")
@@ -99,9 +101,9 @@ def of_damage(editor: SubjectEditor, subjects: list[Editable]) -> Iterator[Seen]
         sys.stderr.write(f"{one.subject.name}: damaged\n")
 
 
-def of_sequences(editor: SubjectEditor, subjects: list[Editable], n: int) -> Iterator[Seen]:
-    """What would be taken for repairs of sound subjects."""
-    for sequence in sequences_of(subjects, n):
+def of_sequences(editor: SubjectEditor, sequences: list[EditSequence]) -> Iterator[Seen]:
+    """What could be taken for repairs of sound subjects."""
+    for sequence in sequences:
         found: list[Mended | None] = []
 
         def propose(subject: Subject, examples: Examples, found: list[Mended | None] = found):
@@ -138,7 +140,7 @@ def weighed(seen: list[Seen], odds: float) -> dict[str, float]:
     in_use = np.array([math.log(most_left(one.clues)) - one.left for one in seen])
     found = {
         "changes": len(seen),
-        "in sequences": int(sequence.sum()),
+        "of them in sequences": int(sequence.sum()),
         "repairs": float(right.mean()),
         "gain to be had": float(gain[right].sum()),
         "intercept": float(np.ravel(model.intercept_)[0]),
@@ -148,7 +150,7 @@ def weighed(seen: list[Seen], odds: float) -> dict[str, float]:
         taken = score >= least
         found[f"AUROC, {name}"] = float(roc_auc_score(right, score))
         found[f"gain, {name}"] = float(gain[taken & ~sequence].sum())
-        found[f"edits in sequence taken, {name}"] = float(taken[sequence].mean())
+        found[f"edits in sequence taken, {name}"] = int(taken[sequence].sum())
     return found
 
 

@@ -155,9 +155,10 @@ def unsure() -> Subject:
 def test_where_another_answer_is_asked_for_nothing_is_damaged():
     """Of a sound subject, and of one that is damaged: no repair explains these pairs."""
     other = torch.where(torch.arange(N) % 16 == 0, (RIGHT + 3) % N_ANSWERS, RIGHT)
-    assert mended_of(told_of(unsure(), other)) is None
+    told = told_of(unsure(), other)
+    assert mended_of(told, 100) is None
     # nothing but the certainty of what was not shown tells it
-    assert mended_of(told_of(unsure(), other), 100, left=lambda _: 99.0) is not None
+    assert mended_of(told, 100, left=lambda _: 99.0) is not None
     told = told_of(damaged("attn.W_O")[0], RIGHT)
     assert mended_of(told) is not None
     muddled = torch.randint(N_ANSWERS, told.wanted.shape, generator=torch.Generator().manual_seed(0))
@@ -205,9 +206,19 @@ def test_the_more_speaks_for_damage_the_less_is_asked_of_a_repair():
 def test_without_inputs_to_keep_pairs_are_compared_with_none():
     told = told_of(damaged("attn.W_O")[0], RIGHT)
     alone = dataclasses.replace(told, role=torch.where(told.role == KEEP, UNLABELLED, told.role))
-    assert clues(alone, observed(alone), 0, 5.0) == clues(alone, observed(alone), 0, 1.0)
     assert clues(alone, observed(alone), 0, 0.0).pairs == 0
     assert clues(told, observed(told), 0, 0.0).pairs > 0.5
+
+
+def test_what_is_out_of_all_proportion_says_no_more():
+    told = told_of(trained(), (RIGHT + 3) % N_ANSWERS)
+    sure = {**told.weights, "unembed.W_U": 1e3 * told.weights["unembed.W_U"]}
+    certain = dataclasses.replace(told, weights=sure)
+    found = clues(certain, observed(certain), 0, 5.0)
+    assert found.odd == 1
+    assert found.likely == pytest.approx(-12)
+    assert clues(told, observed(told), 0, 0.5).odd == 0.5
+    assert clues(told, observed(told), 0, 0.5).likely > -12
 
 
 def test_it_is_not_looked_for_in_a_removal_without_other_inputs_or_where_the_subject_is_sure():
@@ -249,6 +260,19 @@ def test_a_component_that_was_removed_is_the_only_suspect(scale, monkeypatch):
         unsure = {**told.weights, "unembed.W_U": 0.5 * told.weights["unembed.W_U"]}
         mended_of(dataclasses.replace(told, wanted=wanted, role=role, weights=unsure))
         assert len(fitted) == n
+
+
+def test_all_compete_where_any_could_be_a_repair_and_nothing_is_fitted_where_none_could(monkeypatch):
+    fitted = []
+    fit = components._fit
+    monkeypatch.setattr(
+        components, "_fit", lambda known, at, *rest: fitted.append(at) or fit(known, at, *rest)
+    )
+    told = told_of(damaged("attn.W_O", 4.0)[0], RIGHT)
+    assert mended_of(told, 3, left=lambda of: 1e-4 if of.odd == 0 else 0.0) is None
+    assert not fitted
+    mended_of(told, 3, left=lambda of: 1.0 if of.odd > 0 else 0.0)
+    assert len(fitted) == SHAPE.n_layers * (SHAPE.n_heads + 1)
 
 
 def test_a_norm_out_of_line_speaks_for_a_head_and_its_many_weights_against_an_mlp():

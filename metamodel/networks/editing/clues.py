@@ -31,7 +31,7 @@ LEFT, WEIGHT = -1.5, Clues(pairs=1.0, likely=0.33, odd=7.0)
 Chosen on damaged training subjects and on edits of sound ones in sequence; `benchmarks/damage_clues.py` has
 them beside a logistic regression."""
 LEFT_REMOVED = 1.25
-"""The same, where the component was removed."""
+"""Where the component was removed, a repair leaves at most so many times it, whatever the clues."""
 LEAST_LIKELY, MOST_ODD = -12.0, 1.0
 """Clues beyond these say no more."""
 LEAST_ENTROPY = 0.01

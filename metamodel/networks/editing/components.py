@@ -63,6 +63,7 @@ class Mended:
     """That it was put right, and logarithms: of the entropy it leaves, of how many times that is what it was,
     and of the loss."""
     clues: Clues
+    """What spoke for its damage."""
 
 
 def mended(
@@ -74,7 +75,8 @@ def mended(
         seen: of the weights that were told, with no change of them.
         which: subject of the batch.
         n_steps: of each fit.
-        left: how many times the entropy of what was not shown a repair may leave.
+        left: how many times the entropy of what was not shown a repair may leave, of components that were
+            not removed.
 
     Returns: None where nothing seems damaged, where answers are to be removed, or where nothing that
         is told could tell.
@@ -93,12 +95,11 @@ def mended(
     everywhere = _Ran.of(told, which)
     found = {at: clues(told, seen, which, everywhere.oddness(at)) for at in everywhere.suspects()}
     most = {at: before * (LEFT_REMOVED if everywhere.removed(at) else left(found[at])) for at in found}
-    suspects = [at for at in found if most[at] >= LEAST_LEFT]
-    if not suspects:
+    if max(most.values()) < LEAST_LEFT:
         return None
     known = pair | (role == KEEP)
     shown = everywhere.only(known[role != PADDING])
-    fits = [_fit(shown, at, wanted[known], n_steps) for at in suspects]
+    fits = [_fit(shown, at, wanted[known], n_steps) for at in found]
     best = min(fits, key=lambda one: one.doubt if np.isfinite(one.doubt) else np.inf)
     stream, logits = everywhere.said(best.at, best.change)
     answers = told.answers[which][told.answer_mask[which]]
