@@ -10,8 +10,8 @@ a subject less sure than it was, which are never taken for repairs. Prints the c
 and its AUROC over lineages that were left out, beside that of the weights in
 `metamodel/networks/editing/clues.py`; what S each gains by the repairs it accepts, the regression at log odds
 of `--odds`; and how many edits in sequence it takes for repairs. Repairs that change S by less than 0.03 say
-nothing and are left out. The last line of stdout is one JSON
-object.
+nothing and are left out. The weights in use were chosen on some of these subjects, so their AUROC is not of
+subjects left out. The last line of stdout is one JSON object.
 """
 
 import json
