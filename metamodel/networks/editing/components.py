@@ -30,7 +30,7 @@ LEAST_GAIN = 1e-9
 LEAST_UNSURE = 0.01
 """Mean entropy, in nats, of what is said of inputs without an answer, below which no damage is looked for."""
 LEAST_LEFT = 1e-3
-"""In nats: components of which a repair would have to leave less are not suspected, and not fitted."""
+"""In nats: where a repair would have to leave less, none is looked for."""
 LEAST_RIGHT = 0.9
 """Share of the pairs that a repair must answer as wanted."""
 REMOVED = 1e-4
@@ -95,12 +95,11 @@ def mended(
     everywhere = _Ran.of(told, which)
     found = {at: clues(told, seen, which, everywhere.oddness(at)) for at in everywhere.suspects()}
     most = {at: before * (LEFT_REMOVED if everywhere.removed(at) else left(found[at])) for at in found}
-    suspects = [at for at in found if most[at] >= LEAST_LEFT]
-    if not suspects:
+    if max(most.values()) < LEAST_LEFT:
         return None
     known = pair | (role == KEEP)
     shown = everywhere.only(known[role != PADDING])
-    fits = [_fit(shown, at, wanted[known], n_steps) for at in suspects]
+    fits = [_fit(shown, at, wanted[known], n_steps) for at in found]
     best = min(fits, key=lambda one: one.doubt if np.isfinite(one.doubt) else np.inf)
     stream, logits = everywhere.said(best.at, best.change)
     answers = told.answers[which][told.answer_mask[which]]
