@@ -10,7 +10,7 @@ import torch
 from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.editing import SubjectEditor
 from metamodel.features.observed import Told, observed
-from metamodel.networks.editing import components
+from metamodel.networks.editing import component_fit, components
 from metamodel.networks.editing.clues import LEFT_REMOVED, MOST_ODD, Clues, clues, most_left
 from metamodel.networks.editing.components import Mended, mended
 from metamodel.networks.editing.editor import Editor, _varied
@@ -188,7 +188,7 @@ def test_the_more_speaks_for_damage_the_less_is_asked_of_a_repair():
     told = told_of(subject, RIGHT)
     found = mended_of(told)
     assert found is not None
-    oddness = components._Ran.of(told, 0).oddness((name, head))
+    oddness = component_fit.ComponentRun.of(told, 0).oddness((name, head))
     assert found.clues.odd == min(oddness, MOST_ODD) > 0.5
     said = said_of(subject, told.tokens[0])[:, :N_ANSWERS].softmax(-1)
     entropies = [float(torch.special.entr(said[told.role[0] == r]).sum(-1).mean()) for r in (PAIR, KEEP)]
@@ -243,9 +243,9 @@ def test_pairs_that_are_answered_as_wanted_ask_for_no_repair():
 def test_a_component_that_was_removed_is_the_only_suspect(scale, monkeypatch):
     """One that is tiny counts as removed; one that is small does not."""
     fitted = []
-    fit = components._fit
+    fit = components.fitted
     monkeypatch.setattr(
-        components, "_fit", lambda known, at, *rest: fitted.append(at) or fit(known, at, *rest)
+        components, "fitted", lambda known, at, *rest: fitted.append(at) or fit(known, at, *rest)
     )
     whole, (_, at) = trained(), damaged("attn.W_O")
     name, head = at
@@ -265,9 +265,9 @@ def test_a_component_that_was_removed_is_the_only_suspect(scale, monkeypatch):
 
 def test_all_compete_where_any_could_be_a_repair_and_nothing_is_fitted_where_none_could(monkeypatch):
     fitted = []
-    fit = components._fit
+    fit = components.fitted
     monkeypatch.setattr(
-        components, "_fit", lambda known, at, *rest: fitted.append(at) or fit(known, at, *rest)
+        components, "fitted", lambda known, at, *rest: fitted.append(at) or fit(known, at, *rest)
     )
     told = told_of(damaged("attn.W_O", 4.0)[0], RIGHT)
     assert mended_of(told, 3, left=lambda of: 1e-4 if of.odd == 0 else 0.0) is None
@@ -278,16 +278,16 @@ def test_all_compete_where_any_could_be_a_repair_and_nothing_is_fitted_where_non
 
 def test_a_norm_out_of_line_speaks_for_a_head_and_its_many_weights_against_an_mlp():
     told = told_of(damaged("attn.W_O", 4.0)[0], RIGHT)
-    ran = components._Ran.of(told, 0)
+    ran = component_fit.ComponentRun.of(told, 0)
     name, head = damaged("attn.W_O", 4.0)[1]
     others = [(name, h) for h in range(SHAPE.n_heads) if h != head]
     assert ran.oddness((name, head)) > max(ran.oddness(at) for at in others)
     mlp = ("blocks.0.mlp.W_out", None)
     assert ran.oddness(mlp) == 0
     known = told.role[0] != UNLABELLED
-    for at, added in (((name, head), -ran.oddness((name, head))), (mlp, components.MALUS)):
-        fit = components._fit(ran.only(known), at, told.wanted[0, known], 3)
-        assert fit.doubt == pytest.approx(math.log(fit.loss + components.LEAST_LOSS) + added)
+    for at, added in (((name, head), -ran.oddness((name, head))), (mlp, component_fit.MALUS)):
+        fit = component_fit.fitted(ran.only(known), at, told.wanted[0, known], 3)
+        assert fit.doubt == pytest.approx(math.log(fit.loss + component_fit.LEAST_LOSS) + added)
 
 
 def test_where_all_components_were_removed_nothing_fails():

@@ -1,0 +1,165 @@
+"""What a subject says with one component changed, and the change that makes it answer as wanted.
+
+What a component reads is the same whatever it writes, so a subject is run once, and then only from the
+component on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from metamodel.config.edits import PADDING
+from metamodel.features.observed import Told
+from metamodel.networks.editing.quasi_newton import minimised
+from metamodel.subjects.config import SubjectConfig
+from metamodel.subjects.forward import Weights, forward, run_blocks, run_from_heads
+from metamodel.subjects.sites import Sites
+
+PRICE = 3e-4
+"""Of the square norm of a change, relative to the mean of all components, beside a loss in nats."""
+LEAST_GAIN = 1e-9
+"""In nats: steps that gain less end a fit."""
+REMOVED = 1e-4
+"""A component this small beside the median of all heads was removed."""
+LEAST_LOSS = 1e-5
+"""Losses and entropies below it, in nats, are none."""
+LEAST_SQUARE = 1e-3
+"""A subject all of whose components were removed counts as if the sum of their square norms were this."""
+USUAL = 0.5
+"""How far the logarithm of a head's norm may lie from the median before it speaks for damage."""
+MALUS = 1.0
+"""What is added to the logarithm of an MLP's loss: it has several times as much to fit with."""
+
+At = tuple[str, int | None]
+"""A weight, and the head of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fit:
+    """A change of one component that makes what is known come right."""
+
+    at: At
+    change: Float[Tensor, "unit d_model"]
+    loss: float
+    """In nats, with the price of the change."""
+    doubt: float
+    """The less, the more likely is this component to blame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ComponentRun:
+    """One subject's run on some examples: what every component reads, and what lies behind it."""
+
+    config: SubjectConfig
+    weights: Weights
+    taps: dict[str, Tensor]
+    position: Int[Tensor, " example"]
+
+    @classmethod
+    def of(cls, told: Told, which: int) -> "ComponentRun":
+        real = told.role[which] != PADDING
+        weights = {key: w[which : which + 1].double() for key, w in told.weights.items()}
+        parts = ["hook_resid_pre", "attn.hook_z"]
+        parts += ["hook_resid_mid", "mlp.hook_post"] if told.config.has_mlp else []
+        names = [f"blocks.{layer}.{part}" for layer in range(told.config.n_layers) for part in parts]
+        with torch.no_grad():
+            taps = forward(weights, told.config, told.tokens[which, real][None], taps=names).taps
+        return cls(config=told.config, weights=weights, taps=dict(taps), position=told.position[which, real])
+
+    def only(self, among: Bool[Tensor, " example"]) -> "ComponentRun":
+        """The same on some of the examples."""
+        taps = {name: x[:, among] for name, x in self.taps.items()}
+        return ComponentRun(
+            config=self.config, weights=self.weights, taps=taps, position=self.position[among]
+        )
+
+    def suspects(self) -> list[At]:
+        """Components that were removed; where none was, all."""
+        layers = range(self.config.n_layers)
+        every: list[At] = [
+            (f"blocks.{layer}.attn.W_O", head) for layer in layers for head in range(self.config.n_heads)
+        ]
+        if self.config.has_mlp:
+            every += [(f"blocks.{layer}.mlp.W_out", None) for layer in layers]
+        removed = [at for at in every if self.removed(at)]
+        return removed if 0 < len(removed) < len(every) else every
+
+    def removed(self, at: At) -> bool:
+        return float(self.own(at).norm()) <= REMOVED * float(self.heads().quantile(0.5))
+
+    def own(self, at: At) -> Float[Tensor, "unit d_model"]:
+        """What a component writes by."""
+        name, head = at
+        return self.weights[name][0] if head is None else self.weights[name][0, head]
+
+    def oddness(self, at: At) -> float:
+        """How far the size of a head is out of line with the others, in logarithms, beyond what is usual."""
+        if at[1] is None:
+            return 0.0
+        ratio = self.own(at).norm() / self.heads().quantile(0.5)
+        return max(0.0, abs(float(ratio.clamp_min(REMOVED).log())) - USUAL)
+
+    def heads(self) -> Float[Tensor, " head"]:
+        """Norms of all heads' `W_O`."""
+        names = [f"blocks.{layer}.attn.W_O" for layer in range(self.config.n_layers)]
+        return torch.cat([self.weights[name][0].flatten(1).norm(dim=1) for name in names])
+
+    def said(self, at: At, change: Float[Tensor, "unit d_model"]) -> tuple[Tensor, Tensor]:
+        """The last residual stream and the logits at the answer positions, with a component changed."""
+        name, head = at
+        layer, config = int(name.split(".")[1]), self.config
+        weights = {**self.weights, name: self.weights[name] + whole_weight(self.weights, at, change)[None]}
+        last = f"blocks.{config.n_layers - 1}.hook_resid_post"
+        site = Sites([last], {})
+        if head is not None:
+            resid, z = (self.taps[f"blocks.{layer}.{part}"] for part in ("hook_resid_pre", "attn.hook_z"))
+            run = run_from_heads(weights, config, resid, z, layer=layer, site=site)
+        else:
+            mlp = f"blocks.{layer}.mlp"
+            out = self.taps[f"{mlp}.hook_post"] @ weights[f"{mlp}.W_out"][0] + weights[f"{mlp}.b_out"]
+            resid = site(f"blocks.{layer}.hook_resid_post", self.taps[f"blocks.{layer}.hook_resid_mid"] + out)
+            run = run_blocks(weights, config, resid, first_layer=layer + 1, site=site)
+        rows = torch.arange(len(self.position), device=self.position.device)
+        return run.taps[last][0, rows, self.position], run.logits[0, rows, self.position]
+
+
+def fitted(
+    known: ComponentRun,
+    at: At,
+    wanted: Int[Tensor, " example"],
+    n_steps: int,
+    *,
+    price: float = PRICE,
+    start: Float[Tensor, "unit d_model"] | None = None,
+) -> Fit:
+    """The change of one component that makes all that is known come right.
+
+    Args:
+        price: of the square norm of the whole change.
+        start: a change to begin from; none by default.
+    """
+    begun = torch.zeros_like(known.own(at)) if start is None else start
+    sizes = [w.square().sum() for key, w in known.weights.items() if key.endswith((".W_O", ".W_out"))]
+    n_components = known.config.n_layers * (known.config.n_heads + known.config.has_mlp)
+    price = price * n_components / max(float(torch.stack(sizes).sum()), LEAST_SQUARE)
+
+    def loss(flat: Tensor) -> Tensor:
+        change = begun + flat.view_as(begun)
+        said = known.said(at, change)[1].log_softmax(-1)
+        return price * change.square().sum() - said.gather(1, wanted[:, None]).mean()
+
+    flat, least = minimised(loss, begun.numel(), n_steps=n_steps, least_gain=LEAST_GAIN, device=wanted.device)
+    doubt = np.log(least + LEAST_LOSS) - known.oddness(at) + MALUS * (at[1] is None)
+    return Fit(at=at, change=begun + flat.view_as(begun), loss=least, doubt=float(doubt))
+
+
+def whole_weight(weights: Weights, at: At, change: Float[Tensor, "unit d_model"]) -> Tensor:
+    """A change of one head as one of the whole weight."""
+    name, head = at
+    if head is None:
+        return change
+    heads = torch.arange(weights[name].shape[1], device=change.device) == head
+    return heads[:, None, None] * change
