@@ -48,6 +48,11 @@ class SubjectEditor:
         """
         return load(local_folder(name_or_folder))
 
+    def to(self, device: torch.device | str) -> "SubjectEditor":
+        """The same editor, which from now on computes on that device. Subjects may be on any other."""
+        self._network.to(device)
+        return self
+
     @property
     def splits(self) -> Splits:
         """Which subjects of which zoo it was trained on."""

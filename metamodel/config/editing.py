@@ -6,10 +6,11 @@ from typing import Literal
 from metamodel.config.errors import require
 from metamodel.config.function import OptimConfig, SplitsConfig, TrainerConfig, check_within
 
-Part = Literal["preconditioning", "map", "scope", "unlabelled", "proportions"]
+Part = Literal["preconditioning", "map", "scope", "unlabelled", "proportions", "completion"]
 """What can be left out of an editor, to see what it adds: the writer's ridge regression (it then follows
 plain gradients), the network of the map of answers (the closed form stands for it), that of the scope (the
-mean of all regressions does), inputs without an answer, and the proportions of the subject's own answers."""
+mean of all regressions does), inputs without an answer, the proportions of the subject's own answers, and the
+completion of repairs by what follows from these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

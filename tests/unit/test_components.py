@@ -201,7 +201,7 @@ def test_the_more_speaks_for_damage_the_less_is_asked_of_a_repair():
         more = nothing._replace(**{clue: getattr(nothing, clue) + 0.2})
         assert most_left(nothing) < most_left(more) <= 1
         assert most_left(more._replace(**{clue: 20.0})) == 1
-    assert mended_of(told, left=lambda _: 0.1 * float(found.looks[2].exp())) is None
+    assert mended_of(told, left=lambda _: 0.1 * found.left) is None
 
 
 def test_without_inputs_to_keep_pairs_are_compared_with_none():

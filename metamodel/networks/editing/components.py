@@ -18,7 +18,8 @@ from torch import Tensor
 from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told
 from metamodel.networks.editing.clues import LEFT_REMOVED, Clues, clues, entropy, most_left
-from metamodel.networks.editing.component_fit import LEAST_LOSS, ComponentRun, fitted, whole_weight
+from metamodel.networks.editing.completion import Asked, completed
+from metamodel.networks.editing.component_fit import LEAST_LOSS, At, ComponentRun, fitted, whole_weight
 
 LEAST_UNSURE = 0.01
 """Mean entropy, in nats, of what is said of inputs without an answer, below which no damage is looked for."""
@@ -44,13 +45,21 @@ class Mended:
     """The residual stream behind the last block at each answer position, with this change."""
     looks: Float[Tensor, " look"]
     """That it was put right, and logarithms: of the entropy it leaves, of how many times that is what it was,
-    and of the loss."""
+    and of the loss of a fit to what is known."""
     clues: Clues
     """What spoke for its damage."""
+    left: float
+    """How many times the entropy a fit to what is known left, by which it was taken for a repair."""
 
 
 def mended(
-    told: Told, seen: Observed, which: int, n_steps: int, left: Callable[[Clues], float] = most_left
+    told: Told,
+    seen: Observed,
+    which: int,
+    n_steps: int,
+    *,
+    left: Callable[[Clues], float] = most_left,
+    complete: bool = True,
 ) -> Mended | None:
     """Puts one subject right, in the form and precision of what was told.
 
@@ -60,6 +69,7 @@ def mended(
         n_steps: of each fit.
         left: how many times the entropy of what was not shown a repair may leave, of components that were
             not removed.
+        complete: whether a fit to what is known is completed by what follows from the subject's own answers.
 
     Returns: None where nothing seems damaged, where answers are to be removed, or where nothing that
         is told could tell.
@@ -84,16 +94,16 @@ def mended(
     shown = everywhere.only(known[role != PADDING])
     fits = [fitted(shown, at, wanted[known], n_steps) for at in found]
     best = min(fits, key=lambda one: one.doubt if np.isfinite(one.doubt) else np.inf)
-    stream, logits = everywhere.said(best.at, best.change)
-    answers = told.answers[which][told.answer_mask[which]]
-    among = other[role != PADDING]
-    after = entropy(logits[among][:, answers].softmax(-1))
-    right = logits[pair[role != PADDING]].argmax(-1) == wanted[pair]
+    asked = Asked.of(told, which, wanted)
+    at_first = _entropy_left(everywhere, best.at, best.change, asked)
     # what is not finite is no repair
-    if not (after <= most[best.at] and right.double().mean() >= LEAST_RIGHT):
+    if not at_first <= most[best.at]:
         return None
+    change = completed(everywhere, best, asked, n_steps) if complete else best.change
+    at_last = _entropy_left(everywhere, best.at, change, asked)
+    after, change = (at_last, change) if np.isfinite(at_last) else (at_first, best.change)
     behind = seen.stream[which].clone()
-    behind[role != PADDING] = stream.to(behind.dtype)
+    behind[role != PADDING] = everywhere.said(best.at, change)[0].to(behind.dtype)
     name, head = best.at
     looks = [
         1.0,
@@ -104,8 +114,19 @@ def mended(
     return Mended(
         name=name,
         head=head,
-        change=whole_weight(everywhere.weights, best.at, best.change).to(behind.dtype),
+        change=whole_weight(everywhere.weights, best.at, change).to(behind.dtype),
         stream=behind,
         looks=torch.tensor(looks, dtype=behind.dtype, device=behind.device),
         clues=found[best.at],
+        left=at_first / before,
     )
+
+
+def _entropy_left(
+    everywhere: ComponentRun, at: At, change: Float[Tensor, "unit d_model"], asked: Asked
+) -> float:
+    """Of what was not shown, in nats; NaN where a change does not make the pairs come right."""
+    said = everywhere.said(at, change)[1]
+    right = said[asked.pair].argmax(-1) == asked.answers[asked.wanted[asked.pair]]
+    left = entropy(said[asked.other][:, asked.answers].softmax(-1))
+    return left if right.double().mean() >= LEAST_RIGHT else float("nan")

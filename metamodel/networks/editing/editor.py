@@ -151,7 +151,10 @@ class Editor(nn.Module):
         """By subject, the component that is to blame."""
         if not self.component_steps:
             return {}
-        found = {i: mended(told, seen, i, self.component_steps) for i in range(len(told.role))}
+        found = {
+            i: mended(told, seen, i, self.component_steps, complete="completion" not in self.without)
+            for i in range(len(told.role))
+        }
         return {i: one for i, one in found.items() if one is not None}
 
     def _deepened(
