@@ -46,6 +46,8 @@ from metamodel.triples.edits import Editable, Examples
 PAIRS = (1, 2, 4, 16)
 LEAST_GAIN = 0.03
 """Repairs that change S by less say nothing."""
+LEAST_LEFT = 1e-9
+"""Times the entropy; less is none."""
 
 
 class Seen(NamedTuple):
@@ -97,7 +99,7 @@ def of_damage(editor: SubjectEditor, subjects: list[Editable]) -> Iterator[Seen]
             plain = editor.propose_for(subject, e.examples, repair=False).changes
             gain = scores(e, change).harmonic_mean - scores(e, plain).harmonic_mean
             if abs(gain) >= LEAST_GAIN:
-                yield Seen(one.lineage, False, math.log(best.left), best.clues, gain)
+                yield Seen(one.lineage, False, math.log(max(best.left, LEAST_LEFT)), best.clues, gain)
         sys.stderr.write(f"{one.subject.name}: damaged\n")
 
 
@@ -115,7 +117,7 @@ def of_sequences(editor: SubjectEditor, sequences: list[EditSequence]) -> Iterat
         sys.stderr.write(f"{one.subject.name}: {score:.3f} after ten edits\n")
         for best in found:
             if best is not None:
-                yield Seen(one.lineage, True, math.log(best.left), best.clues, -1.0)
+                yield Seen(one.lineage, True, math.log(max(best.left, LEAST_LEFT)), best.clues, -1.0)
 
 
 @torch.no_grad()

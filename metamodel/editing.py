@@ -49,7 +49,11 @@ class SubjectEditor:
         return load(local_folder(name_or_folder))
 
     def to(self, device: torch.device | str) -> "SubjectEditor":
-        """The same editor, which from now on computes on that device. Subjects may be on any other."""
+        """The same editor, which from now on computes on that device, in float64; subjects may be on any.
+
+        Args:
+            device: one that has float64, as CPUs and CUDA devices have.
+        """
         self._network.to(device)
         return self
 

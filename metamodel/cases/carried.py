@@ -57,7 +57,7 @@ def carried(
     Args:
         sites: what the map between the two streams is fitted by.
     """
-    own, other = corresponding(case, told.tokens[0], told.role[0], ranked(told, seen))
+    own, other = corresponding(case, told.tokens[0], told.role[0].cpu(), ranked(told, seen).cpu())
     place = seen.stream.device
     mine, theirs = streams_of(told, seen).double()[:, own], case.streams.to(place).double()[:, other]
     pairs = [(theirs[site], mine[site]) for site in sites if site != READOUT]

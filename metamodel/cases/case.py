@@ -37,18 +37,21 @@ class Case:
 
 @torch.no_grad()
 def case_of(name: str, told: Told, seen: Observed, moved: Float[Tensor, "example d_model"]) -> Case:
-    """What was asked of one subject, and the vectors by which its stream was moved on the same examples."""
-    return Case(
-        name=name,
-        tokens=told.tokens[0],
-        role=told.role[0],
-        said=ranked(told, seen),
-        streams=streams_of(told, seen),
-        moved=moved,
-        answers=answers_of(told),
-        readout=readout_of(told),
-        signature=signature(told, seen),
-    )
+    """What was asked of one subject, and the vectors by which its stream was moved on the same examples.
+
+    On the CPU, wherever the subject is.
+    """
+    parts = {
+        "tokens": told.tokens[0],
+        "role": told.role[0],
+        "said": ranked(told, seen),
+        "streams": streams_of(told, seen),
+        "moved": moved,
+        "answers": answers_of(told),
+        "readout": readout_of(told),
+        "signature": signature(told, seen),
+    }
+    return Case(name=name, **{key: part.cpu() for key, part in parts.items()})
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from metamodel.config.function import OptimConfig, SplitsConfig, TrainerConfig, 
 Part = Literal["preconditioning", "map", "scope", "unlabelled", "proportions", "completion"]
 """What can be left out of an editor, to see what it adds: the writer's ridge regression (it then follows
 plain gradients), the network of the map of answers (the closed form stands for it), that of the scope (the
-mean of all regressions does), inputs without an answer, the proportions of the subject's own answers, and the
-completion of repairs by what follows from these."""
+mean of all regressions does), inputs without an answer, the proportions of the subject's own answers where
+edits are read, and the completion of repairs, by proportions of what the repaired subject says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,8 @@ class EditorConfig:
     """Steps, in use, of writing in the whole last MLP where a behavior as a whole changes; 0 for the last
     matrix alone, whatever the edit. Not beside `gates` and `recurrent`, which write before it."""
     component_steps: int = 200
-    """Steps, in use, of putting a component right that is damaged; 0 to look for none. Not beside `gates` and
-    `recurrent`."""
+    """Steps, in use, of each fit that puts a damaged component right, those of completing it apart; 0 to look
+    for none. Not beside `gates` and `recurrent`."""
     without: tuple[Part, ...] = ()
     """Parts that are left out, to see what they add."""
 

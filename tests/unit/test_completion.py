@@ -11,9 +11,10 @@ from metamodel.features.observed import Told, observed
 from metamodel.features.proportions import UNKNOWN
 from metamodel.networks.editing import completion, components
 from metamodel.networks.editing.clues import entropy
-from metamodel.networks.editing.completion import Asked, _following, completed
+from metamodel.networks.editing.completion import Known, _following, completed
 from metamodel.networks.editing.component_fit import ComponentRun, Fit, fitted
 from metamodel.networks.editing.components import mended
+from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects import Subject, SubjectConfig, initial_weights
 from metamodel.subjects.editing_form import editing_form
@@ -31,14 +32,9 @@ AT = ("blocks.0.attn.W_O", 0)
 STEPS = 40
 
 
-def asked_of(known: torch.Tensor, right: torch.Tensor = SUM) -> Asked:
-    return Asked(
-        ids=INPUTS + 1,
-        answers=torch.arange(P),
-        known=known,
-        wanted=right,
-        pair=known,
-        other=~known,
+def known_of(shown: torch.Tensor, wanted: torch.Tensor = SUM) -> Known:
+    return Known(
+        ids=INPUTS + 1, answers=torch.arange(P), wanted=wanted, pair=shown, shown=shown, other=~shown
     )
 
 
@@ -56,20 +52,20 @@ def test_what_follows_from_the_surest_answers_is_right_where_the_others_are_not(
     wrong = scrambled(0.45)
     said = torch.where(wrong, WRONG, SUM)
     none = torch.zeros(N, dtype=torch.bool)
-    found = _following(surest_first(said, 1.0 - wrong.double()), asked_of(none))
+    found = _following(surest_first(said, 1.0 - wrong.double()), known_of(none))
     told = found.expected != UNKNOWN
     assert told.double().mean() > 0.8
     assert torch.equal(found.expected[told], SUM[told])
     # where wrong answers are the surest ones nothing does
-    assert _following(surest_first(said, wrong.double()), asked_of(none)).share == 0
+    assert _following(surest_first(said, wrong.double()), known_of(none)).reach == 0
 
 
 def test_what_is_known_is_a_witness_however_sure_the_subject_is_of_the_rest():
     known = ~scrambled(0.4)
     log_p = surest_first(WRONG, 1.0 - known.double())
     none = torch.zeros(N, dtype=torch.bool)
-    assert _following(log_p, asked_of(none)).share == 0
-    found = _following(log_p, asked_of(known))
+    assert _following(log_p, known_of(none)).reach == 0
+    found = _following(log_p, known_of(known))
     assert (found.expected == SUM).double().mean() > 0.9
 
 
@@ -114,17 +110,16 @@ def told_of(n_pairs: int = 3, n_keeps: int = 30) -> Told:
     return told_batch([editing_form(subject)], [examples])
 
 
-def fit_of(told: Told) -> tuple[ComponentRun, Fit, Asked]:
+def fit_of(told: Told) -> tuple[ComponentRun, Fit, Known]:
     """A fit to what is known, in the order of `told`."""
     run = ComponentRun.of(told, 0)
     wanted = torch.where(told.role[0] == PAIR, told.wanted[0], observed(told).old[0].argmax(-1))
-    asked = Asked.of(told, 0, wanted)
-    tokens = asked.answers[asked.wanted]
-    return run, fitted(run.only(asked.known), AT, tokens[asked.known], STEPS), asked
+    known = Known.of(told, 0, wanted)
+    return run, fitted(run.only(known.shown), AT, known.tokens, STEPS), known
 
 
-def nothing_follows(said: torch.Tensor, asked: Asked) -> completion._Follows:
-    return completion._Follows(share=0.0, expected=torch.full((len(said),), UNKNOWN))
+def nothing_follows(said: torch.Tensor, known: Known) -> completion._Follows:
+    return completion._Follows(reach=0.0, expected=torch.full((len(said),), UNKNOWN))
 
 
 def right(run: ComponentRun, change: torch.Tensor, told: Told) -> float:
@@ -135,35 +130,34 @@ def right(run: ComponentRun, change: torch.Tensor, told: Told) -> float:
 
 def test_a_subject_that_adds_comes_right_from_a_part_of_its_answers():
     told = told_of()
-    run, first, asked = fit_of(told)
-    before, after = right(run, first.change, told), right(run, completed(run, first, asked, STEPS), told)
+    run, first, known = fit_of(told)
+    before, after = right(run, first.change, told), right(run, completed(run, first, known, STEPS), told)
     assert before < 0.9
     assert after > 0.97
 
 
 def test_where_nothing_follows_the_surest_fit_is_taken_if_it_is_sure(monkeypatch):
     monkeypatch.setattr(completion, "_following", nothing_follows)
-    run, first, asked = fit_of(told_of())
+    run, first, known = fit_of(told_of())
 
     def left(change: torch.Tensor) -> float:
-        return entropy(run.said(AT, change)[1][asked.other][:, asked.answers].softmax(-1))
+        return entropy(run.said(AT, change)[1][known.other][:, known.answers].softmax(-1))
 
     monkeypatch.setattr(completion, "SURE", float("inf"))
-    surest = completed(run, first, asked, STEPS)
-    tokens = asked.answers[asked.wanted][asked.known]
-    fits = [fitted(run.only(asked.known), AT, tokens, STEPS, price=p).change for p in completion.PRICES]
+    surest = completed(run, first, known, STEPS)
+    fits = [fitted(run.only(known.shown), AT, known.tokens, STEPS, price=p).change for p in completion.PRICES]
     assert left(surest) == pytest.approx(min(left(one) for one in (first.change, *fits)))
     assert left(surest) < left(first.change)
     monkeypatch.setattr(completion, "SURE", 0.0)
-    assert torch.equal(completed(run, first, asked, STEPS), first.change)
+    assert torch.equal(completed(run, first, known, STEPS), first.change)
 
 
 def test_a_fit_that_is_not_finite_is_never_the_surest(monkeypatch):
     monkeypatch.setattr(completion, "_following", nothing_follows)
     monkeypatch.setattr(completion, "SURE", float("inf"))
-    run, first, asked = fit_of(told_of())
+    run, first, known = fit_of(told_of())
     broken = dataclasses.replace(first, change=torch.full_like(first.change, torch.nan))
-    assert completed(run, broken, asked, STEPS).isfinite().all()
+    assert completed(run, broken, known, STEPS).isfinite().all()
 
 
 def test_a_completion_that_loses_the_pairs_is_dropped(monkeypatch):
@@ -172,24 +166,109 @@ def test_a_completion_that_loses_the_pairs_is_dropped(monkeypatch):
     plain = mended(told, seen, 0, STEPS, complete=False)
     assert plain is not None
     for lost in (0.0, torch.nan):
-        monkeypatch.setattr(components, "completed", lambda *asked, lost=lost: asked[1].change * lost)
+        monkeypatch.setattr(components, "completed", lambda *known, lost=lost: known[1].change * lost)
         found = mended(told, seen, 0, STEPS)
         assert found is not None
         assert torch.equal(found.change, plain.change)
         assert torch.equal(found.looks, plain.looks)
 
 
-def test_a_fit_begins_where_it_is_told_to_and_a_price_makes_it_smaller():
-    run, first, asked = fit_of(told_of())
-    shown, tokens = run.only(asked.known), asked.answers[asked.wanted][asked.known]
-    again = fitted(shown, AT, tokens, STEPS, start=first.change)
-    assert again.loss <= first.loss
-    assert (again.change - first.change).norm() < first.change.norm()
-    dear = fitted(shown, AT, tokens, STEPS, price=0.1)
-    assert dear.change.norm() < first.change.norm()
+def test_a_fit_begins_where_it_is_told_to_and_its_price_is_that_of_the_whole_change():
+    run, first, known = fit_of(told_of())
+    shown = run.only(known.shown)
+    again = fitted(shown, AT, known.tokens, 1, start=first.change)
+    assert again.loss < fitted(shown, AT, known.tokens, 1).loss
+    dear = fitted(shown, AT, known.tokens, STEPS, price=1e3, start=first.change)
+    assert dear.change.norm() < 0.1 * first.change.norm()
 
 
-def test_padding_and_company_change_no_completion():
+def scripted(monkeypatch, follows: list[tuple[float, torch.Tensor]]) -> list[dict]:
+    """What `_following` says from call to call; returns what fits from a start were asked."""
+    script, asked = iter(follows), []
+
+    def following(said: torch.Tensor, known: Known) -> completion._Follows:
+        reach, expected = next(script)
+        return completion._Follows(reach=reach, expected=expected)
+
+    def spied(run: ComponentRun, at, wanted: torch.Tensor, n_steps: int, **more) -> Fit:
+        fit = fitted(run, at, wanted, n_steps, **more)
+        asked.append({"wanted": wanted, "n": len(run.position), "fit": fit.change, **more})
+        return fit
+
+    monkeypatch.setattr(completion, "_following", following)
+    monkeypatch.setattr(completion, "fitted", spied)
+    return asked
+
+
+def test_what_follows_becomes_a_target_until_nothing_new_does_and_never_overrules_what_is_shown(monkeypatch):
+    run, first, known = fit_of(told_of())
+    none = torch.full((N,), UNKNOWN)
+    part = none.clone()
+    part[: N // 2] = 0
+    every = torch.zeros_like(none)
+    asked = scripted(monkeypatch, [(0.5, none), (0.2, none), (1.5, part), (2.0, every), (2.0, every)])
+    change = completed(run, first, known, STEPS)
+    of_prices, rounds = asked[:2], asked[2:]
+    assert [one["price"] for one in of_prices] == list(completion.PRICES)
+    assert len(rounds) == 2
+    # begun from the fit from which most follows, then each from the one before
+    assert torch.equal(rounds[0]["start"], of_prices[1]["fit"])
+    assert torch.equal(rounds[1]["start"], rounds[0]["fit"])
+    assert torch.equal(change, rounds[1]["fit"])
+    for one, expected in zip(rounds, (part, every), strict=True):
+        taught = known.shown | (expected != UNKNOWN)
+        assert one["n"] == int(taught.sum())
+        shown = known.shown[taught]
+        assert torch.equal(one["wanted"][shown], known.tokens)
+        assert (one["wanted"][~shown] == known.answers[0]).all()
+
+
+@pytest.mark.parametrize("then", [UNKNOWN, 1])
+def test_rounds_end_where_nothing_follows_any_more_and_after_the_last(then, monkeypatch):
+    run, first, known = fit_of(told_of())
+    monkeypatch.setattr(completion, "MOST_ROUNDS", 3)
+    states = [torch.full((N,), value) for value in (0, then, 0, 1)]
+    asked = scripted(monkeypatch, [(1.0, states[0])] * 3 + [(1.0, one) for one in states[1:]])
+    completed(run, first, known, STEPS)
+    assert len(asked) - len(completion.PRICES) == (1 if then == UNKNOWN else 3)
+
+
+def test_from_unrelated_facts_nothing_follows():
+    facts = torch.randint(P, (N,), generator=torch.Generator().manual_seed(5))
+    none = torch.zeros(N, dtype=torch.bool)
+    assert _following(surest_first(facts, torch.zeros(N)), known_of(none)).reach == 0
+    assert _following(surest_first(SUM, torch.zeros(N)), known_of(none)).reach == 2
+
+
+def test_tokens_behind_the_one_that_is_asked_at_carry_no_information():
+    told = told_of()
+    before = dataclasses.replace(told, position=torch.ones_like(told.position))
+    tokens = before.tokens.clone()
+    tokens[:, ::2, 2] = (tokens[:, ::2, 2] + 1) % P
+    other = dataclasses.replace(before, tokens=tokens)
+    wanted = torch.zeros(N, dtype=torch.long)
+    assert torch.equal(Known.of(before, 0, wanted).ids, Known.of(other, 0, wanted).ids)
+    assert not torch.equal(Known.of(told, 0, wanted).ids, Known.of(before, 0, wanted).ids)
+
+
+def test_an_editor_completes_repairs_unless_it_is_made_without():
+    told = told_of()
+
+    def change_of(*without: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        sizes = {"width": 8, "map_width": 8, "map_layers": 1, "n_steps": 4}
+        editor = Editor(**sizes, component_steps=STEPS, without=without).double().eval()
+        return editor(told, deep=True).mended[0].change
+
+    seen = observed(told)
+    for without, complete in (((), True), (("completion",), False)):
+        expected = mended(told, seen, 0, STEPS, complete=complete)
+        assert expected is not None
+        assert torch.equal(change_of(*without), expected.change)
+    assert not torch.equal(change_of(), change_of("completion"))
+
+
+def test_padding_changes_no_completion():
     told = told_of()
     alone = mended(told, observed(told), 0, STEPS)
 

@@ -10,8 +10,9 @@ import torch
 from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.editing import SubjectEditor
 from metamodel.features.observed import Told, observed
-from metamodel.networks.editing import component_fit, components
+from metamodel.networks.editing import components, suspects
 from metamodel.networks.editing.clues import LEFT_REMOVED, MOST_ODD, Clues, clues, most_left
+from metamodel.networks.editing.component_fit import ComponentRun, fitted
 from metamodel.networks.editing.components import Mended, mended
 from metamodel.networks.editing.editor import Editor, _varied
 from metamodel.networks.editing.told import told_batch
@@ -188,7 +189,7 @@ def test_the_more_speaks_for_damage_the_less_is_asked_of_a_repair():
     told = told_of(subject, RIGHT)
     found = mended_of(told)
     assert found is not None
-    oddness = component_fit.ComponentRun.of(told, 0).oddness((name, head))
+    oddness = suspects.oddness(ComponentRun.of(told, 0), (name, head))
     assert found.clues.odd == min(oddness, MOST_ODD) > 0.5
     said = said_of(subject, told.tokens[0])[:, :N_ANSWERS].softmax(-1)
     entropies = [float(torch.special.entr(said[told.role[0] == r]).sum(-1).mean()) for r in (PAIR, KEEP)]
@@ -201,7 +202,8 @@ def test_the_more_speaks_for_damage_the_less_is_asked_of_a_repair():
         more = nothing._replace(**{clue: getattr(nothing, clue) + 0.2})
         assert most_left(nothing) < most_left(more) <= 1
         assert most_left(more._replace(**{clue: 20.0})) == 1
-    assert mended_of(told, left=lambda _: 0.1 * found.left) is None
+    assert mended_of(told, left=lambda _: 1.001 * found.left) is not None
+    assert mended_of(told, left=lambda _: 0.999 * found.left) is None
 
 
 def test_without_inputs_to_keep_pairs_are_compared_with_none():
@@ -278,16 +280,18 @@ def test_all_compete_where_any_could_be_a_repair_and_nothing_is_fitted_where_non
 
 def test_a_norm_out_of_line_speaks_for_a_head_and_its_many_weights_against_an_mlp():
     told = told_of(damaged("attn.W_O", 4.0)[0], RIGHT)
-    ran = component_fit.ComponentRun.of(told, 0)
+    ran = ComponentRun.of(told, 0)
     name, head = damaged("attn.W_O", 4.0)[1]
     others = [(name, h) for h in range(SHAPE.n_heads) if h != head]
-    assert ran.oddness((name, head)) > max(ran.oddness(at) for at in others)
+    odd = {at: suspects.oddness(ran, at) for at in suspects.suspects(ran)}
+    assert odd[name, head] > max(odd[at] for at in others)
     mlp = ("blocks.0.mlp.W_out", None)
-    assert ran.oddness(mlp) == 0
+    assert odd[mlp] == 0
     known = told.role[0] != UNLABELLED
-    for at, added in (((name, head), -ran.oddness((name, head))), (mlp, component_fit.MALUS)):
-        fit = component_fit.fitted(ran.only(known), at, told.wanted[0, known], 3)
-        assert fit.doubt == pytest.approx(math.log(fit.loss + component_fit.LEAST_LOSS) + added)
+    for at, added in (((name, head), -odd[name, head]), (mlp, suspects.MALUS)):
+        fit = fitted(ran.only(known), at, told.wanted[0, known], 3)
+        assert suspects.doubt(ran, fit) == pytest.approx(math.log(fit.loss + suspects.LEAST_LOSS) + added)
+    assert suspects.doubt(ran, dataclasses.replace(fit, loss=math.nan)) == math.inf
 
 
 def test_where_all_components_were_removed_nothing_fails():
@@ -339,6 +343,14 @@ def editor_of() -> SubjectEditor:
     return SubjectEditor(
         EditingCheckpoint(editor=network, sizes=sizes, refuse_below=0.0, zoo={}, splits=splits, training={})
     )
+
+
+def test_an_editor_moves_to_a_device_and_its_checkpoint_stays():
+    editor = editor_of()
+    assert editor.to("meta") is editor
+    parts = [*editor._network.parameters(), *editor._network.buffers()]
+    assert {one.device.type for one in parts} == {"meta"}
+    assert {one.device.type for one in editor.checkpoint.editor.parameters()} == {"cpu"}
 
 
 def test_a_repair_is_all_that_an_editor_writes_and_only_in_use():

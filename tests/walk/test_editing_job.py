@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import metamodel
 from data_gen.episodes.config import EditZooConfig
@@ -162,3 +163,29 @@ def test_the_benchmarks_of_editors_end_in_a_line_of_json(editing_job, checkpoint
     )
     assert done.returncode == 0, done.stderr
     assert keys <= set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_device_is_compared_with_the_cpu_or_refused_in_one_line_where_there_is_none(
+    editing_job, checkpoint
+):
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks/editing_device.py"),
+            str(checkpoint),
+            "--edits",
+            "2",
+            "--steps",
+            "4",
+        ],
+        cwd=editing_job,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    if torch.cuda.is_available():
+        assert json.loads(done.stdout.splitlines()[-1])["difference"]["median"] < 1e-3
+    else:
+        assert done.returncode == 2
+        assert done.stderr.startswith("device: expected a CUDA device that torch sees")

@@ -22,107 +22,114 @@ from metamodel.networks.editing.clues import entropy
 from metamodel.networks.editing.component_fit import At, ComponentRun, Fit, fitted
 
 PRICES = (1e-5, 3e-3)
-"""Of the size of a change, beside that of the first fit."""
+"""Of the square norm of a change, as `PRICE` of the first fit is: others that are tried beside it."""
 SUREST = (1.0, 0.7, 0.5, 0.35)
-"""Shares of the examples, the surest ones, from whose answers those of all may follow."""
+"""Shares of the examples, the surest ones, from whose answers those of all may follow: by the log odds of the
+best answer against the next, and what is shown before all."""
 SURE = 0.15
-"""In nats: a fit that leaves the subject less sure of what was not shown is not preferred for it."""
+"""In nats: the surest fit is taken only if it leaves at most this entropy where no answer was shown."""
 MOST_ROUNDS, ROUND_STEPS = 12, 30
 """Of telling a fit what follows from its answers, and of the fit in each: what follows is soon more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Asked:
-    """Examples of one subject, and what is known of them."""
+class Known:
+    """Examples of one subject without padding, and what is known of them."""
 
     ids: Int[Tensor, "example pos"]
     """As `token_ids` gives them."""
     answers: Int[Tensor, " answer"]
     """Tokens."""
-    known: Bool[Tensor, " example"]
     wanted: Int[Tensor, " example"]
-    """Index of the answer, of those that are known."""
+    """Index of the answer, of those that are shown."""
     pair: Bool[Tensor, " example"]
+    shown: Bool[Tensor, " example"]
+    """Pairs and inputs to keep."""
     other: Bool[Tensor, " example"]
     """Those without an answer."""
 
     @classmethod
-    def of(cls, told: Told, which: int, wanted: Int[Tensor, " example"]) -> "Asked":
+    def of(cls, told: Told, which: int, wanted: Int[Tensor, " example"]) -> "Known":
         """Args:
-        wanted: tokens, of all examples, padding included.
+        wanted: tokens, of all examples, padding included; of those that are shown they are candidate answers.
         """
         real = told.role[which] != PADDING
         role, answers = told.role[which, real], told.answers[which, told.answer_mask[which]]
         return cls(
             ids=token_ids(told.tokens, told.position)[which, real],
             answers=answers,
-            known=(role == PAIR) | (role == KEEP),
             wanted=(wanted[real, None] == answers).int().argmax(1),
             pair=role == PAIR,
+            shown=(role == PAIR) | (role == KEEP),
             other=role == UNLABELLED,
         )
 
+    @property
+    def tokens(self) -> Int[Tensor, " shown"]:
+        """Wanted of what is shown."""
+        return self.answers[self.wanted[self.shown]]
+
 
 @torch.no_grad()
-def completed(everywhere: ComponentRun, first: Fit, asked: Asked, n_steps: int) -> Tensor:
-    """The change of one component, `[unit, d_model]`.
+def completed(run: ComponentRun, first: Fit, known: Known, n_steps: int) -> Float[Tensor, "unit d_model"]:
+    """The change of one component.
 
     Args:
-        everywhere: run on all examples.
-        first: of what is known.
-        n_steps: of a fit to what is known.
+        run: on all examples.
+        first: to what is shown.
+        n_steps: of a fit to what is shown.
     """
-    shown, at = everywhere.only(asked.known), first.at
-    tokens = asked.answers[asked.wanted]
-    fits = [first.change]
-    fits += [fitted(shown, at, tokens[asked.known], n_steps, price=price).change for price in PRICES]
-    said = [_said(everywhere, at, change, asked) for change in fits]
-    follows = [_following(one, asked) for one in said]
-    best = max(range(len(fits)), key=lambda i: follows[i].share)
-    change, now = fits[best], follows[best]
-    if not now.share:
-        left = [entropy(one[asked.other].exp()) for one in said]
-        surest = min(range(len(fits)), key=lambda i: left[i] if math.isfinite(left[i]) else math.inf)
-        return fits[surest] if left[surest] <= SURE else first.change
+    at, shown = first.at, run.only(known.shown)
+    changes = [first.change]
+    changes += [fitted(shown, at, known.tokens, n_steps, price=price).change for price in PRICES]
+    said = [_said(run, at, change, known) for change in changes]
+    follows = [_following(one, known) for one in said]
+    best = max(range(len(changes)), key=lambda i: follows[i].reach)
+    if not follows[best].reach:
+        left = [entropy(one[known.other].exp()) for one in said]
+        surest = min(range(len(changes)), key=lambda i: left[i] if math.isfinite(left[i]) else math.inf)
+        return changes[surest] if left[surest] <= SURE else first.change
+    change, now = changes[best], follows[best].expected
     for _ in range(MOST_ROUNDS):
-        taught = asked.known | (now.expected != UNKNOWN)
-        index = torch.where(asked.known, asked.wanted, now.expected.clamp_min(0))
-        wanted = asked.answers[index[taught]]
-        change = fitted(everywhere.only(taught), at, wanted, ROUND_STEPS, start=change).change
-        before, now = now, _following(_said(everywhere, at, change, asked), asked)
-        if not now.share or bool((now.expected == before.expected).all()):
+        taught = known.shown | (now != UNKNOWN)
+        wanted = torch.where(known.shown, known.wanted, now.clamp_min(0))[taught]
+        change = fitted(run.only(taught), at, known.answers[wanted], ROUND_STEPS, start=change).change
+        before, now = now, _following(_said(run, at, change, known), known).expected
+        if bool((now == UNKNOWN).all()) or bool((now == before).all()):
             break
     return change
 
 
-def _said(run: ComponentRun, at: At, change: Tensor, asked: Asked) -> Float[Tensor, "example answer"]:
+def _said(
+    run: ComponentRun, at: At, change: Float[Tensor, "unit d_model"], known: Known
+) -> Float[Tensor, "example answer"]:
     """Logarithms of probabilities."""
-    return run.said(at, change)[1][:, asked.answers].log_softmax(-1)
+    return run.said(at, change)[1][:, known.answers].log_softmax(-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Follows:
-    share: float
-    """Of examples whose answer follows, and that of proportions that are known; 0 where no answer follows."""
     expected: Int[Tensor, " example"]
     """Index of the answer that follows, or UNKNOWN."""
+    reach: float
+    """Share of examples whose answer follows and share of proportions that are known, added; 0 where no
+    answer follows."""
 
 
-def _following(said: Float[Tensor, "example answer"], asked: Asked) -> _Follows:
+def _following(said: Float[Tensor, "example answer"], known: Known) -> _Follows:
     """What follows from the surest answers, of that share of them from which the most does."""
     top = said.topk(min(2, said.shape[1]), dim=1).values
-    sure = torch.where(asked.known, torch.inf, top[:, 0] - top[:, -1])
-    own = torch.where(asked.known, asked.wanted, said.argmax(1))
-    shown = torch.ones_like(asked.known)[None]
-    mask = torch.ones_like(asked.answers, dtype=torch.bool)[None]
+    sure = torch.where(known.shown, torch.inf, top[:, 0] - top[:, -1])
+    own = torch.where(known.shown, known.wanted, said.argmax(1))
+    everything = torch.ones_like(known.shown)[None]
+    mask = torch.ones_like(known.answers, dtype=torch.bool)[None]
     found: list[_Follows] = []
     for share in SUREST:
-        n = max(1, round(share * len(sure)))
-        least = sure.topk(n).values[-1]
-        witnesses = torch.where(sure >= least, own, UNKNOWN)[None]
-        one = proportions(asked.ids[None], shown, witnesses, mask)
-        expected = one.expected[0]
+        least = sure.topk(max(1, round(share * len(sure)))).values[-1]
+        witnesses = torch.where(sure >= least, own, UNKNOWN)
+        read = proportions(known.ids[None], everything, witnesses[None], mask)
+        expected = read.expected[0]
         follows = float((expected != UNKNOWN).float().mean())
-        share = follows + float(known_share(one.fourth[0])) if follows else 0.0
-        found.append(_Follows(share=share, expected=expected))
-    return max(found, key=lambda one: one.share)
+        reach = follows + float(known_share(read.fourth[0])) if follows else 0.0
+        found.append(_Follows(expected=expected, reach=reach))
+    return max(found, key=lambda one: one.reach)

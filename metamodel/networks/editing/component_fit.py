@@ -6,7 +6,6 @@ component on.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,16 +21,8 @@ PRICE = 3e-4
 """Of the square norm of a change, relative to the mean of all components, beside a loss in nats."""
 LEAST_GAIN = 1e-9
 """In nats: steps that gain less end a fit."""
-REMOVED = 1e-4
-"""A component this small beside the median of all heads was removed."""
-LEAST_LOSS = 1e-5
-"""Losses and entropies below it, in nats, are none."""
 LEAST_SQUARE = 1e-3
 """A subject all of whose components were removed counts as if the sum of their square norms were this."""
-USUAL = 0.5
-"""How far the logarithm of a head's norm may lie from the median before it speaks for damage."""
-MALUS = 1.0
-"""What is added to the logarithm of an MLP's loss: it has several times as much to fit with."""
 
 At = tuple[str, int | None]
 """A weight, and the head of it."""
@@ -45,8 +36,6 @@ class Fit:
     change: Float[Tensor, "unit d_model"]
     loss: float
     """In nats, with the price of the change."""
-    doubt: float
-    """The less, the more likely is this component to blame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,38 +65,14 @@ class ComponentRun:
             config=self.config, weights=self.weights, taps=taps, position=self.position[among]
         )
 
-    def suspects(self) -> list[At]:
-        """Components that were removed; where none was, all."""
-        layers = range(self.config.n_layers)
-        every: list[At] = [
-            (f"blocks.{layer}.attn.W_O", head) for layer in layers for head in range(self.config.n_heads)
-        ]
-        if self.config.has_mlp:
-            every += [(f"blocks.{layer}.mlp.W_out", None) for layer in layers]
-        removed = [at for at in every if self.removed(at)]
-        return removed if 0 < len(removed) < len(every) else every
-
-    def removed(self, at: At) -> bool:
-        return float(self.own(at).norm()) <= REMOVED * float(self.heads().quantile(0.5))
-
     def own(self, at: At) -> Float[Tensor, "unit d_model"]:
         """What a component writes by."""
         name, head = at
         return self.weights[name][0] if head is None else self.weights[name][0, head]
 
-    def oddness(self, at: At) -> float:
-        """How far the size of a head is out of line with the others, in logarithms, beyond what is usual."""
-        if at[1] is None:
-            return 0.0
-        ratio = self.own(at).norm() / self.heads().quantile(0.5)
-        return max(0.0, abs(float(ratio.clamp_min(REMOVED).log())) - USUAL)
-
-    def heads(self) -> Float[Tensor, " head"]:
-        """Norms of all heads' `W_O`."""
-        names = [f"blocks.{layer}.attn.W_O" for layer in range(self.config.n_layers)]
-        return torch.cat([self.weights[name][0].flatten(1).norm(dim=1) for name in names])
-
-    def said(self, at: At, change: Float[Tensor, "unit d_model"]) -> tuple[Tensor, Tensor]:
+    def said(
+        self, at: At, change: Float[Tensor, "unit d_model"]
+    ) -> tuple[Float[Tensor, "example d_model"], Float[Tensor, "example d_vocab"]]:
         """The last residual stream and the logits at the answer positions, with a component changed."""
         name, head = at
         layer, config = int(name.split(".")[1]), self.config
@@ -138,25 +103,26 @@ def fitted(
     """The change of one component that makes all that is known come right.
 
     Args:
-        price: of the square norm of the whole change.
+        price: of the square norm of the whole change, as `PRICE` is.
         start: a change to begin from; none by default.
     """
     begun = torch.zeros_like(known.own(at)) if start is None else start
     sizes = [w.square().sum() for key, w in known.weights.items() if key.endswith((".W_O", ".W_out"))]
     n_components = known.config.n_layers * (known.config.n_heads + known.config.has_mlp)
-    price = price * n_components / max(float(torch.stack(sizes).sum()), LEAST_SQUARE)
+    factor = price * n_components / max(float(torch.stack(sizes).sum()), LEAST_SQUARE)
 
     def loss(flat: Tensor) -> Tensor:
         change = begun + flat.view_as(begun)
         said = known.said(at, change)[1].log_softmax(-1)
-        return price * change.square().sum() - said.gather(1, wanted[:, None]).mean()
+        return factor * change.square().sum() - said.gather(1, wanted[:, None]).mean()
 
     flat, least = minimised(loss, begun.numel(), n_steps=n_steps, least_gain=LEAST_GAIN, device=wanted.device)
-    doubt = np.log(least + LEAST_LOSS) - known.oddness(at) + MALUS * (at[1] is None)
-    return Fit(at=at, change=begun + flat.view_as(begun), loss=least, doubt=float(doubt))
+    return Fit(at=at, change=begun + flat.view_as(begun), loss=least)
 
 
-def whole_weight(weights: Weights, at: At, change: Float[Tensor, "unit d_model"]) -> Tensor:
+def whole_weight(
+    weights: Weights, at: At, change: Float[Tensor, "unit d_model"]
+) -> Float[Tensor, "*head unit d_model"]:
     """A change of one head as one of the whole weight."""
     name, head = at
     if head is None:

@@ -4,27 +4,29 @@ One component is small beside what pairs and inputs to keep say together: the ch
 that makes all of them come right makes inputs come right that were not shown. So each component is changed
 alone until what is known comes right, and the one that comes closest is blamed; one that was removed shows at
 once. Whether any is to blame shows in what was not shown: damage leaves a subject unsure, the right repair
-makes it sure, and any other change makes a sound subject less so (`clues.py`).
+makes it sure, and any other change makes a sound subject less so (`clues.py`). The fit of the component to
+blame is then completed (`completion.py`).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
+from metamodel.config.edits import CHANCE, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told
 from metamodel.networks.editing.clues import LEFT_REMOVED, Clues, clues, entropy, most_left
-from metamodel.networks.editing.completion import Asked, completed
-from metamodel.networks.editing.component_fit import LEAST_LOSS, At, ComponentRun, fitted, whole_weight
+from metamodel.networks.editing.completion import Known, completed
+from metamodel.networks.editing.component_fit import At, ComponentRun, fitted, whole_weight
+from metamodel.networks.editing.suspects import LEAST_LOSS, doubt, oddness, removed, suspects
 
 LEAST_UNSURE = 0.01
 """Mean entropy, in nats, of what is said of inputs without an answer, below which no damage is looked for."""
 LEAST_LEFT = 1e-3
-"""In nats: where a repair would have to leave less, none is looked for."""
+"""In nats: where a repair of any component would have to leave less, none is looked for."""
 LEAST_RIGHT = 0.9
 """Share of the pairs that a repair must answer as wanted."""
 N_LOOKS = 4
@@ -49,7 +51,8 @@ class Mended:
     clues: Clues
     """What spoke for its damage."""
     left: float
-    """How many times the entropy a fit to what is known left, by which it was taken for a repair."""
+    """Entropy behind the fit to what is known, relative to that before: by it the component was taken for
+    damaged, before the fit was completed."""
 
 
 def mended(
@@ -85,36 +88,37 @@ def mended(
     wanted = torch.where(pair, told.wanted[which], says)
     if (says == wanted)[pair].all():
         return None
-    everywhere = ComponentRun.of(told, which)
-    found = {at: clues(told, seen, which, everywhere.oddness(at)) for at in everywhere.suspects()}
-    most = {at: before * (LEFT_REMOVED if everywhere.removed(at) else left(found[at])) for at in found}
-    if max(most.values()) < LEAST_LEFT:
+    run, known = ComponentRun.of(told, which), Known.of(told, which, wanted)
+    found = {at: clues(told, seen, which, oddness(run, at)) for at in suspects(run)}
+    most = {at: before * (LEFT_REMOVED if removed(run, at) else left(found[at])) for at in found}
+    if not max(most.values()) >= LEAST_LEFT:
         return None
-    known = pair | (role == KEEP)
-    shown = everywhere.only(known[role != PADDING])
-    fits = [fitted(shown, at, wanted[known], n_steps) for at in found]
-    best = min(fits, key=lambda one: one.doubt if np.isfinite(one.doubt) else np.inf)
-    asked = Asked.of(told, which, wanted)
-    at_first = _entropy_left(everywhere, best.at, best.change, asked)
+    shown = run.only(known.shown)
+    fits = [fitted(shown, at, known.tokens, n_steps) for at in found]
+    best = min(fits, key=lambda one: doubt(run, one))
+    change, after = best.change, _entropy_left(run, best.at, best.change, known)
+    at_first = after
     # what is not finite is no repair
     if not at_first <= most[best.at]:
         return None
-    change = completed(everywhere, best, asked, n_steps) if complete else best.change
-    at_last = _entropy_left(everywhere, best.at, change, asked)
-    after, change = (at_last, change) if np.isfinite(at_last) else (at_first, best.change)
+    if complete:
+        whole = completed(run, best, known, n_steps)
+        at_last = _entropy_left(run, best.at, whole, known)
+        if math.isfinite(at_last):
+            change, after = whole, at_last
     behind = seen.stream[which].clone()
-    behind[role != PADDING] = everywhere.said(best.at, change)[0].to(behind.dtype)
+    behind[role != PADDING] = run.said(best.at, change)[0].to(behind.dtype)
     name, head = best.at
     looks = [
         1.0,
-        np.log(after + LEAST_LOSS),
-        np.log((after + LEAST_LOSS) / before),
-        np.log(best.loss + LEAST_LOSS),
+        math.log(after + LEAST_LOSS),
+        math.log((after + LEAST_LOSS) / before),
+        math.log(best.loss + LEAST_LOSS),
     ]
     return Mended(
         name=name,
         head=head,
-        change=whole_weight(everywhere.weights, best.at, change).to(behind.dtype),
+        change=whole_weight(run.weights, best.at, change).to(behind.dtype),
         stream=behind,
         looks=torch.tensor(looks, dtype=behind.dtype, device=behind.device),
         clues=found[best.at],
@@ -122,11 +126,9 @@ def mended(
     )
 
 
-def _entropy_left(
-    everywhere: ComponentRun, at: At, change: Float[Tensor, "unit d_model"], asked: Asked
-) -> float:
+def _entropy_left(run: ComponentRun, at: At, change: Float[Tensor, "unit d_model"], known: Known) -> float:
     """Of what was not shown, in nats; NaN where a change does not make the pairs come right."""
-    said = everywhere.said(at, change)[1]
-    right = said[asked.pair].argmax(-1) == asked.answers[asked.wanted[asked.pair]]
-    left = entropy(said[asked.other][:, asked.answers].softmax(-1))
-    return left if right.double().mean() >= LEAST_RIGHT else float("nan")
+    said = run.said(at, change)[1]
+    right = said[known.pair].argmax(-1) == known.answers[known.wanted[known.pair]]
+    left = entropy(said[known.other][:, known.answers].softmax(-1))
+    return left if right.double().mean() >= LEAST_RIGHT else math.nan

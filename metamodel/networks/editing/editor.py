@@ -92,7 +92,7 @@ class Editor(nn.Module):
 
         One to read it; two for gates and one behind them; one for every correction; two where a component
         is looked for that is to blame. Fits to the known examples alone are not among them, and neither is
-        what runs from the last MLP on.
+        what runs from the last MLP on, or, where a repair is completed, from the component on.
         """
         looks = self.component_steps > 0 and self.gates is None and self.correct is None
         return 3 * (self.gates is not None) + self.recurrent + 2 * looks
