@@ -19,6 +19,7 @@ from metamodel.networks.editing.told import told_batch
 from metamodel.subjects import Subject, SubjectConfig, initial_weights
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.forward import forward
+from metamodel.subjects.gauge import random_gauge
 from metamodel.triples.edits import Examples
 
 P = 7
@@ -89,25 +90,32 @@ def said_of(subject: Subject) -> torch.Tensor:
 
 
 @functools.cache
-def told_of(n_pairs: int = 3, n_keeps: int = 30) -> Told:
+def damaged() -> Subject:
     """With the first head removed."""
     name, head = AT
     weight = adder().weights[name].clone()
     weight[head] = 0
-    subject = adder().with_weights({**adder().weights, name: weight})
-    wrong = said_of(subject).argmax(-1) != SUM
+    return adder().with_weights({**adder().weights, name: weight})
+
+
+@functools.cache
+def examples(n_pairs: int = 3, n_keeps: int = 30) -> Examples:
+    wrong = said_of(damaged()).argmax(-1) != SUM
     role = torch.full((N,), UNLABELLED)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
     role[order[wrong[order]][:n_pairs]] = PAIR
     role[order[~wrong[order]][:n_keeps]] = KEEP
-    examples = Examples(
+    return Examples(
         tokens=INPUTS,
         position=torch.full((N,), 2),
         role=role,
         wanted=torch.where(role == PAIR, SUM, 0),
         answers=torch.arange(P),
     )
-    return told_batch([editing_form(subject)], [examples])
+
+
+def told_of() -> Told:
+    return told_batch([editing_form(damaged())], [examples()])
 
 
 def fit_of(told: Told) -> tuple[ComponentRun, Fit, Known]:
@@ -266,6 +274,25 @@ def test_an_editor_completes_repairs_unless_it_is_made_without():
         assert expected is not None
         assert torch.equal(change_of(*without), expected.change)
     assert not torch.equal(change_of(), change_of("completion"))
+
+
+def said_after(subject: Subject, shown: Examples, *, complete: bool = True) -> torch.Tensor:
+    told = told_batch([editing_form(subject)], [shown])
+    found = mended(told, observed(told), 0, STEPS, complete=complete)
+    assert found is not None
+    weights = {**told.weights, found.name: told.weights[found.name] + found.change[None]}
+    return forward(weights, told.config, INPUTS).logits[0, :, -1].softmax(-1)
+
+
+def test_neither_a_gauge_nor_the_order_of_examples_moves_a_completed_repair_and_completing_it_does():
+    plain = said_after(damaged(), examples())
+    moved = random_gauge(damaged(), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(said_after(moved, examples()), plain, rtol=0, atol=1e-4)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    parts = {name: getattr(examples(), name)[order] for name in ("tokens", "position", "role", "wanted")}
+    other = dataclasses.replace(examples(), **parts)
+    torch.testing.assert_close(said_after(damaged(), other), plain, rtol=0, atol=1e-4)
+    assert (said_after(damaged(), examples(), complete=False) - plain).abs().max() > 0.1
 
 
 def test_padding_changes_no_completion():
