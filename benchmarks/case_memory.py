@@ -28,7 +28,7 @@ from metamodel.config.parser import command_parser, parse_options
 from metamodel.editing import SubjectEditor
 from metamodel.evaluation import metrics
 from metamodel.evaluation.bootstrap import Interval, interval, paired_difference, resampled_weights
-from metamodel.evaluation.editing.episodes import episode, judged_episodes, training_episodes
+from metamodel.evaluation.editing.episodes import episode, judged_episodes, test_episodes, training_episodes
 from metamodel.evaluation.editing.scores import scores
 from metamodel.evaluation.report import interval_line, plain_interval
 from metamodel.proposal import Proposal
@@ -148,12 +148,12 @@ def sibling(by_name: dict[str, Editable], id: str) -> Editable | None:
 
 
 def rule_episodes(by_name: dict[str, Editable], ids: Sequence[str], n: int) -> list[Episode]:
-    """The first test rule of each subject that has a sibling, with one, two and four pairs."""
+    """A test rule of each subject that has a sibling, drawn as in reports; with one, two and four pairs."""
     found = []
     for id in ids:
-        rules = [edit for edit in by_name[id].edits if edit.kind == "rule" and edit.test]
-        if rules and sibling(by_name, id) is not None:
-            found += [episode(by_name[id], rules[0], m, 0) for m in FEW]
+        if sibling(by_name, id) is not None:
+            rules = [e for e in test_episodes(by_name[id]) if e.edit.kind == "rule"]
+            found += [e for e in rules if pairs_of(e) in FEW]
     return found[: n * len(FEW)]
 
 
