@@ -39,15 +39,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--edits", type=int, default=40, help="edits that are proposed")
     parser.add_argument("--steps", type=int, default=100, help="steps of training; 0 trains none")
     given = parse_options(parser, arguments)
-    place = torch.device(given.device)
-    there = place.type == "cuda" and torch.cuda.is_available()
+    seen = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    there = torch.cuda.is_available() and given.device in seen
     expected = "a CUDA device that torch sees, such as cuda"
     require(there, "device", expected=expected, got=given.device, do="Run it where there is one.")
     torch.set_num_threads(1)
     zoo = EditZoo.open(Path(given.zoo))
     one, other = (SubjectEditor.from_pretrained(given.checkpoint) for _ in range(2))
     places = {"cpu": one, given.device: other.to(given.device)}
-    report = {"device": torch.cuda.get_device_name(place)} | proposed(places, zoo, given.edits)
+    report = {"device": torch.cuda.get_device_name(given.device)} | proposed(places, zoo, given.edits)
     if given.steps:
         report["steps_per_second"] = {
             accelerator: speed(accelerator, zoo, given.zoo, one, given.steps)

@@ -96,11 +96,11 @@ def mended(
     shown = run.only(known.shown)
     fits = [fitted(shown, at, known.tokens, n_steps) for at in found]
     best = min(fits, key=lambda one: doubt(run, one))
-    change, after = best.change, _entropy_left(run, best.at, best.change, known)
-    at_first = after
+    at_first = _entropy_left(run, best.at, best.change, known)
     # what is not finite is no repair
     if not at_first <= most[best.at]:
         return None
+    change, after = best.change, at_first
     if complete:
         whole = completed(run, best, known, n_steps)
         at_last = _entropy_left(run, best.at, whole, known)
