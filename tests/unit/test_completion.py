@@ -5,6 +5,7 @@ import functools
 
 import pytest
 import torch
+from trained_subject import said_of, taught
 
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Told, observed
@@ -16,7 +17,7 @@ from metamodel.networks.editing.component_fit import ComponentRun, Fit, fitted
 from metamodel.networks.editing.components import mended
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.told import told_batch
-from metamodel.subjects import Subject, SubjectConfig, initial_weights
+from metamodel.subjects import Subject, SubjectConfig
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.forward import forward
 from metamodel.subjects.gauge import random_gauge
@@ -72,21 +73,7 @@ def test_what_is_known_is_a_witness_however_sure_the_subject_is_of_the_rest():
 
 @functools.cache
 def adder() -> Subject:
-    weights = initial_weights(SHAPE, [torch.Generator().manual_seed(0)])
-    weights = {name: w.clone().requires_grad_() for name, w in weights.items()}
-    search = torch.optim.AdamW(weights.values(), lr=5e-3, weight_decay=0.1)
-    for _ in range(500):
-        said = forward(weights, SHAPE, INPUTS).logits[0, :, -1]
-        search.zero_grad()
-        torch.nn.functional.cross_entropy(said, SUM).backward()
-        search.step()
-    subject = Subject(config=SHAPE, weights={k: w.detach()[0] for k, w in weights.items()}).double()
-    assert (said_of(subject).argmax(-1) == SUM).all()
-    return subject
-
-
-def said_of(subject: Subject) -> torch.Tensor:
-    return forward(subject.stacked, subject.config, INPUTS).logits[0, :, -1]
+    return taught(SHAPE, INPUTS, SUM, seed=0, steps=500, weight_decay=0.1)
 
 
 @functools.cache
@@ -100,7 +87,7 @@ def damaged() -> Subject:
 
 @functools.cache
 def examples(n_pairs: int = 3, n_keeps: int = 30) -> Examples:
-    wrong = said_of(damaged()).argmax(-1) != SUM
+    wrong = said_of(damaged(), INPUTS).argmax(-1) != SUM
     role = torch.full((N,), UNLABELLED)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
     role[order[wrong[order]][:n_pairs]] = PAIR

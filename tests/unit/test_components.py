@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from trained_subject import said_of, taught
 
 from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.editing import SubjectEditor
@@ -16,7 +17,7 @@ from metamodel.networks.editing.component_fit import ComponentRun, fitted
 from metamodel.networks.editing.components import Mended, mended
 from metamodel.networks.editing.editor import Editor, _varied
 from metamodel.networks.editing.told import told_batch
-from metamodel.subjects import Subject, SubjectConfig, initial_weights
+from metamodel.subjects import Subject, SubjectConfig
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.forward import forward
 from metamodel.training.editing_checkpoint import EditingCheckpoint, EditorSizes
@@ -34,26 +35,10 @@ TABLE = torch.randint(N_ANSWERS, (20,), generator=torch.Generator().manual_seed(
 RIGHT = TABLE[torch.where(TOKENS[:, 3] == 20, TOKENS[:, 1], TOKENS[:, 2])]
 
 
-def said_of(subject: Subject, tokens: torch.Tensor) -> torch.Tensor:
-    return forward(subject.stacked, subject.config, tokens).logits[0, :, -1]
-
-
 @functools.cache
 def trained(**shape) -> Subject:
     """A subject that learned the table, and is sure of it."""
-    config = dataclasses.replace(SHAPE, **shape)
-    weights = initial_weights(config, [torch.Generator().manual_seed(1)])
-    weights = {name: w.clone().requires_grad_() for name, w in weights.items()}
-    search = torch.optim.AdamW(weights.values(), lr=5e-3, weight_decay=0.01)
-    for _ in range(400):
-        said = forward(weights, config, TOKENS).logits[0, :, -1]
-        search.zero_grad()
-        torch.nn.functional.cross_entropy(said, RIGHT).backward()
-        search.step()
-    weights = {name: w.detach()[0] for name, w in weights.items()}
-    subject = Subject(config=config, weights=weights, name="trained").double()
-    assert (said_of(subject, TOKENS).argmax(-1) == RIGHT).all()
-    return subject
+    return taught(dataclasses.replace(SHAPE, **shape), TOKENS, RIGHT, seed=1, steps=400, weight_decay=0.01)
 
 
 At = tuple[str, int | None]
