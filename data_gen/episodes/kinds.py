@@ -19,6 +19,8 @@ from metamodel.triples.edits import Edit
 REWRITTEN = (1, 4, 16)
 """Facts that one edit rewrites."""
 RULE_TEST_SHARE = 0.3
+CONTRADICTING = (2, 4, 16)
+"""Pairs of an infeasible edit."""
 
 
 def is_test_rule(rule: str, modulus: int) -> bool:
@@ -119,13 +121,34 @@ def transplanted(domain: Domain, donor: Domain) -> Iterator[Edit]:
 
 
 def infeasible(domain: Domain, generator: torch.Generator, n: int) -> Iterator[Edit]:
-    """Answers of one behavior drawn anew for every input: no few pairs tell them."""
+    """Answers of one behavior drawn anew for every input: no few pairs tell them.
+
+    Two of the pairs contradict every edit that carries over to other inputs: they ask for the same, in two
+    ways, or, where everything is asked once, had the same answer, and two answers are wanted. (Any two pairs
+    of different answers are those of some rule of a subject that adds.)
+    """
+    question = domain.key * (len(domain.table) + 1) + domain.second + 1
     for _ in range(n):
         group = int(torch.randint(int(domain.group.max()) + 1, (1,), generator=generator))
         inside = domain.group == group
         drawn = torch.randint(len(domain.answers), inside.shape, generator=generator)
+        # pairs are chosen by draws of their own: what is drawn behind them does not hang on how
+        choice = generator.clone_state()
+        shown = (inside & ~domain.unseen).nonzero()[:, 0]
+        shown = shown[torch.randperm(len(shown), generator=choice)]
+        several = len(question[shown].unique()) < len(shown)
+        alike = (question if several else domain.value())[shown]
+        first = next(i for i in range(len(shown)) if (alike == alike[i]).sum() > 1)
+        second = first + 1 + int((alike[first + 1 :] == alike[first]).int().argmax())
+        one, other = shown[first], shown[second]
+        step = torch.randint(1, len(domain.answers), (1,), generator=choice)
+        drawn[other] = (drawn[one] + step) % len(domain.answers)
+        rest = torch.cat([shown[:first], shown[first + 1 : second], shown[second + 1 :]])
+        m = CONTRADICTING[int(torch.randint(len(CONTRADICTING), (1,), generator=choice))]
+        pool = torch.zeros_like(inside)
+        pool[torch.cat([one[None], other[None], rest[: m - 2]])] = True
         wanted = torch.where(inside, domain.answers[drawn], domain.answer())
-        yield _edit("infeasible", f"behavior {group}", wanted, _grouped(inside), inside, 0)
+        yield _edit("infeasible", f"behavior {group}", wanted, _grouped(inside), pool, int(pool.sum()))
 
 
 def _grouped(inside: Bool[Tensor, " input"]) -> Int[Tensor, " input"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from metamodel.config.edits import EditKind
 from metamodel.subjects.subject import Subject
 
-EDITS_VERSION = 2
+EDITS_VERSION = 3
 """Form of a zoo of edits."""
 
 

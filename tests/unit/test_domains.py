@@ -250,8 +250,23 @@ def test_what_is_disabled_transplanted_or_infeasible_concerns_one_behavior():
         assert torch.equal(edit.wanted[inside], donor.answer()[inside])
         assert torch.equal(edit.wanted[~inside], domain.answer()[~inside])
         assert edit.n_pairs == int(inside.sum())
-    for edit in infeasible(domain, generator(0), 2):
-        assert (edit.wanted[edit.scope == IN_SCOPE] != domain.answer()[edit.scope == IN_SCOPE]).any()
+
+
+@pytest.mark.parametrize("family", ["lookup", "grid", "recall", "operators", "affine"])
+def test_pairs_of_an_infeasible_edit_contradict_each_other(family):
+    domain = drawn(family)
+    for edit in infeasible(domain, generator(0), 12):
+        inside = edit.scope == IN_SCOPE
+        assert (edit.wanted[inside] != domain.answer()[inside]).any()
+        assert torch.equal(edit.wanted[~inside], domain.answer()[~inside])
+        assert int(edit.pool.sum()) == edit.n_pairs
+        assert not (edit.pool & (domain.unseen | ~inside)).any()
+        once = len(domain.key[inside].unique()) == inside.sum()
+        alike = domain.value() if once else domain.key * 1000 + domain.second
+        asked = {}
+        for what, wanted in zip(alike[edit.pool].tolist(), edit.wanted[edit.pool].tolist(), strict=True):
+            asked.setdefault(what, set()).add(wanted)
+        assert max(map(len, asked.values())) > 1
 
 
 def test_a_backdoor_answers_one_token_behind_the_trigger_and_cleaning_asks_for_the_rest():
