@@ -9,17 +9,18 @@ several prices the one is taken that leaves the subject surest.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
+from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import Told
 from metamodel.features.prompt_kernels import token_ids
 from metamodel.features.proportions import UNKNOWN, known_share, proportions
 from metamodel.networks.editing.clues import entropy
-from metamodel.networks.editing.component_fit import At, ComponentRun, Fit, fitted
+from metamodel.networks.editing.component_fit import At, ComponentRun, examples_of, fitted
 
 PRICES = (1e-5, 3e-3)
 """Of the square norm of a change, as `PRICE` of the first fit is: others that are tried beside it."""
@@ -28,6 +29,8 @@ SUREST = (1.0, 0.7, 0.5, 0.35)
 best answer against the next, and what is shown before all."""
 SURE = 0.15
 """In nats: the surest fit is taken only if it leaves at most this entropy where no answer was shown."""
+LEAST_RIGHT = 0.9
+"""Share of the pairs that a repair must answer as wanted."""
 MOST_ROUNDS, ROUND_STEPS = 12, 30
 """Of telling a fit what follows from its answers, and of the fit in each: what follows is soon more."""
 
@@ -52,13 +55,15 @@ class Known:
     def of(cls, told: Told, which: int, wanted: Int[Tensor, " example"]) -> "Known":
         """Args:
         wanted: tokens, of all examples, padding included; of those that are shown they are candidate answers.
+
+        Returns: in the order of `examples_of`.
         """
-        real = told.role[which] != PADDING
-        role, answers = told.role[which, real], told.answers[which, told.answer_mask[which]]
+        own = examples_of(told, which)
+        role, answers = told.role[which, own], told.answers[which, told.answer_mask[which]]
         return cls(
-            ids=token_ids(told.tokens, told.position)[which, real],
+            ids=token_ids(told.tokens, told.position)[which, own],
             answers=answers,
-            wanted=(wanted[real, None] == answers).int().argmax(1),
+            wanted=(wanted[own, None] == answers).int().argmax(1),
             pair=role == PAIR,
             shown=(role == PAIR) | (role == KEEP),
             other=role == UNLABELLED,
@@ -70,50 +75,78 @@ class Known:
         return self.answers[self.wanted[self.shown]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidate:
+    """A change of one component, and what the subject then says."""
+
+    change: Float[Tensor, "unit d_model"]
+    left: float
+    """Entropy of what was not shown, in nats; NaN where the pairs do not come right."""
+    expected: Int[Tensor, " example"]
+    """Index of the answer that follows from the surest ones, or UNKNOWN."""
+    reach: float
+    """Share of examples whose answer follows and share of proportions that are known, added; 0 where no
+    answer follows."""
+
+    @classmethod
+    def of(
+        cls, run: ComponentRun, at: At, change: Float[Tensor, "unit d_model"], known: Known
+    ) -> "Candidate":
+        said = run.said(at, change)[1]
+        right = said[known.pair].argmax(-1) == known.answers[known.wanted[known.pair]]
+        among = said[:, known.answers].log_softmax(-1)
+        left = entropy(among[known.other].exp()) if right.double().mean() >= LEAST_RIGHT else math.nan
+        follows = _following(among, known)
+        return cls(change=change, left=left, expected=follows.expected, reach=follows.reach)
+
+    @property
+    def right(self) -> bool:
+        """Whether the pairs come right, and all is finite."""
+        return math.isfinite(self.left)
+
+
 @torch.no_grad()
-def completed(run: ComponentRun, first: Fit, known: Known, n_steps: int) -> Float[Tensor, "unit d_model"]:
+def completed(run: ComponentRun, at: At, first: Candidate, known: Known, n_steps: int) -> Candidate:
     """The change of one component.
 
     Args:
         run: on all examples.
-        first: to what is shown.
+        first: of a fit to what is shown; its pairs come right.
         n_steps: of a fit to what is shown.
     """
-    at, shown = first.at, run.only(known.shown)
-    changes = [first.change]
-    changes += [fitted(shown, at, known.tokens, n_steps, price=price).change for price in PRICES]
-    said = [_said(run, at, change, known) for change in changes]
-    follows = [_following(one, known) for one in said]
-    best = max(range(len(changes)), key=lambda i: follows[i].reach)
-    if not follows[best].reach:
-        left = [entropy(one[known.other].exp()) for one in said]
-        surest = min(range(len(changes)), key=lambda i: left[i] if math.isfinite(left[i]) else math.inf)
-        return changes[surest] if left[surest] <= SURE else first.change
-    change, now = changes[best], follows[best].expected
+
+    def fit(among: Bool[Tensor, " example"], wanted: Tensor, n: int, **more: Any) -> Candidate:
+        change = fitted(run.only(among), at, known.answers[wanted[among]], n, **more).change
+        return Candidate.of(run, at, change, known)
+
+    def told_what_follows(one: Candidate, start: Candidate, n: int) -> Candidate:
+        wanted = torch.where(known.shown, known.wanted, one.expected.clamp_min(0))
+        return fit(known.shown | (one.expected != UNKNOWN), wanted, n, start=start.change)
+
+    tried = [first, *(fit(known.shown, known.wanted, n_steps, price=price) for price in PRICES)]
+    tried = [one for one in tried if one.right]
+    best = max(tried, key=lambda one: one.reach)
+    if not best.reach:
+        surest = min(tried, key=lambda one: one.left)
+        return surest if surest.left <= SURE else first
+    now = best
     for _ in range(MOST_ROUNDS):
-        taught = known.shown | (now != UNKNOWN)
-        wanted = torch.where(known.shown, known.wanted, now.clamp_min(0))[taught]
-        change = fitted(run.only(taught), at, known.answers[wanted], ROUND_STEPS, start=change).change
-        before, now = now, _following(_said(run, at, change, known), known).expected
-        if bool((now == UNKNOWN).all()) or bool((now == before).all()):
+        before, now = now, told_what_follows(now, now, ROUND_STEPS)
+        if now.right and now.reach >= best.reach:
+            best = now
+        if not now.reach or bool((now.expected == before.expected).all()):
             break
-    return change
-
-
-def _said(
-    run: ComponentRun, at: At, change: Float[Tensor, "unit d_model"], known: Known
-) -> Float[Tensor, "example answer"]:
-    """Logarithms of probabilities."""
-    return run.said(at, change)[1][:, known.answers].log_softmax(-1)
+    # short rounds can leave what is shown not quite right
+    last = told_what_follows(best, best, n_steps)
+    return last if last.right and last.reach >= best.reach else best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Follows:
+    """As of a candidate."""
+
     expected: Int[Tensor, " example"]
-    """Index of the answer that follows, or UNKNOWN."""
     reach: float
-    """Share of examples whose answer follows and share of proportions that are known, added; 0 where no
-    answer follows."""
 
 
 def _following(said: Float[Tensor, "example answer"], known: Known) -> _Follows:

@@ -49,14 +49,14 @@ class ComponentRun:
 
     @classmethod
     def of(cls, told: Told, which: int) -> "ComponentRun":
-        real = told.role[which] != PADDING
+        own = examples_of(told, which)
         weights = {key: w[which : which + 1].double() for key, w in told.weights.items()}
         parts = ["hook_resid_pre", "attn.hook_z"]
         parts += ["hook_resid_mid", "mlp.hook_post"] if told.config.has_mlp else []
         names = [f"blocks.{layer}.{part}" for layer in range(told.config.n_layers) for part in parts]
         with torch.no_grad():
-            taps = forward(weights, told.config, told.tokens[which, real][None], taps=names).taps
-        return cls(config=told.config, weights=weights, taps=dict(taps), position=told.position[which, real])
+            taps = forward(weights, told.config, told.tokens[which, own][None], taps=names).taps
+        return cls(config=told.config, weights=weights, taps=dict(taps), position=told.position[which, own])
 
     def only(self, among: Bool[Tensor, " example"]) -> "ComponentRun":
         """The same on some of the examples."""
@@ -89,6 +89,15 @@ class ComponentRun:
             run = run_blocks(weights, config, resid, first_layer=layer + 1, site=site)
         rows = torch.arange(len(self.position), device=self.position.device)
         return run.taps[last][0, rows, self.position], run.logits[0, rows, self.position]
+
+
+def examples_of(told: Told, which: int) -> Int[Tensor, " example"]:
+    """Indices of one subject's examples without padding, in an order that does not hang on the one they came
+    in: fits of many steps multiply rounding."""
+    real = (told.role[which] != PADDING).nonzero()[:, 0]
+    rows = torch.cat([told.role[which, :, None], told.tokens[which], told.position[which, :, None]], dim=1)
+    rows = rows[real].tolist()
+    return real[sorted(range(len(rows)), key=rows.__getitem__)]
 
 
 def fitted(

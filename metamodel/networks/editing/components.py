@@ -16,20 +16,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.config.edits import CHANCE, PADDING, PAIR, UNLABELLED
+from metamodel.config.edits import CHANCE, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told
 from metamodel.networks.editing.clues import LEFT_REMOVED, Clues, clues, entropy, most_left
-from metamodel.networks.editing.completion import Known, completed
-from metamodel.networks.editing.component_fit import At, ComponentRun, fitted, whole_weight
+from metamodel.networks.editing.completion import Candidate, Known, completed
+from metamodel.networks.editing.component_fit import ComponentRun, examples_of, fitted, whole_weight
 from metamodel.networks.editing.suspects import LEAST_LOSS, doubt, oddness, removed, suspects
 
 LEAST_UNSURE = 0.01
 """Mean entropy, in nats, of what is said of inputs without an answer, below which no damage is looked for."""
 LEAST_LEFT = 1e-3
 """In nats: where a repair of any component would have to leave less, none is looked for."""
-LEAST_RIGHT = 0.9
-"""Share of the pairs that a repair must answer as wanted."""
-N_LOOKS = 4
+N_LOOKS = 5
 """Numbers that describe a repair to a forecast."""
 
 
@@ -46,8 +44,8 @@ class Mended:
     stream: Float[Tensor, "example d_model"]
     """The residual stream behind the last block at each answer position, with this change."""
     looks: Float[Tensor, " look"]
-    """That it was put right, and logarithms: of the entropy it leaves, of how many times that is what it was,
-    and of the loss of a fit to what is known."""
+    """That it was put right; logarithms of the entropy it leaves, of how many times that is what it was, and
+    of the loss of a fit to what is known; and how much follows from what the subject then says."""
     clues: Clues
     """What spoke for its damage."""
     left: float
@@ -96,39 +94,27 @@ def mended(
     shown = run.only(known.shown)
     fits = [fitted(shown, at, known.tokens, n_steps) for at in found]
     best = min(fits, key=lambda one: doubt(run, one))
-    at_first = _entropy_left(run, best.at, best.change, known)
+    first = Candidate.of(run, best.at, best.change, known)
     # what is not finite is no repair
-    if not at_first <= most[best.at]:
+    if not first.left <= most[best.at]:
         return None
-    change, after = best.change, at_first
-    if complete:
-        whole = completed(run, best, known, n_steps)
-        at_last = _entropy_left(run, best.at, whole, known)
-        if math.isfinite(at_last):
-            change, after = whole, at_last
+    whole = completed(run, best.at, first, known, n_steps) if complete else first
     behind = seen.stream[which].clone()
-    behind[role != PADDING] = run.said(best.at, change)[0].to(behind.dtype)
+    behind[examples_of(told, which)] = run.said(best.at, whole.change)[0].to(behind.dtype)
     name, head = best.at
     looks = [
         1.0,
-        math.log(after + LEAST_LOSS),
-        math.log((after + LEAST_LOSS) / before),
+        math.log(whole.left + LEAST_LOSS),
+        math.log((whole.left + LEAST_LOSS) / before),
         math.log(best.loss + LEAST_LOSS),
+        whole.reach,
     ]
     return Mended(
         name=name,
         head=head,
-        change=whole_weight(run.weights, best.at, change).to(behind.dtype),
+        change=whole_weight(run.weights, best.at, whole.change).to(behind.dtype),
         stream=behind,
         looks=torch.tensor(looks, dtype=behind.dtype, device=behind.device),
         clues=found[best.at],
-        left=at_first / before,
+        left=first.left / before,
     )
-
-
-def _entropy_left(run: ComponentRun, at: At, change: Float[Tensor, "unit d_model"], known: Known) -> float:
-    """Of what was not shown, in nats; NaN where a change does not make the pairs come right."""
-    said = run.said(at, change)[1]
-    right = said[known.pair].argmax(-1) == known.answers[known.wanted[known.pair]]
-    left = entropy(said[known.other][:, known.answers].softmax(-1))
-    return left if right.double().mean() >= LEAST_RIGHT else math.nan
