@@ -117,6 +117,7 @@ Edits:
     example      input that a specification shows
     example2     second axis over examples
     other        example of another role
+    reworded     input that an editor makes of an example
     known        pair or input to keep, of a specification
     known2       second axis over them
     edit         edit on which a forecast is fitted

@@ -81,8 +81,7 @@ def last_writer(config: SubjectConfig) -> str:
 @torch.no_grad()
 def observed(told: Told) -> Observed:
     """Runs the subjects on their examples once."""
-    config, last = told.config, f"blocks.{told.config.n_layers - 1}"
-    reads = f"{last}.mlp.hook_post" if config.has_mlp else f"{last}.attn.hook_z"
+    config, reads = told.config, _last_read(told.config)
     streams = ["blocks.0.hook_resid_pre"] + [
         f"blocks.{layer}.hook_resid_{at}" for layer in range(config.n_layers) for at in ("mid", "post")
     ]
@@ -119,16 +118,28 @@ def seen_again(told: Told, seen: Observed, changes: Mapping[str, Tensor]) -> Obs
 
     What is observed of examples and answers stays as it was before any edit.
     """
-    config, last = told.config, f"blocks.{told.config.n_layers - 1}"
-    reads = f"{last}.mlp.hook_post" if config.has_mlp else f"{last}.attn.hook_z"
-    behind = f"{last}.hook_resid_post"
     weights = {key: w + changes[key] if key in changes else w for key, w in told.weights.items()}
-    run = forward(weights, config, told.tokens, taps=[reads, behind])
-    return replace(
-        seen,
-        hidden=_at(run.taps[reads].flatten(3), told.position),
-        stream=_at(run.taps[behind], told.position),
-    )
+    hidden, stream = read_at(told.config, weights, told.tokens, told.position)
+    return replace(seen, hidden=hidden, stream=stream)
+
+
+def read_at(
+    config: SubjectConfig,
+    weights: Mapping[str, Tensor],
+    tokens: Int[Tensor, "subject example pos"],
+    position: Int[Tensor, "subject example"],
+) -> tuple[Float[Tensor, "subject example unit"], Float[Tensor, "subject example d_model"]]:
+    """What the last matrix that writes reads at these positions, and the residual stream behind it."""
+    last = f"blocks.{config.n_layers - 1}"
+    reads, behind = _last_read(config), f"{last}.hook_resid_post"
+    run = forward(weights, config, tokens, taps=[reads, behind])
+    return _at(run.taps[reads].flatten(3), position), _at(run.taps[behind], position)
+
+
+def _last_read(config: SubjectConfig) -> str:
+    """The site that the last matrix that writes reads."""
+    last = f"blocks.{config.n_layers - 1}"
+    return f"{last}.mlp.hook_post" if config.has_mlp else f"{last}.attn.hook_z"
 
 
 def _at(

@@ -55,6 +55,11 @@ class Proportions:
         right = torch.nn.functional.one_hot(self.expected.clamp_min(0), old.shape[-1]).to(old.dtype)
         return torch.where((self.expected != UNKNOWN)[..., None], right, old)
 
+    def share(self, answer_mask: Bool[Tensor, "subject answer"]) -> Float[Tensor, " subject"]:
+        """How many of all proportions each subject has."""
+        each = zip(self.fourth, answer_mask.sum(1).tolist(), strict=True)
+        return torch.stack([known_share(fourth[:n, :n, :n]) for fourth, n in each])
+
     def hidden(self) -> "Proportions":
         """As if nothing were known, to see what this adds."""
         return Proportions(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, last_writer, observed, seen_again
+from metamodel.features.rewordings import Reworded, reworded
 from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.components import N_LOOKS as N_MENDED
 from metamodel.networks.editing.components import Mended, mended
@@ -121,12 +122,14 @@ class Editor(nn.Module):
             changes = _sum(changes, self.gates(told, seen))
         name = last_writer(told.config)
         now = seen_again(told, seen, changes) if changes else seen
-        change = self.write(told, now, targets, targets.summary)
+        alone = not changes and self.correct is None
+        more = reworded(told, now) if deep and alone and "rewordings" not in self.without else None
+        change = self.write(told, now, targets, targets.summary, more)
         last = now.stream + now.hidden @ change
         edits = _sum(changes, {name: change.view(told.weights[name].shape)})
-        if deep and not changes and self.correct is None:
+        if deep and alone:
             put_right = self._put_right(told, now) if components else {}
-            edits, last = self._deepened(told, now, targets, put_right, edits, last, deep_mlp)
+            edits, last = self._deepened(told, now, targets, more, put_right, edits, last, deep_mlp)
         for _ in range(self.recurrent - 1):
             assert self.correct is not None
             # each correction takes what was proposed before it as given
@@ -162,6 +165,7 @@ class Editor(nn.Module):
         told: Told,
         seen: Observed,
         targets: Targets,
+        more: Reworded | None,
         put_right: Mapping[int, Mended],
         edits: Mapping[str, Tensor],
         last: Tensor,
@@ -183,10 +187,10 @@ class Editor(nn.Module):
             found[one.name][i], last[i] = one.change, one.stream
         if not chosen:
             return found, last
-        wanted, weight = self.write.aims(told, seen, targets, targets.summary)
+        aims = self.write.aims(told, seen, targets, targets.summary, more)
         for i in chosen:
-            written = written_in_last_mlp(told, seen, i, wanted[i], weight[i], self.deep_steps)
-            last[i] = written.stream
+            written = written_in_last_mlp(told, aims, i, self.deep_steps)
+            last[i] = written.stream[: last.shape[1]]
             for name, change in written.changes.items():
                 found[name][i] = change
         return found, last

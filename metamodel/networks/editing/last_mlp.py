@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.features.observed import Observed, Told
+from metamodel.features.observed import Told
 from metamodel.networks.editing.quasi_newton import minimised
+from metamodel.networks.editing.writer import Aims
 from metamodel.subjects.last_mlp import LastMlp, last_mlp_behind, last_mlp_names
 from metamodel.subjects.subject import Subject
 
@@ -34,23 +35,14 @@ class WrittenInLastMlp:
     """The residual stream behind the block, with these changes."""
 
 
-def written_in_last_mlp(
-    told: Told,
-    seen: Observed,
-    which: int,
-    wanted: Float[Tensor, "example d_vocab"],
-    weight: Float[Tensor, " example"],
-    n_steps: int,
-) -> WrittenInLastMlp:
+def written_in_last_mlp(told: Told, aims: Aims, which: int, n_steps: int) -> WrittenInLastMlp:
     """Changes of the last MLP's matrices for one subject, in the form and precision of what was told.
 
     Args:
-        seen: of the weights that were told, with no change of them.
+        aims: of the weights that were told, with no change of them.
         which: subject of the batch; it has an MLP.
-        wanted: what every example is to say.
-        weight: how much each counts; they sum to one.
     """
-    everywhere = _read_off(told, seen, which)
+    everywhere, wanted, weight = _read_off(told, aims, which), aims.wanted[which], aims.weight[which]
     own = [everywhere.subject.weights[name] for name in last_mlp_names(told.config)]
     price = [PRICE / float(w.square().sum().clamp_min(LEAST_SQUARE)) for w in own]
     # padding weighs nothing, and how much of it there is is to change no rounding
@@ -69,17 +61,17 @@ def written_in_last_mlp(
     size = sum(w.numel() for w in own)
     flat, _ = minimised(loss, size, n_steps=n_steps, least_gain=LEAST_GAIN, device=wanted.device)
     changes = apart(flat)
-    dtype, names = seen.stream.dtype, last_mlp_names(told.config)
+    dtype, names = aims.stream.dtype, last_mlp_names(told.config)
     return WrittenInLastMlp(
         changes={name: one.to(dtype) for name, one in zip(names, changes, strict=True)},
         stream=(everywhere.middle + everywhere.said(*changes)[3]).to(dtype),
     )
 
 
-def _read_off(told: Told, seen: Observed, which: int) -> LastMlp:
+def _read_off(told: Told, aims: Aims, which: int) -> LastMlp:
     """What the last MLP of one subject reads, from what it was seen to write."""
     weights = {key: value[which].double() for key, value in told.weights.items()}
     name = f"blocks.{told.config.n_layers - 1}.mlp"
-    written = seen.hidden[which].double() @ weights[f"{name}.W_out"] + weights[f"{name}.b_out"]
+    written = aims.hidden[which].double() @ weights[f"{name}.W_out"] + weights[f"{name}.b_out"]
     subject = Subject(config=told.config, weights=weights)
-    return last_mlp_behind(subject, seen.stream[which].double() - written)
+    return last_mlp_behind(subject, aims.stream[which].double() - written)

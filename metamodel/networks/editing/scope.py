@@ -21,6 +21,8 @@ NAMED = (-1, -3, -5, 0, 1, 2)
 """Kernels whose nearest examples are shown as they are: sharp ones of what the last matrix reads, of how sure
 the subject is and of the last stream, and those of prompts."""
 N_STATISTICS = 12
+N_TOLD = 3
+"""Numbers that say of a whole specification what is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,12 +115,12 @@ class Scope(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.choose = nn.Sequential(nn.Linear(N_STATISTICS + 2, width), nn.GELU(), nn.Linear(width, 2))
+        self.choose = nn.Sequential(nn.Linear(N_STATISTICS + N_TOLD, width), nn.GELU(), nn.Linear(width, 2))
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.decide = nn.Sequential(
-            nn.Linear(2 * N_BEST + 7 + 2 * len(NAMED) + N_STATISTICS, width),
+            nn.Linear(2 * N_BEST + 5 + N_TOLD + 2 * len(NAMED) + N_STATISTICS, width),
             nn.GELU(),
             nn.Linear(width, width),
             nn.GELU(),
@@ -130,6 +132,7 @@ class Scope(nn.Module):
         found: Fitted,
         role: Int[Tensor, "subject example"],
         removed: Float[Tensor, " subject"],
+        ordered: Float[Tensor, " subject"],
     ) -> tuple[Float[Tensor, "subject example"], Float[Tensor, "subject kernel"]]:
         """Logits of being in scope, and the weight of each kernel.
 
@@ -138,8 +141,10 @@ class Scope(nn.Module):
 
         Args:
             removed: share of the pairs of which no answer is wanted: then a whole behavior is meant.
+            ordered: share of the proportions of answers that are known: without any, a pair is a fact of its
+                own, and with them it may stand for a rule.
         """
-        told = torch.stack([(role == PAIR).sum(-1).to(removed.dtype).log1p(), removed], dim=1)
+        told = torch.stack([(role == PAIR).sum(-1).to(removed.dtype).log1p(), removed, ordered], dim=1)
         each = told[:, None].expand(-1, found.statistics.shape[1], -1)
         weight, near = self.choose(torch.cat([found.statistics, each], dim=-1)).softmax(1).unbind(-1)
         mixed = torch.einsum("sk,skn->sn", weight, found.score)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from metamodel.config.editing import Part
 from metamodel.config.edits import PADDING, PAIR
 from metamodel.features.observed import HIDDEN, N_PROMPT_KERNELS, Observed
+from metamodel.features.proportions import Proportions
 from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.class_map import SAID, ClassMap
 from metamodel.networks.editing.closure import N_CLOSURE_LOOKS, closure
@@ -92,11 +93,12 @@ class TargetReader(nn.Module):
         role, pair = seen.role, (seen.role == PAIR)
         found: Fitted = fitted(seen.kernels, role)
         removed = 1 - seen.wanted.square().sum(-1).sum(1) / pair.sum(1).clamp_min(1)
-        gate, weight = self.scope(found, role, removed)
+        known = seen.proportions.hidden() if "proportions" in self.without else seen.proportions
+        gate, weight = self.scope(found, role, removed, known.share(seen.answer_mask).to(removed.dtype))
         if "scope" in self.without:
             gate = 3 * found.score.mean(1)
         inside = placed(gate, role)
-        ways = self._ways(seen, found, inside)
+        ways = self._ways(seen, known, found, inside)
         statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
         share_inside = inside.sum(1, keepdim=True) / (role != PADDING).sum(1, keepdim=True)
         logits = self.way(torch.cat([ways.evidence, statistic, share_inside], dim=1))
@@ -124,10 +126,11 @@ class TargetReader(nn.Module):
             summary=torch.cat([ways.evidence, statistic, torch.stack(whole, dim=1)], dim=1),
         )
 
-    def _ways(self, seen: Observed, found: Fitted, inside: Float[Tensor, "subject example"]) -> "_Ways":
+    def _ways(
+        self, seen: Observed, known: Proportions, found: Fitted, inside: Float[Tensor, "subject example"]
+    ) -> "_Ways":
         """What each way answers, and what speaks for it."""
         role, pair, mask = seen.role, (seen.role == PAIR), seen.answer_mask
-        known = seen.proportions.hidden() if "proportions" in self.without else seen.proportions
         old = known.corrected(one_hot(seen.old))
         seen_map = torch.einsum("sna,snb->sab", old * pair[..., None], seen.wanted)
         closed = matched_maps(seen.answer_grams[:, SAID], seen_map, mask)

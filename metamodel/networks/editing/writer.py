@@ -10,6 +10,7 @@ along each direction: plain steps of the same form need twenty times as many. Ri
 weight of every role are learned.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR
 from metamodel.features.observed import Observed, Told, last_writer
+from metamodel.features.rewordings import Reworded
 from metamodel.networks.editing.answers import over_vocabulary
 from metamodel.networks.editing.targets import Targets
 from metamodel.subjects.forward import unembed
@@ -56,23 +58,26 @@ class Writer(nn.Module):
         self.control = nn.Sequential(nn.Linear(n_summary + 2, width), nn.GELU(), last)
 
     def forward(
-        self, told: Told, seen: Observed, targets: Targets, summary: Float[Tensor, "subject summary"]
+        self,
+        told: Told,
+        seen: Observed,
+        targets: Targets,
+        summary: Float[Tensor, "subject summary"],
+        more: Reworded | None = None,
     ) -> Float[Tensor, "subject unit d_model"]:
         """The change of the matrix, in the form of `told`.
 
         Args:
             seen: `hidden` and `stream` of what is changed.
             summary: what the pace is chosen by.
+            more: rewordings of the examples.
         """
         pace = self._pace(seen, summary)
         ridge, damping, gain, *roles = pace[:, : len(START)].unbind(1)
-        weight = _weights(seen, targets, *(role[:, None] for role in roles))
         size = told.weights[last_writer(told.config)].square().flatten(1).sum(1)
         return _written(
             told,
-            seen,
-            _softened(told, targets.wanted),
-            weight,
+            _aims(told, seen, targets, roles, more),
             _Pace(
                 ridge=ridge,
                 damping=damping,
@@ -84,16 +89,34 @@ class Writer(nn.Module):
         )
 
     def aims(
-        self, told: Told, seen: Observed, targets: Targets, summary: Float[Tensor, "subject summary"]
-    ) -> tuple[Float[Tensor, "subject example d_vocab"], Float[Tensor, "subject example"]]:
-        """What every example is to say, and how much it counts."""
+        self,
+        told: Told,
+        seen: Observed,
+        targets: Targets,
+        summary: Float[Tensor, "subject summary"],
+        more: Reworded | None = None,
+    ) -> "Aims":
+        """What is to be written; arguments as of `forward`."""
         _, _, _, *roles = self._pace(seen, summary)[:, : len(START)].unbind(1)
-        weight = _weights(seen, targets, *(role[:, None] for role in roles))
-        return _softened(told, targets.wanted), weight
+        return _aims(told, seen, targets, roles, more)
 
     def _pace(self, seen: Observed, summary: Tensor) -> Float[Tensor, "subject pace"]:
         counts = torch.stack([(seen.role == PAIR).sum(1) + 1, (seen.role != PADDING).sum(1)], dim=1)
         return self.control(torch.cat([summary, counts.to(summary.dtype).log()], dim=1)).exp()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Aims:
+    """What is to be written, of all examples, and behind them of their rewordings."""
+
+    hidden: Float[Tensor, "subject example unit"]
+    """What the last matrix reads."""
+    stream: Float[Tensor, "subject example d_model"]
+    """The residual stream behind it, before the change."""
+    wanted: Float[Tensor, "subject example d_vocab"]
+    """What every example is to say."""
+    weight: Float[Tensor, "subject example"]
+    """How much it counts; they sum to one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,15 +132,9 @@ class _Pace:
     n_steps: int
 
 
-def _written(
-    told: Told,
-    seen: Observed,
-    wanted: Float[Tensor, "subject example d_vocab"],
-    weight: Float[Tensor, "subject example"],
-    pace: _Pace,
-) -> Float[Tensor, "subject unit d_model"]:
+def _written(told: Told, aims: Aims, pace: _Pace) -> Float[Tensor, "subject unit d_model"]:
     """The change after all steps."""
-    u = seen.hidden
+    u, wanted, weight = aims.hidden, aims.wanted, aims.weight
     weighted = (u * weight[..., None]).mT
     moment = weighted @ u
     scale = moment.diagonal(dim1=1, dim2=2).mean(1)
@@ -125,10 +142,10 @@ def _written(
     solve = torch.linalg.inv(moment + (pace.ridge * scale)[:, None, None] * eye)
     if not pace.conditioned:
         solve = eye / scale[:, None, None]
-    change = u.new_zeros(u.shape[0], u.shape[2], seen.stream.shape[2])
+    change = u.new_zeros(u.shape[0], u.shape[2], aims.stream.shape[2])
     direction, before = change, None
     for _ in range(pace.n_steps):
-        stream = seen.stream + u @ change
+        stream = aims.stream + u @ change
         said = unembed(told.weights, told.config, stream).softmax(-1)
         gradient = weighted @ _through_norm(told, stream, (said - wanted) @ told.weights["unembed.W_U"].mT)
         gradient = gradient + 2 * pace.price[:, None, None] * change
@@ -155,15 +172,27 @@ def _dot(first: Tensor, second: Tensor) -> Float[Tensor, " subject"]:
     return (first * second).sum((1, 2))
 
 
-def _weights(
-    seen: Observed, targets: Targets, pairs: Tensor, keeps: Tensor, inside: Tensor, outside: Tensor
-) -> Float[Tensor, "subject example"]:
-    """How much each example counts; they sum to one."""
+def _aims(
+    told: Told, seen: Observed, targets: Targets, roles: Sequence[Tensor], more: Reworded | None
+) -> Aims:
+    """Args:
+    roles: how much pairs, inputs to keep, and others in scope and out of it count.
+    """
+    pairs, keeps, inside, outside = (role[:, None] for role in roles)
     role, place = seen.role, targets.inside
     inferred = targets.sure * (place * inside + (1 - place) * outside)
     weight = torch.where(role == PAIR, pairs, torch.where(role == KEEP, keeps, inferred))
     weight = weight * (role != PADDING)
-    return weight / weight.sum(1, keepdim=True)
+    hidden, stream, wanted = seen.hidden, seen.stream, targets.wanted
+    if more is not None:
+        # what is wanted of a rewording is inferred, also where it is known of what it rewords
+        weight = torch.cat([weight, inferred.gather(1, more.source) * more.mask], dim=1)
+        of = more.source[..., None].expand(-1, -1, wanted.shape[2])
+        wanted = torch.cat([wanted, wanted.gather(1, of)], dim=1)
+        hidden = torch.cat([hidden, more.hidden], dim=1)
+        stream = torch.cat([stream, more.stream], dim=1)
+    weight = weight / weight.sum(1, keepdim=True)
+    return Aims(hidden=hidden, stream=stream, wanted=_softened(told, wanted), weight=weight)
 
 
 def _softened(told: Told, wanted: Float[Tensor, "subject example answer"]) -> Tensor:
