@@ -112,6 +112,15 @@ def observed(told: Told) -> Observed:
     )
 
 
+def in_own_order(told: Told, which: int) -> Int[Tensor, " example"]:
+    """Indices of one subject's examples without padding, in an order that does not hang on the one they came
+    in: what takes many steps multiplies rounding."""
+    real = (told.role[which] != PADDING).nonzero()[:, 0]
+    rows = torch.cat([told.role[which, :, None], told.tokens[which], told.position[which, :, None]], dim=1)
+    rows = rows[real].tolist()
+    return real[sorted(range(len(rows)), key=rows.__getitem__)]
+
+
 @torch.no_grad()
 def seen_again(told: Told, seen: Observed, changes: Mapping[str, Tensor]) -> Observed:
     """Runs the subjects once more, with an edit applied: what there is to write with is captured anew.

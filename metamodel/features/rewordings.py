@@ -13,16 +13,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from metamodel.config.edits import PADDING
-from metamodel.features.observed import Observed, Told, read_at
+from metamodel.features.observed import Observed, Told, in_own_order, read_at
 from metamodel.subjects.forward import forward
 
 MOST_PERMUTED = 4
 """Places of which all orders are tried; of more, only two tokens change places at a time."""
+MOST_TRIED = 2
+"""Times as many inputs as there are examples that a subject is asked at most."""
 SURE = 0.9
 """A rewording is answered at least so many times as surely as what it rewords."""
-MOST = 2
-"""Times as many rewordings as there are examples, at most."""
+LEAST_ALIKE = 0.15
+"""Share of the inputs that must be reworded by one order, of those that chance does not answer alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +41,7 @@ class Reworded:
 @torch.no_grad()
 def reworded(told: Told, seen: Observed) -> Reworded | None:
     """None of them stands among the examples. Returns: None where there are none."""
-    found = [_of_one(told, seen, i) for i in range(len(told.role))]
+    found = [rewordings(told, seen, i) for i in range(len(told.role))]
     longest = max(len(source) for _, source in found)
     if not longest:
         return None
@@ -52,38 +53,42 @@ def reworded(told: Told, seen: Observed) -> Reworded | None:
     return Reworded(source=source, mask=mask, hidden=hidden, stream=stream)
 
 
-def _of_one(
+def rewordings(
     told: Told, seen: Observed, which: int
 ) -> tuple[Int[Tensor, "reworded pos"], Int[Tensor, " reworded"]]:
-    """Tokens, and what each rewords, in an order that does not hang on that of the examples."""
-    real = (told.role[which] != PADDING).nonzero()[:, 0]
-    rows = told.tokens[which, real].tolist()
-    real = real[sorted(range(len(rows)), key=rows.__getitem__)]
+    """Of one subject of a batch: tokens, and the example that each rewords. None where inputs differ in
+    length, for no places then correspond."""
+    real = in_own_order(told, which)
     tokens, at = told.tokens[which, real], told.position[which, real]
-    empty = tokens[:0], real[:0]
     places = (tokens != tokens[:1]).any(0)[: int(at[0]) + 1].nonzero()[:, 0]
-    # of inputs that differ in length no places correspond
+    none = tokens[:0], real[:0]
     if bool((at != at[0]).any()) or len(places) < 2:
-        return empty
+        return none
     orders = _orders(len(places)).to(places.device)
     made = tokens.repeat(len(orders), 1, 1)
     made[:, :, places] = tokens[:, places[orders]].movedim(1, 0)
-    p, answer = seen.old[which, real].max(-1)
-    said = _said(told, which, made.flatten(0, 1), int(at[0])).unflatten(0, made.shape[:2])
-    right = (said.argmax(-1) == answer) & (
-        said.gather(2, answer.expand(len(made), -1)[..., None])[..., 0] >= SURE * p
-    )
     known = set(map(tuple, tokens.tolist()))
-    found: dict[tuple[int, ...], int] = {}
-    for move, example in right.nonzero().tolist():
-        row = tuple(made[move, example].tolist())
-        if row not in known:
-            found.setdefault(row, int(real[example]))
-    if not found:
-        return empty
-    step = max(1.0, len(found) / (MOST * len(real)))
-    chosen = [list(found.items())[int(i * step)] for i in range(min(len(found), MOST * len(real)))]
-    return tokens.new_tensor([row for row, _ in chosen]), real.new_tensor([of for _, of in chosen])
+    every = [tuple(row) for row in made.flatten(0, 1).tolist()]
+    new = [row for row in dict.fromkeys(every) if row not in known]
+    if not new:
+        return none
+    most = min(len(new), MOST_TRIED * len(real))
+    new = [new[i * len(new) // most] for i in range(most)]
+    index = {row: i for i, row in enumerate(new)}
+    tried = torch.tensor([index.get(row, -1) for row in every], device=tokens.device).view(len(orders), -1)
+    said = _said(told, which, tokens.new_tensor(new), int(at[0]))[tried]
+    p, answer = seen.old[which, real].max(-1)
+    alike = (said.argmax(-1) == answer) & (tried >= 0)
+    alike &= said.gather(2, answer.expand_as(tried)[..., None])[..., 0] >= SURE * p
+    share = alike.sum(1) / (tried >= 0).sum(1).clamp_min(1)
+    chance = float((torch.bincount(answer).double() / len(answer)).square().sum())
+    alike &= (share >= chance + LEAST_ALIKE * (1 - chance))[:, None]
+    source: dict[int, int] = {}
+    for order, example in alike.nonzero().tolist():
+        source.setdefault(int(tried[order, example]), int(real[example]))
+    return tokens.new_tensor([new[i] for i in source]).view(-1, tokens.shape[1]), real.new_tensor(
+        list(source.values())
+    )
 
 
 def _orders(n: int) -> Int[Tensor, "order place"]:

@@ -81,7 +81,7 @@ def editor(request) -> Iterator[SubjectEditor]:
         patch.setattr("metamodel.networks.editing.editor.WHOLE", -1.0)
         lenient = functools.partial(mended, left=lambda _: math.inf)
         patch.setattr("metamodel.networks.editing.editor.mended", lenient)
-        patch.setattr("metamodel.networks.editing.components.LEAST_RIGHT", 0.0)
+        patch.setattr("metamodel.networks.editing.completion.LEAST_RIGHT", 0.0)
         yield editor_of(**request.param)
 
 

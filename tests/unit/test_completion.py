@@ -8,12 +8,12 @@ import torch
 from trained_subject import said_of, taught
 
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
-from metamodel.features.observed import Told, observed
+from metamodel.features.observed import Told, in_own_order, observed
 from metamodel.features.proportions import UNKNOWN
 from metamodel.networks.editing import completion
 from metamodel.networks.editing.clues import entropy
 from metamodel.networks.editing.completion import Candidate, Known, _following, completed
-from metamodel.networks.editing.component_fit import ComponentRun, Fit, examples_of, fitted
+from metamodel.networks.editing.component_fit import ComponentRun, Fit, fitted
 from metamodel.networks.editing.components import mended
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.told import told_batch
@@ -123,7 +123,7 @@ def nothing_follows(said: torch.Tensor, known: Known) -> completion._Follows:
 
 def right(run: ComponentRun, change: torch.Tensor, told: Told) -> float:
     truth = {tuple(t): int(s) for t, s in zip(INPUTS.tolist(), SUM, strict=True)}
-    wanted = torch.tensor([truth[tuple(t)] for t in told.tokens[0, examples_of(told, 0)].tolist()])
+    wanted = torch.tensor([truth[tuple(t)] for t in told.tokens[0, in_own_order(told, 0)].tolist()])
     return float((run.said(AT, change)[1].argmax(-1) == wanted).double().mean())
 
 
@@ -144,8 +144,15 @@ def test_where_nothing_follows_the_surest_fit_is_taken_if_it_is_sure(monkeypatch
 
     monkeypatch.setattr(completion, "SURE", float("inf"))
     surest = completed_from(run, first, known).change
-    fits = [fitted(run.only(known.shown), AT, known.tokens, STEPS, price=p).change for p in completion.PRICES]
-    assert left(surest) == pytest.approx(min(left(one) for one in (first.change, *fits)))
+    fits = [
+        fitted(
+            run.only(known.shown), AT, known.tokens, STEPS, price=price, varied=run.varied(AT) if by else None
+        )
+        for price, by in completion.FITS
+    ]
+    assert left(surest) == pytest.approx(
+        min(left(one) for one in (first.change, *(one.change for one in fits)))
+    )
     assert left(surest) < left(first.change)
     monkeypatch.setattr(completion, "SURE", 0.0)
     assert torch.equal(completed_from(run, first, known).change, first.change)
@@ -189,6 +196,21 @@ def test_a_fit_begins_where_it_is_told_to_and_its_price_is_that_of_the_whole_cha
     assert dear.change.norm() < 0.1 * first.change.norm()
 
 
+def test_what_is_read_varies_as_its_covariance_says_and_scales_the_price():
+    run, _, known = fit_of(told_of())
+    read = run.taps["blocks.0.attn.hook_z"][0, :, 2, AT[1]]
+    square = run.varied(AT) @ run.varied(AT)
+    covariance = read.T.cov()
+    torch.testing.assert_close(square, covariance / covariance.diagonal().mean())
+    mlp = run.varied(("blocks.0.mlp.W_out", None))
+    assert mlp.shape == (SHAPE.d_mlp, SHAPE.d_mlp)
+    shown, twice = run.only(known.shown), 2 * torch.eye(SHAPE.d_head, dtype=torch.float64)
+    scaled = fitted(shown, AT, known.tokens, 5 * STEPS, price=4e-2, varied=twice)
+    plain = fitted(shown, AT, known.tokens, 5 * STEPS, price=1e-2)
+    assert scaled.loss == pytest.approx(plain.loss, rel=0.02)
+    assert scaled.loss < 0.9 * fitted(shown, AT, known.tokens, 5 * STEPS, price=4e-2).loss
+
+
 def scripted(monkeypatch, follows: list[tuple[float, torch.Tensor]]) -> list[dict]:
     """What `_following` says from call to call; returns what fits from a start were asked."""
     script, asked = iter(follows), []
@@ -218,13 +240,13 @@ def test_what_follows_becomes_a_target_until_nothing_new_does_and_never_overrule
     part = none.clone()
     part[: N // 2] = 0
     every = torch.zeros_like(none)
-    asked = scripted(monkeypatch, [(0.5, none), (0.2, none), (1.5, part)] + 3 * [(2.0, every)])
+    asked = scripted(monkeypatch, [(0.5, none), (0.2, none), (0.3, none), (1.5, part)] + 3 * [(2.0, every)])
     found = completed_from(run, first, known)
-    of_prices, rounds = asked[:2], asked[2:]
-    assert [one["price"] for one in of_prices] == list(completion.PRICES)
+    tried, rounds = asked[: len(completion.FITS)], asked[len(completion.FITS) :]
+    assert [(one["price"], one["varied"] is not None) for one in tried] == list(completion.FITS)
     assert [one["n_steps"] for one in rounds] == [completion.ROUND_STEPS] * 2 + [STEPS]
     # begun from the fit from which most follows, then each from the one before
-    assert torch.equal(rounds[0]["start"], of_prices[1]["fit"])
+    assert torch.equal(rounds[0]["start"], tried[2]["fit"])
     assert torch.equal(rounds[1]["start"], rounds[0]["fit"])
     assert torch.equal(rounds[2]["start"], rounds[1]["fit"])
     assert torch.equal(found.change, rounds[2]["fit"])
@@ -242,20 +264,22 @@ def test_rounds_end_where_nothing_follows_any_more_and_after_the_last(then, monk
     monkeypatch.setattr(completion, "MOST_ROUNDS", 3)
     states = [torch.full((N,), value) for value in (0, then, 0, 1, 1)]
     reach = [0.0 if value[0] == UNKNOWN else 1.0 for value in states]
-    script = [(1.0, states[0])] * 3 + list(zip(reach, states, strict=True))[1:]
+    script = [(1.0, states[0])] * (1 + len(completion.FITS)) + list(zip(reach, states, strict=True))[1:]
     asked = scripted(monkeypatch, script)
     completed_from(run, first, known)
-    of_rounds = [one for one in asked[len(completion.PRICES) :] if one["n_steps"] == completion.ROUND_STEPS]
+    of_rounds = [one for one in asked[len(completion.FITS) :] if one["n_steps"] == completion.ROUND_STEPS]
     assert len(of_rounds) == (1 if then == UNKNOWN else 3)
 
 
 def test_the_change_from_which_most_follows_is_kept(monkeypatch):
     run, first, known = fit_of(told_of())
     states = [torch.full((N,), value) for value in (0, 1, 2, 2, 3)]
-    script = [(1.0, states[0])] * 3 + list(zip((1.5, 0.5, 0.4), states[1:4], strict=True))
+    script = [(1.0, states[0])] * (1 + len(completion.FITS)) + list(
+        zip((1.5, 0.5, 0.4), states[1:4], strict=True)
+    )
     asked = scripted(monkeypatch, [*script, (1.4, states[4])])
     found = completed_from(run, first, known)
-    rounds = asked[len(completion.PRICES) :]
+    rounds = asked[len(completion.FITS) :]
     # the last fit, to what followed from the best round, began there and was no better
     assert torch.equal(rounds[-1]["start"], rounds[0]["fit"])
     assert torch.equal(found.change, rounds[0]["fit"])

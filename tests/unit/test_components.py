@@ -12,7 +12,7 @@ from metamodel.config.edits import CHANCE, KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.editing import SubjectEditor
 from metamodel.features.observed import Told, observed
 from metamodel.networks.editing import components, suspects
-from metamodel.networks.editing.clues import LEFT_REMOVED, MOST_ODD, Clues, clues, most_left
+from metamodel.networks.editing.clues import MOST_ODD, Clues, clues, most_left
 from metamodel.networks.editing.component_fit import ComponentRun, fitted
 from metamodel.networks.editing.components import Mended, mended
 from metamodel.networks.editing.editor import Editor, _varied
@@ -152,8 +152,8 @@ def test_where_another_answer_is_asked_for_nothing_is_damaged():
 
 
 def test_a_subject_that_was_edited_is_not_taken_for_damaged():
-    """Edits leave it unsure, and a change of one component that makes the next one come right leaves it
-    hardly less sure: as a repair of a removed component may, but not where nothing else speaks for damage."""
+    """Edits leave it unsure, and a change of one component may make the next one come right: nothing but the
+    certainty that it leaves tells it from a repair."""
     subject, editor = trained(), editor_of()
 
     def with_other_answer(place: int) -> torch.Tensor:
@@ -166,7 +166,7 @@ def test_a_subject_that_was_edited_is_not_taken_for_damaged():
     right = with_other_answer(33)
     told = told_of(subject, right, n_pairs=1)
     assert mended_of(told, 100) is None
-    assert mended_of(told, 100, left=lambda _: LEFT_REMOVED) is not None
+    assert mended_of(told, 100, left=lambda _: 99.0) is not None
 
 
 def test_the_more_speaks_for_damage_the_less_is_asked_of_a_repair():

@@ -123,5 +123,5 @@ def proposed(network: Editor, one) -> dict[str, torch.Tensor]:
 
 
 class _Nothing(torch.nn.Module):
-    def forward(self, told, seen, targets, summary) -> torch.Tensor:
+    def forward(self, told, seen, targets, summary, more) -> torch.Tensor:
         return seen.hidden.new_zeros(len(seen.hidden), seen.hidden.shape[2], seen.stream.shape[2])

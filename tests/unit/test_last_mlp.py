@@ -11,6 +11,7 @@ from metamodel.features.observed import Told, observed
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.last_mlp import written_in_last_mlp
 from metamodel.networks.editing.told import told_batch
+from metamodel.networks.editing.writer import Aims
 from metamodel.subjects import Subject, SubjectConfig, initial_weights, unstack
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.forward import forward
@@ -44,7 +45,14 @@ def removal(subject: Subject) -> Told:
 
 def network(**parts) -> Editor:
     torch.manual_seed(0)
+    parts.setdefault("without", ("rewordings",))
     return Editor(width=48, map_width=16, map_layers=3, n_steps=48, **parts).double()
+
+
+def aims(told: Told, wanted: torch.Tensor, weight: torch.Tensor) -> Aims:
+    """Of what is wanted and weighs so much in the only subject."""
+    seen = observed(told)
+    return Aims(hidden=seen.hidden, stream=seen.stream, wanted=wanted[None], weight=weight[None])
 
 
 def said(told: Told, changes: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -99,7 +107,7 @@ def test_what_weighs_nothing_changes_nothing():
     weight = weight / weight.sum()
 
     def written(wanted: torch.Tensor) -> dict[str, torch.Tensor]:
-        return written_in_last_mlp(told, observed(told), 0, wanted, weight, 20).changes
+        return written_in_last_mlp(told, aims(told, wanted, weight), 0, 20).changes
 
     found = written(wanted)
     other = torch.where(weight[:, None] > 0, wanted, torch.eye(15, dtype=torch.float64)[0])
@@ -118,7 +126,7 @@ def test_the_stream_that_it_says_is_that_of_the_edited_subject(shape):
     told = removal(subject.with_weights(rough))
     weight = torch.full((told.role.shape[1],), 1 / told.role.shape[1], dtype=torch.float64)
     wanted = torch.full((told.role.shape[1], 15), 1 / 15, dtype=torch.float64)
-    written = written_in_last_mlp(told, observed(told), 0, wanted, weight, 5)
+    written = written_in_last_mlp(told, aims(told, wanted, weight), 0, 5)
     weights = {
         k: w + written.changes[k][None] if k in written.changes else w for k, w in told.weights.items()
     }

@@ -3,8 +3,8 @@
 Pairs and inputs to keep leave many changes of a component that make them come right. A fit that is nearly
 right is surest where it is right, and of a subject that adds, a part of its answers tells the others by their
 proportions (`features/proportions.py`). So the fit is told what follows and made anew, until nothing new
-does: self-training (Yarowsky 1995) in which a label must follow from others. Where none does, of fits at
-several prices the one is taken that leaves the subject surest.
+does: self-training (Yarowsky 1995) in which a label must follow from others. Where none does, of several
+fits the one is taken that leaves the subject surest.
 """
 
 import math
@@ -16,14 +16,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
-from metamodel.features.observed import Told
+from metamodel.features.observed import Told, in_own_order
 from metamodel.features.prompt_kernels import token_ids
 from metamodel.features.proportions import UNKNOWN, known_share, proportions
 from metamodel.networks.editing.clues import entropy
-from metamodel.networks.editing.component_fit import At, ComponentRun, examples_of, fitted
+from metamodel.networks.editing.component_fit import At, ComponentRun, fitted
 
-PRICES = (1e-5, 3e-3)
-"""Of the square norm of a change, as `PRICE` of the first fit is: others that are tried beside it."""
+FITS = ((1e-5, False), (3e-3, False), (3e-3, True))
+"""What is tried beside the first fit: the price of a change, as `PRICE` of that, and whether it is the lower,
+the more what the component reads varies."""
 SUREST = (1.0, 0.7, 0.5, 0.35)
 """Shares of the examples, the surest ones, from whose answers those of all may follow: by the log odds of the
 best answer against the next, and what is shown before all."""
@@ -56,9 +57,9 @@ class Known:
         """Args:
         wanted: tokens, of all examples, padding included; of those that are shown they are candidate answers.
 
-        Returns: in the order of `examples_of`.
+        Returns: in the order of `in_own_order`.
         """
-        own = examples_of(told, which)
+        own = in_own_order(told, which)
         role, answers = told.role[which, own], told.answers[which, told.answer_mask[which]]
         return cls(
             ids=token_ids(told.tokens, told.position)[which, own],
@@ -123,7 +124,10 @@ def completed(run: ComponentRun, at: At, first: Candidate, known: Known, n_steps
         wanted = torch.where(known.shown, known.wanted, one.expected.clamp_min(0))
         return fit(known.shown | (one.expected != UNKNOWN), wanted, n, start=start.change)
 
-    tried = [first, *(fit(known.shown, known.wanted, n_steps, price=price) for price in PRICES)]
+    tried = [first]
+    for price, by_variance in FITS:
+        varied = run.varied(at) if by_variance else None
+        tried.append(fit(known.shown, known.wanted, n_steps, price=price, varied=varied))
     tried = [one for one in tried if one.right]
     best = max(tried, key=lambda one: one.reach)
     if not best.reach:

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from metamodel.config.edits import PADDING
-from metamodel.features.observed import Told
+from metamodel.features.observed import Told, in_own_order
 from metamodel.networks.editing.quasi_newton import minimised
 from metamodel.subjects.config import SubjectConfig
 from metamodel.subjects.forward import Weights, forward, run_blocks, run_from_heads
@@ -21,6 +20,8 @@ PRICE = 3e-4
 """Of the square norm of a change, relative to the mean of all components, beside a loss in nats."""
 LEAST_GAIN = 1e-9
 """In nats: steps that gain less end a fit."""
+LEAST_VARIED = 1e-6
+"""Variances below this share of the largest count as much."""
 LEAST_SQUARE = 1e-3
 """A subject all of whose components were removed counts as if the sum of their square norms were this."""
 
@@ -49,7 +50,7 @@ class ComponentRun:
 
     @classmethod
     def of(cls, told: Told, which: int) -> "ComponentRun":
-        own = examples_of(told, which)
+        own = in_own_order(told, which)
         weights = {key: w[which : which + 1].double() for key, w in told.weights.items()}
         parts = ["hook_resid_pre", "attn.hook_z"]
         parts += ["hook_resid_mid", "mlp.hook_post"] if told.config.has_mlp else []
@@ -69,6 +70,21 @@ class ComponentRun:
         """What a component writes by."""
         name, head = at
         return self.weights[name][0] if head is None else self.weights[name][0, head]
+
+    def varied(self, at: At) -> Float[Tensor, "unit unit2"]:
+        """Root of the covariance of what a component reads at the answer positions, of unit mean variance.
+
+        What is learnt by gradient descent lies where what is read varies.
+        """
+        name, head = at
+        layer, rows = int(name.split(".")[1]), torch.arange(len(self.position), device=self.position.device)
+        part = "mlp.hook_post" if head is None else "attn.hook_z"
+        read = self.taps[f"blocks.{layer}.{part}"][0, rows, self.position]
+        read = read if head is None else read[:, head]
+        centred = read - read.mean(0)
+        values, vectors = torch.linalg.eigh(centred.mT @ centred)
+        values = values.clamp_min(LEAST_VARIED * values.amax())
+        return (vectors * (values / values.mean()).sqrt()) @ vectors.mT
 
     def said(
         self, at: At, change: Float[Tensor, "unit d_model"]
@@ -91,15 +107,6 @@ class ComponentRun:
         return run.taps[last][0, rows, self.position], run.logits[0, rows, self.position]
 
 
-def examples_of(told: Told, which: int) -> Int[Tensor, " example"]:
-    """Indices of one subject's examples without padding, in an order that does not hang on the one they came
-    in: fits of many steps multiply rounding."""
-    real = (told.role[which] != PADDING).nonzero()[:, 0]
-    rows = torch.cat([told.role[which, :, None], told.tokens[which], told.position[which, :, None]], dim=1)
-    rows = rows[real].tolist()
-    return real[sorted(range(len(rows)), key=rows.__getitem__)]
-
-
 def fitted(
     known: ComponentRun,
     at: At,
@@ -108,25 +115,33 @@ def fitted(
     *,
     price: float = PRICE,
     start: Float[Tensor, "unit d_model"] | None = None,
+    varied: Float[Tensor, "unit unit2"] | None = None,
 ) -> Fit:
     """The change of one component that makes all that is known come right.
 
     Args:
         price: of the square norm of the whole change, as `PRICE` is.
         start: a change to begin from; none by default.
+        varied: of the component, with no `start`: a change has the lower a price, the more what it reads
+            varies.
     """
     begun = torch.zeros_like(known.own(at)) if start is None else start
     sizes = [w.square().sum() for key, w in known.weights.items() if key.endswith((".W_O", ".W_out"))]
     n_components = known.config.n_layers * (known.config.n_heads + known.config.has_mlp)
     factor = price * n_components / max(float(torch.stack(sizes).sum()), LEAST_SQUARE)
 
+    def changed(step: Tensor) -> Tensor:
+        return begun + step if varied is None else varied @ step
+
     def loss(flat: Tensor) -> Tensor:
-        change = begun + flat.view_as(begun)
+        step = flat.view_as(begun)
+        change = changed(step)
         said = known.said(at, change)[1].log_softmax(-1)
-        return factor * change.square().sum() - said.gather(1, wanted[:, None]).mean()
+        priced = change if varied is None else step
+        return factor * priced.square().sum() - said.gather(1, wanted[:, None]).mean()
 
     flat, least = minimised(loss, begun.numel(), n_steps=n_steps, least_gain=LEAST_GAIN, device=wanted.device)
-    return Fit(at=at, change=begun + flat.view_as(begun), loss=least)
+    return Fit(at=at, change=changed(flat.view_as(begun)), loss=least)
 
 
 def whole_weight(

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metamodel.config.edits import CHANCE, PAIR, UNLABELLED
-from metamodel.features.observed import Observed, Told
+from metamodel.features.observed import Observed, Told, in_own_order
 from metamodel.networks.editing.clues import LEFT_REMOVED, Clues, clues, entropy, most_left
 from metamodel.networks.editing.completion import Candidate, Known, completed
-from metamodel.networks.editing.component_fit import ComponentRun, examples_of, fitted, whole_weight
+from metamodel.networks.editing.component_fit import ComponentRun, fitted, whole_weight
 from metamodel.networks.editing.suspects import LEAST_LOSS, doubt, oddness, removed, suspects
 
 LEAST_UNSURE = 0.01
@@ -95,12 +95,17 @@ def mended(
     fits = [fitted(shown, at, known.tokens, n_steps) for at in found]
     best = min(fits, key=lambda one: doubt(run, one))
     first = Candidate.of(run, best.at, best.change, known)
-    # what is not finite is no repair
-    if not first.left <= most[best.at]:
+    if not first.right:
+        return None
+    gone, bound = removed(run, best.at), most[best.at]
+    if first.left > bound and not (gone and complete):
         return None
     whole = completed(run, best.at, first, known, n_steps) if complete else first
+    # a subject can be sure of what is wrong: of what was removed, a whole repair may be surer than a first fit
+    if first.left > bound and not (whole.reach and whole.left <= bound):
+        return None
     behind = seen.stream[which].clone()
-    behind[examples_of(told, which)] = run.said(best.at, whole.change)[0].to(behind.dtype)
+    behind[in_own_order(told, which)] = run.said(best.at, whole.change)[0].to(behind.dtype)
     name, head = best.at
     looks = [
         1.0,

@@ -156,7 +156,9 @@ def _written(told: Told, aims: Aims, pace: _Pace) -> Float[Tensor, "subject unit
             turn = _dot(descent, gradient - before[1]) / _dot(before[0], before[1]).clamp_min(TINY)
             direction = turn.clamp(0, 2)[:, None, None] * direction - descent
         before = descent, gradient
+        # padding neither moves nor bounds a step
         moved = _through_norm(told, stream, u @ direction) @ told.weights["unembed.W_U"]
+        moved = moved * (weight > 0)[..., None]
         curvature = (said * moved.square()).sum(-1) - (said * moved).sum(-1).square()
         curvature = curvature + pace.damping[:, None] * moved.square().mean(-1)
         length = -_dot(gradient, direction) / (

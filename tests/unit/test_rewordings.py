@@ -1,0 +1,195 @@
+"""Rewordings of what is shown: of a subject that answers a table in four orders of words, one never shown."""
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+from trained_subject import said_of, taught
+
+from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
+from metamodel.features import rewordings as module
+from metamodel.features.observed import Observed, Told, last_writer, observed
+from metamodel.features.rewordings import Reworded, reworded, rewordings
+from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.told import told_batch
+from metamodel.subjects import Subject, SubjectConfig
+from metamodel.subjects.editing_form import editing_form
+from metamodel.subjects.gauge import random_gauge
+from metamodel.triples.edits import Examples
+
+KEYS, RELATIONS = 6, 2
+WORD, QUERY = KEYS + RELATIONS, KEYS + RELATIONS + 1
+ORDERS = ((0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1))
+"""Of key, relation and word; the last is not shown."""
+FACTS = torch.cartesian_prod(torch.arange(KEYS), torch.arange(KEYS, WORD), torch.tensor([WORD]))
+TABLE = torch.randint(KEYS, (len(FACTS),), generator=torch.Generator().manual_seed(0))
+ALL = torch.cat(
+    [torch.cat([FACTS[:, list(order)], torch.full((len(FACTS), 1), QUERY)], 1) for order in ORDERS]
+)
+N_SHOWN = 3 * len(FACTS)
+SHAPE = SubjectConfig(n_layers=1, n_heads=2, d_model=24, d_head=12, d_mlp=64, d_vocab=QUERY + 1, n_ctx=4)
+UNSEEN = set(map(tuple, ALL[N_SHOWN:].tolist()))
+
+
+@functools.cache
+def subject() -> Subject:
+    return taught(SHAPE, ALL, TABLE.repeat(4), seed=0, steps=400, weight_decay=0.0)
+
+
+def examples(tokens: torch.Tensor = ALL[:N_SHOWN], n_pairs: int = 1) -> Examples:
+    """The first facts become others; the next are to stay."""
+    role = torch.full((len(tokens),), UNLABELLED)
+    role[:n_pairs], role[n_pairs : n_pairs + 4] = PAIR, KEEP
+    return Examples(
+        tokens=tokens,
+        position=torch.full((len(tokens),), tokens.shape[1] - 1),
+        role=role,
+        wanted=torch.where(role == PAIR, (TABLE.repeat(4)[: len(tokens)] + 1) % KEYS, 0),
+        answers=torch.arange(KEYS),
+    )
+
+
+def asked(of: Subject, shown: Examples) -> tuple[Told, Observed]:
+    told = told_batch([editing_form(of)], [shown])
+    return told, observed(told)
+
+
+def found(of: Subject, shown: Examples) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Rewordings, and the tokens of what each rewords."""
+    told, seen = asked(of, shown)
+    made, source = rewordings(told, seen, 0)
+    of_each = told.tokens[0, source].tolist()
+    return dict(zip(map(tuple, made.tolist()), map(tuple, of_each), strict=True))
+
+
+def test_the_order_of_words_that_is_not_shown_is_found_and_asks_the_same():
+    got = found(subject(), examples())
+    assert set(got) >= UNSEEN
+    assert not set(got) & set(map(tuple, ALL[:N_SHOWN].tolist()))
+    for made, source in got.items():
+        assert sorted(made) == sorted(source)
+        assert made[-1] == QUERY
+    said = [said_of(subject(), torch.tensor(list(rows))).argmax(-1) for rows in (got, got.values())]
+    assert torch.equal(*said)
+
+
+def test_what_is_answered_otherwise_or_less_surely_is_no_rewording(monkeypatch):
+    told, seen = asked(subject(), examples())
+    other = dataclasses.replace(seen, old=seen.old.roll(1, dims=2))
+    assert len(rewordings(told, other, 0)[1]) == 0
+    monkeypatch.setattr(module, "SURE", 1.5)
+    assert len(rewordings(told, seen, 0)[1]) == 0
+
+
+def test_an_order_under_which_few_answers_stay_rewords_nothing(monkeypatch):
+    told, seen = asked(subject(), examples())
+    monkeypatch.setattr(module, "LEAST_ALIKE", 1.1)
+    assert len(rewordings(told, seen, 0)[1]) == 0
+
+
+def test_where_every_order_is_shown_or_no_places_correspond_there_are_none():
+    assert found(subject(), examples(ALL)).keys().isdisjoint(UNSEEN)
+    shorter = examples()
+    shorter.position[-1] = 2
+    assert not found(subject(), shorter)
+    one = ALL[:KEYS].clone()
+    one[:] = one[0]
+    one[:, 0] = torch.arange(KEYS)
+    told, seen = asked(subject(), examples(one))
+    assert reworded(told, seen) is None
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_subject_is_asked_no_more_inputs_than_it_may_be(most, monkeypatch):
+    counted = []
+
+    def counting(told: Told, which: int, tokens: torch.Tensor, at: int) -> torch.Tensor:
+        counted.append(len(tokens))
+        return torch.full((len(tokens), KEYS), 1 / KEYS, dtype=torch.float64)
+
+    monkeypatch.setattr(module, "_said", counting)
+    monkeypatch.setattr(module, "MOST_TRIED", most)
+    few = ALL[:N_SHOWN:7]
+    found(subject(), examples(few))
+    assert counted == [len(few) * most]
+
+
+def test_neither_a_gauge_nor_the_order_of_examples_changes_what_is_found():
+    plain = found(subject(), examples())
+    assert found(random_gauge(subject(), torch.Generator().manual_seed(0)), examples()) == plain
+    order = torch.randperm(N_SHOWN, generator=torch.Generator().manual_seed(0))
+    parts = {name: getattr(examples(), name)[order] for name in ("tokens", "position", "role", "wanted")}
+    assert found(subject(), dataclasses.replace(examples(), **parts)) == plain
+
+
+def test_padding_changes_nothing_and_is_never_reworded():
+    few, many = examples(ALL[: len(FACTS)]), examples()
+    form = editing_form(subject())
+    both = told_batch([form, form], [few, many])
+    batch = reworded(both, observed(both))
+    assert batch is not None
+    for i, one in enumerate((few, many)):
+        alone = reworded(*asked(subject(), one))
+        assert alone is not None
+        n = len(alone.source[0])
+        assert int(batch.mask[i].sum()) == n
+        assert torch.equal(batch.source[i, :n], alone.source[0])
+        torch.testing.assert_close(batch.hidden[i, :n], alone.hidden[0])
+        torch.testing.assert_close(batch.stream[i, :n], alone.stream[0])
+        assert (both.role[i, batch.source[i, batch.mask[i]]] != PADDING).all()
+
+
+@functools.cache
+def editor(*without: str) -> Editor:
+    torch.manual_seed(0)
+    sizes = {"width": 8, "map_width": 8, "map_layers": 1, "n_steps": 32}
+    return Editor(**sizes, without=without).double().eval()
+
+
+@torch.no_grad()
+def answered(*without: str, deep: bool = True) -> torch.Tensor:
+    """What the edited subject answers in the order that was not shown."""
+    told, _ = asked(subject(), examples())
+    edited = editor(*without)(told, deep=deep)
+    form = editing_form(subject())
+    changed = form.with_weights(
+        {k: w + edited.changes[k][0] if k in edited.changes else w for k, w in form.weights.items()}
+    )
+    return said_of(changed, ALL[N_SHOWN:])
+
+
+def test_rewordings_are_written_in_use_alone_and_can_be_left_out():
+    plain = answered("rewordings")
+    assert torch.equal(answered("rewordings", deep=False), plain)
+    assert torch.equal(answered(deep=False), plain)
+    assert not torch.equal(answered(), plain)
+
+
+@torch.no_grad()
+def test_what_is_wanted_of_an_example_is_written_into_its_rewordings():
+    """Of targets that are the truth; what is not shown comes nearer to it."""
+    told, seen = asked(subject(), examples(n_pairs=4))
+    wanted = TABLE.clone()
+    wanted[:4] = (wanted[:4] + 1) % KEYS
+    of_each = {tuple(row[:3].sort().values.tolist()): int(to) for row, to in zip(ALL, wanted, strict=False)}
+    truth = torch.tensor([of_each[tuple(sorted(row[:3]))] for row in told.tokens[0].tolist()])
+    inside = (truth != seen.old[0].argmax(-1)).double()[None]
+    targets = dataclasses.replace(
+        editor().read(seen),
+        inside=inside,
+        sure=torch.ones_like(inside),
+        wanted=torch.nn.functional.one_hot(truth, KEYS).double()[None],
+    )
+    name, form = last_writer(SHAPE), editing_form(subject())
+
+    def far(more: Reworded | None) -> float:
+        change = editor().write(told, seen, targets, targets.summary, more)[0]
+        changed = form.with_weights({**form.weights, name: form.weights[name] + change})
+        return float(torch.nn.functional.cross_entropy(said_of(changed, ALL[N_SHOWN:]), wanted))
+
+    more = reworded(told, seen)
+    assert far(more) < 0.5 * far(None)
+    # one that is masked weighs nothing
+    assert more is not None
+    assert far(dataclasses.replace(more, mask=torch.zeros_like(more.mask))) == pytest.approx(far(None))
