@@ -45,6 +45,7 @@ ENTRIES: dict[str, tuple[EditorConfig, str]] = {
     UNTRAINED: (PLAIN, "plain"),
     NO_COMPONENTS: (replace(PLAIN, component_steps=0), "plain"),
     "no completion": (replace(PLAIN, without=("completion",)), "plain"),
+    "no rewordings": (replace(PLAIN, without=("rewordings",)), "plain"),
     ALONE: (LAST, NO_COMPONENTS),
     "gates": (replace(LAST, gates=True), ALONE),
     "price": (replace(LAST, decay=True), ALONE),
