@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.features.observed import Observed, Told, in_own_order, read_at
-from metamodel.subjects.forward import forward
+from metamodel.subjects.forward import unembed
 
 MOST_PERMUTED = 4
 """Places of which all orders are tried; of more, only two tokens change places at a time."""
@@ -38,32 +38,47 @@ class Reworded:
     stream: Float[Tensor, "subject reworded d_model"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rewordings:
+    """Those of one subject, without padding."""
+
+    tokens: Int[Tensor, "reworded pos"]
+    source: Int[Tensor, " reworded"]
+    hidden: Float[Tensor, "reworded unit"]
+    stream: Float[Tensor, "reworded d_model"]
+
+
 @torch.no_grad()
 def reworded(told: Told, seen: Observed) -> Reworded | None:
     """None of them stands among the examples. Returns: None where there are none."""
     found = [rewordings(told, seen, i) for i in range(len(told.role))]
-    longest = max(len(source) for _, source in found)
-    if not longest:
+    if all(one is None for one in found):
         return None
-    tokens = told.tokens.new_zeros(len(found), longest, told.tokens.shape[2])
-    source, mask = tokens.new_zeros(tokens.shape[:2]), torch.zeros_like(tokens[..., 0], dtype=torch.bool)
-    for i, (made, of) in enumerate(found):
-        tokens[i, : len(of)], source[i, : len(of)], mask[i, : len(of)] = made, of, True
-    hidden, stream = read_at(told.config, told.weights, tokens, told.position.gather(1, source))
+    shape = len(found), max(0 if one is None else len(one.source) for one in found)
+    source, mask = (
+        told.tokens.new_zeros(shape),
+        torch.zeros(shape, dtype=torch.bool, device=told.tokens.device),
+    )
+    hidden, stream = (x.new_zeros(*shape, x.shape[2]) for x in (seen.hidden, seen.stream))
+    for i, one in enumerate(found):
+        if one is not None:
+            n = len(one.source)
+            source[i, :n], mask[i, :n], hidden[i, :n], stream[i, :n] = (
+                one.source,
+                True,
+                one.hidden,
+                one.stream,
+            )
     return Reworded(source=source, mask=mask, hidden=hidden, stream=stream)
 
 
-def rewordings(
-    told: Told, seen: Observed, which: int
-) -> tuple[Int[Tensor, "reworded pos"], Int[Tensor, " reworded"]]:
-    """Of one subject of a batch: tokens, and the example that each rewords. None where inputs differ in
-    length, for no places then correspond."""
+def rewordings(told: Told, seen: Observed, which: int) -> Rewordings | None:
+    """Of one subject of a batch. None where inputs differ in length, for no places then correspond."""
     real = in_own_order(told, which)
     tokens, at = told.tokens[which, real], told.position[which, real]
     places = (tokens != tokens[:1]).any(0)[: int(at[0]) + 1].nonzero()[:, 0]
-    none = tokens[:0], real[:0]
     if bool((at != at[0]).any()) or len(places) < 2:
-        return none
+        return None
     orders = _orders(len(places)).to(places.device)
     made = tokens.repeat(len(orders), 1, 1)
     made[:, :, places] = tokens[:, places[orders]].movedim(1, 0)
@@ -71,24 +86,42 @@ def rewordings(
     every = [tuple(row) for row in made.flatten(0, 1).tolist()]
     new = [row for row in dict.fromkeys(every) if row not in known]
     if not new:
-        return none
+        return None
     most = min(len(new), MOST_TRIED * len(real))
     new = [new[i * len(new) // most] for i in range(most)]
     index = {row: i for i, row in enumerate(new)}
+    # [order, example]: which of the new inputs an order makes of an example
     tried = torch.tensor([index.get(row, -1) for row in every], device=tokens.device).view(len(orders), -1)
-    said = _said(told, which, tokens.new_tensor(new), int(at[0]))[tried]
-    p, answer = seen.old[which, real].max(-1)
-    alike = (said.argmax(-1) == answer) & (tried >= 0)
-    alike &= said.gather(2, answer.expand_as(tried)[..., None])[..., 0] >= SURE * p
-    share = alike.sum(1) / (tried >= 0).sum(1).clamp_min(1)
-    chance = float((torch.bincount(answer).double() / len(answer)).square().sum())
-    alike &= (share >= chance + LEAST_ALIKE * (1 - chance))[:, None]
+    asked = tokens.new_tensor(new)
+    weights = {key: w[which : which + 1] for key, w in told.weights.items()}
+    hidden, stream = read_at(told.config, weights, asked[None], at[:1].expand(1, len(asked)))
+    alike = _alike(seen.old[which, real], _said(told, which, stream)[tried], tried >= 0)
     source: dict[int, int] = {}
     for order, example in alike.nonzero().tolist():
         source.setdefault(int(tried[order, example]), int(real[example]))
-    return tokens.new_tensor([new[i] for i in source]).view(-1, tokens.shape[1]), real.new_tensor(
-        list(source.values())
+    if not source:
+        return None
+    chosen = torch.tensor(list(source), device=tokens.device)
+    return Rewordings(
+        tokens=asked[chosen],
+        source=torch.tensor(list(source.values()), device=tokens.device),
+        hidden=hidden[0, chosen],
+        stream=stream[0, chosen],
     )
+
+
+def _alike(
+    old: Float[Tensor, "example answer"],
+    said: Float[Tensor, "order example answer"],
+    new: Bool[Tensor, "order example"],
+) -> Bool[Tensor, "order example"]:
+    """Whether an input is answered as what it rewords, and as surely, under an order that does so often."""
+    p, answer = old.max(-1)
+    sure = said.gather(2, answer.expand_as(new)[..., None])[..., 0] >= SURE * p
+    alike = new & (said.argmax(-1) == answer) & sure
+    share = alike.sum(1) / new.sum(1).clamp_min(1)
+    chance = float((torch.bincount(answer).double() / len(answer)).square().sum())
+    return alike & (share >= chance + LEAST_ALIKE * (1 - chance))[:, None]
 
 
 def _orders(n: int) -> Int[Tensor, "order place"]:
@@ -101,8 +134,8 @@ def _orders(n: int) -> Int[Tensor, "order place"]:
     return orders
 
 
-def _said(told: Told, which: int, tokens: Int[Tensor, "input pos"], at: int) -> Float[Tensor, "input answer"]:
-    """What one subject says of inputs at one position, as a distribution over answers."""
+def _said(told: Told, which: int, stream: Float[Tensor, "1 input d_model"]) -> Float[Tensor, "input answer"]:
+    """What one subject says behind its last block, as a distribution over answers."""
     weights = {key: w[which : which + 1] for key, w in told.weights.items()}
-    logits = forward(weights, told.config, tokens[None]).logits[0, :, at]
-    return logits[:, told.answers[which]].masked_fill(~told.answer_mask[which], -torch.inf).softmax(-1)
+    logits = unembed(weights, told.config, stream)[0][:, told.answers[which]]
+    return logits.masked_fill(~told.answer_mask[which], -torch.inf).softmax(-1)

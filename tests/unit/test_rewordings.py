@@ -9,7 +9,7 @@ from trained_subject import said_of, taught
 
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features import rewordings as module
-from metamodel.features.observed import Observed, Told, last_writer, observed
+from metamodel.features.observed import Observed, Told, last_writer, observed, read_at
 from metamodel.features.rewordings import Reworded, reworded, rewordings
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.told import told_batch
@@ -58,9 +58,11 @@ def asked(of: Subject, shown: Examples) -> tuple[Told, Observed]:
 def found(of: Subject, shown: Examples) -> dict[tuple[int, ...], tuple[int, ...]]:
     """Rewordings, and the tokens of what each rewords."""
     told, seen = asked(of, shown)
-    made, source = rewordings(told, seen, 0)
-    of_each = told.tokens[0, source].tolist()
-    return dict(zip(map(tuple, made.tolist()), map(tuple, of_each), strict=True))
+    got = rewordings(told, seen, 0)
+    if got is None:
+        return {}
+    of_each = told.tokens[0, got.source].tolist()
+    return dict(zip(map(tuple, got.tokens.tolist()), map(tuple, of_each), strict=True))
 
 
 def test_the_order_of_words_that_is_not_shown_is_found_and_asks_the_same():
@@ -77,15 +79,15 @@ def test_the_order_of_words_that_is_not_shown_is_found_and_asks_the_same():
 def test_what_is_answered_otherwise_or_less_surely_is_no_rewording(monkeypatch):
     told, seen = asked(subject(), examples())
     other = dataclasses.replace(seen, old=seen.old.roll(1, dims=2))
-    assert len(rewordings(told, other, 0)[1]) == 0
+    assert rewordings(told, other, 0) is None
     monkeypatch.setattr(module, "SURE", 1.5)
-    assert len(rewordings(told, seen, 0)[1]) == 0
+    assert rewordings(told, seen, 0) is None
 
 
 def test_an_order_under_which_few_answers_stay_rewords_nothing(monkeypatch):
     told, seen = asked(subject(), examples())
     monkeypatch.setattr(module, "LEAST_ALIKE", 1.1)
-    assert len(rewordings(told, seen, 0)[1]) == 0
+    assert rewordings(told, seen, 0) is None
 
 
 def test_where_every_order_is_shown_or_no_places_correspond_there_are_none():
@@ -104,11 +106,11 @@ def test_where_every_order_is_shown_or_no_places_correspond_there_are_none():
 def test_a_subject_is_asked_no_more_inputs_than_it_may_be(most, monkeypatch):
     counted = []
 
-    def counting(told: Told, which: int, tokens: torch.Tensor, at: int) -> torch.Tensor:
-        counted.append(len(tokens))
-        return torch.full((len(tokens), KEYS), 1 / KEYS, dtype=torch.float64)
+    def counting(config, weights, tokens: torch.Tensor, position: torch.Tensor) -> tuple:
+        counted.append(tokens.shape[1])
+        return read_at(config, weights, tokens, position)
 
-    monkeypatch.setattr(module, "_said", counting)
+    monkeypatch.setattr(module, "read_at", counting)
     monkeypatch.setattr(module, "MOST_TRIED", most)
     few = ALL[:N_SHOWN:7]
     found(subject(), examples(few))

@@ -101,7 +101,7 @@ def mended(
     if first.left > bound and not (gone and complete):
         return None
     whole = completed(run, best.at, first, known, n_steps) if complete else first
-    # a subject can be sure of what is wrong: of what was removed, a whole repair may be surer than a first fit
+    # a subject can be sure of what is wrong; of what was removed, a completed repair may be surer than a fit
     if first.left > bound and not (whole.reach and whole.left <= bound):
         return None
     behind = seen.stream[which].clone()

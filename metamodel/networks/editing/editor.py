@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, last_writer, observed, seen_again
-from metamodel.features.rewordings import Reworded, reworded
+from metamodel.features.rewordings import MOST_TRIED, Reworded, reworded
 from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.components import N_LOOKS as N_MENDED
 from metamodel.networks.editing.components import Mended, mended
@@ -92,11 +92,13 @@ class Editor(nn.Module):
         """Runs of a subject on all examples that one proposal takes at most, backward passes among them.
 
         One to read it; two for gates and one behind them; one for every correction; two where a component
-        is looked for that is to blame. Fits to the known examples alone are not among them, and neither is
-        what runs from the last MLP on, or, where a repair is completed, from the component on.
+        is looked for that is to blame; and two for rewordings, of which twice as many are tried. Fits to the
+        known examples alone are not among them, and neither is what runs from the last MLP on, or, where a
+        repair is completed, from the component on.
         """
-        looks = self.component_steps > 0 and self.gates is None and self.correct is None
-        return 3 * (self.gates is not None) + self.recurrent + 2 * looks
+        alone = self.gates is None and self.correct is None
+        looks, rewords = alone and self.component_steps > 0, alone and "rewordings" not in self.without
+        return 3 * (self.gates is not None) + self.recurrent + 2 * looks + MOST_TRIED * rewords
 
     def of_steps(self, n_steps: int) -> None:
         """Sets the number of steps of every writer."""
