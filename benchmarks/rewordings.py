@@ -3,8 +3,8 @@
     python benchmarks/rewordings.py CHECKPOINT [--zoo FOLDER] [--edits 120] [--tuning 40]
 
 An editor asks a subject which rewordings of what is shown it answers alike, and writes them beside that;
-opponents in the report are given only what is shown. Here each is tuned and judged both ways:
-given rewordings, it is told those of pairs as pairs, those of inputs to keep as inputs to keep, and all others
+opponents in the report are given only what is shown. Here each is tuned and judged both ways: given
+rewordings, it is told those of pairs as pairs, those of inputs to keep as inputs to keep, and all others
 without an answer. Repairs, which no editor writes on rewordings, are left out. Progress goes to stderr; the
 last line of stdout is one JSON object, `{method: {kind: {s, rewordings, difference, low, high}}}`, with
 intervals paired over lineages.

@@ -118,6 +118,7 @@ Edits:
     example2     second axis over examples
     other        example of another role
     reworded     input that an editor makes of an example
+    order        way of putting the tokens of an input in order
     known        pair or input to keep, of a specification
     known2       second axis over them
     edit         edit on which a forecast is fitted
