@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     parser = command_parser(prog="benchmarks.rewordings", description=__doc__ or "")
     parser.add_argument("checkpoint", type=str, help="folder of an editor")
     parser.add_argument("--zoo", type=str, default="data/edits-small", help="folder of a zoo of edits")
-    parser.add_argument("--edits", type=int, default=120, help="edits that are judged, repairs among them")
+    parser.add_argument("--edits", type=int, default=120, help="edits that are drawn")
     parser.add_argument("--tuning", type=int, default=40, help="edits that opponents are tuned on")
     given = parse_options(parser, arguments)
     torch.set_num_threads(1)
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     sys.stdout.write(table(found) + "\n" + json.dumps(found) + "\n")
 
 
-def reworded(e: Episode) -> Examples:
+def told_more(e: Episode) -> Examples:
     """What is shown, and its rewordings in the role of what they reword."""
     told = told_batch([editing_form(e.editable.subject)], [e.examples])
     more = rewordings(told, observed(told), 0)
@@ -122,7 +122,7 @@ def _judged(
 
 def _theirs(name: str, tuning: Sequence[Episode], more: bool) -> Callable[[Episode], Changes]:
     # told more, and judged on what it was told before
-    told = [replace(e, examples=reworded(e)) if more else e for e in tuning]
+    told = [replace(e, examples=told_more(e)) if more else e for e in tuning]
     truth = {id(given): e for given, e in zip(told, tuning, strict=True)}
 
     def s(e: Episode, changes: Changes) -> float:
@@ -133,7 +133,7 @@ def _theirs(name: str, tuning: Sequence[Episode], more: bool) -> Callable[[Episo
     opponent.tune(told)
 
     def propose(e: Episode) -> Changes:
-        return opponent.propose(e.editable.subject, reworded(e) if more else e.examples, e.edit.kind)
+        return opponent.propose(e.editable.subject, told_more(e) if more else e.examples, e.edit.kind)
 
     return propose
 

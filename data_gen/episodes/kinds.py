@@ -124,20 +124,21 @@ def infeasible(domain: Domain, generator: torch.Generator, n: int) -> Iterator[E
     """Answers of one behavior drawn anew for every input: no few pairs tell them.
 
     Two of the pairs contradict every edit that carries over to other inputs: they ask for the same, in two
-    ways, or, where everything is asked once, had the same answer, and two answers are wanted. (Any two pairs
-    of different answers are those of some rule of a subject that adds.)
+    ways, or, where everything is asked once, had the same answer, and two answers are wanted. (Of a subject
+    that adds, any two pairs of different answers determine a map that keeps proportions, as a rule's do.)
     """
     question = domain.key * (len(domain.table) + 1) + domain.second + 1
     for _ in range(n):
         group = int(torch.randint(int(domain.group.max()) + 1, (1,), generator=generator))
         inside = domain.group == group
         drawn = torch.randint(len(domain.answers), inside.shape, generator=generator)
-        # pairs are chosen by draws of their own: what is drawn behind them does not hang on how
+        # what is drawn behind this does not hang on how pairs are chosen: that repeats the next draws
         choice = generator.clone_state()
         shown = (inside & ~domain.unseen).nonzero()[:, 0]
         shown = shown[torch.randperm(len(shown), generator=choice)]
         several = len(question[shown].unique()) < len(shown)
         alike = (question if several else domain.value())[shown]
+        assert len(alike.unique()) < len(alike), "two inputs that no edit tells apart"
         first = next(i for i in range(len(shown)) if (alike == alike[i]).sum() > 1)
         second = first + 1 + int((alike[first + 1 :] == alike[first]).int().argmax())
         one, other = shown[first], shown[second]

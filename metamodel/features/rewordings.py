@@ -1,9 +1,10 @@
 """Inputs of the subject's own making: rewordings of what was shown that it answers alike.
 
 A specification shows some wordings, and an edit is to hold, or to stay away, in others too. Which others ask
-the same, the subject itself says: where the tokens of a shown input, put in another order, are answered alike
-and as surely, the new input is a rewording, and what is wanted of the one is wanted of the other. ROME
-likewise writes a fact behind prefixes that the model itself made (Meng et al. 2022).
+the same, a subject's own answers tell: where the tokens of a shown input, put in another order, are
+answered alike and as surely, under an order that does so often, the new input is taken for a rewording, and
+what is wanted of the one is wanted of the other. ROME likewise writes a fact behind prefixes that the model
+itself made (Meng et al. 2022).
 """
 
 from dataclasses import dataclass
@@ -18,8 +19,12 @@ from metamodel.subjects.forward import unembed
 
 MOST_PERMUTED = 4
 """Places of which all orders are tried; of more, only two tokens change places at a time."""
+MOST_ORDERS = 32
+"""Orders that are tried at most, spread evenly over all."""
 MOST_TRIED = 2
 """Times as many inputs as there are examples that a subject is asked at most."""
+LEAST_TRIED = 8
+"""Inputs of an order of which fewer say nothing of it."""
 SURE = 0.9
 """A rewording is answered at least so many times as surely as what it rewords."""
 LEAST_ALIKE = 0.15
@@ -119,17 +124,22 @@ def _alike(
     p, answer = old.max(-1)
     sure = said.gather(2, answer.expand_as(new)[..., None])[..., 0] >= SURE * p
     alike = new & (said.argmax(-1) == answer) & sure
-    share = alike.sum(1) / new.sum(1).clamp_min(1)
+    n, share = new.sum(1), alike.sum(1) / new.sum(1).clamp_min(1)
     chance = float((torch.bincount(answer).double() / len(answer)).square().sum())
-    return alike & (share >= chance + LEAST_ALIKE * (1 - chance))[:, None]
+    if chance == 1:  # whatever is asked, the answer is the same
+        return torch.zeros_like(alike)
+    return alike & ((n >= LEAST_TRIED) & (share >= chance + LEAST_ALIKE * (1 - chance)))[:, None]
 
 
 def _orders(n: int) -> Int[Tensor, "order place"]:
     """In which tokens are put, but for the one in which they stand."""
     if n <= MOST_PERMUTED:
         return torch.tensor(list(permutations(range(n)))[1:])
-    orders = torch.arange(n).repeat(n * (n - 1) // 2, 1)
-    for i, (a, b) in enumerate(combinations(range(n), 2)):
+    swaps = list(combinations(range(n), 2))
+    most = min(len(swaps), MOST_ORDERS)
+    swaps = [swaps[i * len(swaps) // most] for i in range(most)]
+    orders = torch.arange(n).repeat(most, 1)
+    for i, (a, b) in enumerate(swaps):
         orders[i, a], orders[i, b] = b, a
     return orders
 

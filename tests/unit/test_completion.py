@@ -10,7 +10,7 @@ from trained_subject import said_of, taught
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Told, in_own_order, observed
 from metamodel.features.proportions import UNKNOWN
-from metamodel.networks.editing import completion
+from metamodel.networks.editing import completion, components
 from metamodel.networks.editing.clues import entropy
 from metamodel.networks.editing.completion import Candidate, Known, _following, completed
 from metamodel.networks.editing.component_fit import ComponentRun, Fit, fitted
@@ -185,6 +185,25 @@ def test_a_change_that_loses_the_pairs_is_no_completion(lost, follows, monkeypat
     found = mended(told, seen, 0, STEPS)
     assert found is not None
     assert torch.equal(found.change, plain.change)
+
+
+@pytest.mark.parametrize(
+    ("left", "reach", "complete", "taken"),
+    [(0.0, 2.0, True, True), (0.0, 0.0, True, False), (9.0, 2.0, True, False), (0.0, 2.0, False, False)],
+)
+def test_a_completed_repair_can_prove_what_was_removed(left, reach, complete, taken, monkeypatch):
+    """Where the first fit leaves the subject too unsure: by what follows, and by being sure."""
+    told = told_of()
+    monkeypatch.setattr(components, "LEAST_LEFT", 0.0)
+    monkeypatch.setattr(components, "LEFT_REMOVED", 1e-6)
+
+    def whole(run: ComponentRun, at, first: Candidate, known: Known, n_steps: int) -> Candidate:
+        return dataclasses.replace(first, left=left, reach=reach)
+
+    monkeypatch.setattr(components, "completed", whole)
+    found = mended(told, observed(told), 0, STEPS, complete=complete)
+    assert (found is not None) is taken
+    assert not taken or float(found.looks[-1]) == reach
 
 
 def test_a_fit_begins_where_it_is_told_to_and_its_price_is_that_of_the_whole_change():

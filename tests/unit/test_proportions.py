@@ -240,3 +240,15 @@ def test_a_pair_that_contradicts_the_others_is_outvoted():
     pairs = [(x, (3 - x) % P) for x in (0, 1, 3, 5)] + [(6, 6)]
     to = extended(of_addition(), told(seen_of(pairs)[0]))
     assert to.tolist() == [3, 2, 1, 0, 6, 5, 6]
+
+
+def test_the_share_of_known_proportions_tells_a_subject_that_adds_whatever_the_padding():
+    tokens, said = adding()
+    facts = torch.randint(P, said.shape, generator=torch.Generator().manual_seed(0))
+    both, mask = torch.stack([said, facts]), torch.arange(P + 3)[None].expand(2, -1) < P
+    everything = torch.ones_like(both, dtype=torch.bool)
+    found = proportions(torch.stack([tokens, tokens]), everything, both, mask)
+    share = found.share(mask)
+    assert share[0] == 1 == read(tokens, said).share(mask[:1, :P])[0]
+    assert share[1] < 0.05
+    assert not found.hidden().share(mask).any()

@@ -90,6 +90,25 @@ def test_an_order_under_which_few_answers_stay_rewords_nothing(monkeypatch):
     assert rewordings(told, seen, 0) is None
 
 
+def test_too_few_inputs_of_an_order_and_answers_that_are_all_the_same_prove_nothing(monkeypatch):
+    told, seen = asked(subject(), examples())
+    monkeypatch.setattr(module, "LEAST_TRIED", N_SHOWN + 1)
+    assert rewordings(told, seen, 0) is None
+    monkeypatch.undo()
+    weights = {**subject().weights, "unembed.b_U": subject().weights["unembed.b_U"].clone()}
+    weights["unembed.b_U"][0] += 100.0
+    assert not found(subject().with_weights(weights), examples())
+    assert found(subject(), examples())
+
+
+def test_of_many_places_only_some_exchanges_are_tried():
+    assert len(module._orders(4)) == 23
+    orders = module._orders(12)
+    assert len(orders) == module.MOST_ORDERS
+    assert ((orders != torch.arange(12)).sum(1) == 2).all()
+    assert len(module._orders(6)) == 15
+
+
 def test_where_every_order_is_shown_or_no_places_correspond_there_are_none():
     assert found(subject(), examples(ALL)).keys().isdisjoint(UNSEEN)
     shorter = examples()
@@ -166,6 +185,25 @@ def test_rewordings_are_written_in_use_alone_and_can_be_left_out():
     assert torch.equal(answered("rewordings", deep=False), plain)
     assert torch.equal(answered(deep=False), plain)
     assert not torch.equal(answered(), plain)
+
+
+@torch.no_grad()
+def test_a_whole_last_mlp_is_written_on_rewordings_too_alone_and_beside_a_subject_that_has_none(monkeypatch):
+    monkeypatch.setattr("metamodel.networks.editing.editor.WHOLE", -1.0)
+    sizes = {"width": 8, "map_width": 8, "map_layers": 1, "n_steps": 4, "deep_steps": 3}
+    torch.manual_seed(0)
+    network = Editor(**sizes).double().eval()
+    torch.manual_seed(0)
+    without = Editor(**sizes, without=("rewordings",)).double().eval()
+    form, few = editing_form(subject()), examples(ALL[:3])
+    told, _ = asked(subject(), examples())
+    assert reworded(*asked(subject(), few)) is None
+    both = told_batch([form, form], [few, examples()])
+    alone, batch = network(told, deep=True), network(both, deep=True)
+    assert alone.looks.shape == without(told, deep=True).looks.shape
+    for name, change in alone.changes.items():
+        torch.testing.assert_close(batch.changes[name][1], change[0], rtol=0, atol=1e-6)
+        assert not torch.allclose(change, without(told, deep=True).changes[name], atol=1e-3)
 
 
 @torch.no_grad()

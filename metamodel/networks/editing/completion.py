@@ -9,7 +9,6 @@ fits the one is taken that leaves the subject surest.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -116,18 +115,17 @@ def completed(run: ComponentRun, at: At, first: Candidate, known: Known, n_steps
         n_steps: of a fit to what is shown.
     """
 
-    def fit(among: Bool[Tensor, " example"], wanted: Tensor, n: int, **more: Any) -> Candidate:
-        change = fitted(run.only(among), at, known.answers[wanted[among]], n, **more).change
-        return Candidate.of(run, at, change, known)
-
-    def told_what_follows(one: Candidate, start: Candidate, n: int) -> Candidate:
-        wanted = torch.where(known.shown, known.wanted, one.expected.clamp_min(0))
-        return fit(known.shown | (one.expected != UNKNOWN), wanted, n, start=start.change)
+    def told_what_follows(one: Candidate, n: int) -> Candidate:
+        taught = known.shown | (one.expected != UNKNOWN)
+        wanted = torch.where(known.shown, known.wanted, one.expected.clamp_min(0))[taught]
+        fit = fitted(run.only(taught), at, known.answers[wanted], n, start=one.change)
+        return Candidate.of(run, at, fit.change, known)
 
     tried = [first]
     for price, by_variance in FITS:
         varied = run.varied(at) if by_variance else None
-        tried.append(fit(known.shown, known.wanted, n_steps, price=price, varied=varied))
+        fit = fitted(run.only(known.shown), at, known.tokens, n_steps, price=price, varied=varied)
+        tried.append(Candidate.of(run, at, fit.change, known))
     tried = [one for one in tried if one.right]
     best = max(tried, key=lambda one: one.reach)
     if not best.reach:
@@ -135,21 +133,20 @@ def completed(run: ComponentRun, at: At, first: Candidate, known: Known, n_steps
         return surest if surest.left <= SURE else first
     now = best
     for _ in range(MOST_ROUNDS):
-        before, now = now, told_what_follows(now, now, ROUND_STEPS)
+        before, now = now, told_what_follows(now, ROUND_STEPS)
         if now.right and now.reach >= best.reach:
             best = now
         if not now.reach or bool((now.expected == before.expected).all()):
             break
     # short rounds can leave what is shown not quite right
-    last = told_what_follows(best, best, n_steps)
+    last = told_what_follows(best, n_steps)
     return last if last.right and last.reach >= best.reach else best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Follows:
-    """As of a candidate."""
-
     expected: Int[Tensor, " example"]
+    """As of a `Candidate`."""
     reach: float
 
 

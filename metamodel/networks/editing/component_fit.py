@@ -20,6 +20,7 @@ PRICE = 3e-4
 """Of the square norm of a change, relative to the mean of all components, beside a loss in nats."""
 LEAST_GAIN = 1e-9
 """In nats: steps that gain less end a fit."""
+TINY = 1e-12
 LEAST_VARIED = 1e-6
 """Variances below this share of the largest count as much."""
 LEAST_SQUARE = 1e-3
@@ -84,7 +85,7 @@ class ComponentRun:
         centred = read - read.mean(0)
         values, vectors = torch.linalg.eigh(centred.mT @ centred)
         values = values.clamp_min(LEAST_VARIED * values.amax())
-        return (vectors * (values / values.mean()).sqrt()) @ vectors.mT
+        return (vectors * (values / values.mean().clamp_min(TINY)).sqrt()) @ vectors.mT
 
     def said(
         self, at: At, change: Float[Tensor, "unit d_model"]
@@ -125,6 +126,7 @@ def fitted(
         varied: of the component, with no `start`: a change has the lower a price, the more what it reads
             varies.
     """
+    assert start is None or varied is None
     begun = torch.zeros_like(known.own(at)) if start is None else start
     sizes = [w.square().sum() for key, w in known.weights.items() if key.endswith((".W_O", ".W_out"))]
     n_components = known.config.n_layers * (known.config.n_heads + known.config.has_mlp)

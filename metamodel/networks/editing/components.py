@@ -50,7 +50,7 @@ class Mended:
     """What spoke for its damage."""
     left: float
     """Entropy behind the fit to what is known, relative to that before: by it the component was taken for
-    damaged, before the fit was completed."""
+    damaged, before the fit was completed; or, of one that was removed, the completed fit proved it."""
 
 
 def mended(
@@ -112,7 +112,7 @@ def mended(
         math.log(whole.left + LEAST_LOSS),
         math.log((whole.left + LEAST_LOSS) / before),
         math.log(best.loss + LEAST_LOSS),
-        whole.reach,
+        whole.reach if complete else 0.0,
     ]
     return Mended(
         name=name,
