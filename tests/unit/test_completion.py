@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -166,8 +168,15 @@ def test_a_fit_that_is_not_finite_is_never_the_surest(monkeypatch):
     assert completed_from(run, broken, known).change.isfinite().all()
 
 
+def more_and_more_follows() -> Callable[[torch.Tensor, Known], completion._Follows]:
+    calls = itertools.count(1)
+    return lambda said, known: completion._Follows(
+        reach=float(next(calls)), expected=torch.zeros(len(said), dtype=torch.long)
+    )
+
+
 @pytest.mark.parametrize("lost", [0.0, torch.nan])
-@pytest.mark.parametrize("follows", [None, nothing_follows])
+@pytest.mark.parametrize("follows", [None, nothing_follows, more_and_more_follows()])
 def test_a_change_that_loses_the_pairs_is_no_completion(lost, follows, monkeypatch):
     told = told_of()
     seen = observed(told)

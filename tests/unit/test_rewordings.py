@@ -101,6 +101,16 @@ def test_too_few_inputs_of_an_order_and_answers_that_are_all_the_same_prove_noth
     assert found(subject(), examples())
 
 
+def test_the_answer_must_be_the_likeliest_also_where_a_subject_is_unsure():
+    old = torch.tensor([0.4, 0.35, 0.25]).repeat(9, 1)
+    old[::3] = old[::3].roll(1, dims=1)
+    said = torch.tensor([0.38, 0.42, 0.2]).repeat(9, 1)
+    said[::3] = said[::3].roll(1, dims=1)
+    new = torch.ones(1, 9, dtype=torch.bool)
+    assert module._alike(old, old[None], new).all()
+    assert not module._alike(old, said[None], new).any()
+
+
 def test_of_many_places_only_some_exchanges_are_tried():
     assert len(module._orders(4)) == 23
     orders = module._orders(12)

@@ -97,8 +97,8 @@ def mended(
     first = Candidate.of(run, best.at, best.change, known)
     if not first.right:
         return None
-    gone, bound = removed(run, best.at), most[best.at]
-    if first.left > bound and not (gone and complete):
+    bound = most[best.at]
+    if first.left > bound and not removed(run, best.at):
         return None
     whole = completed(run, best.at, first, known, n_steps) if complete else first
     # a subject can be sure of what is wrong; of what was removed, a completed repair may be surer than a fit
