@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from paired_kinds import cell, paired_kinds
 
 from metamodel.config.command import run_command
 from metamodel.config.editing import EditingConfig, EditorConfig
 from metamodel.config.errors import require
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.editing import SubjectEditor
-from metamodel.evaluation import metrics
-from metamodel.evaluation.bootstrap import paired_difference, resampled_weights
 from metamodel.evaluation.editing.episodes import training_episodes
 from metamodel.evaluation.editing.scores import scores
 from metamodel.proposal import Proposal
@@ -132,9 +131,6 @@ def relative_norm(proposal: Proposal) -> float:
 
 def compared(rows: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     """Mean S of each kind of edit and of all, with the difference from another entry's."""
-    kinds = np.array([kind for kind, _, _ in rows["edits"]])
-    lineage, n_lineages = metrics.numbered([name for _, name, _ in rows["edits"]])
-    ours, theirs = (np.array([s for _, _, s in one["edits"]]) for one in (rows, others))
     require(
         [row[:2] for row in rows["edits"]] == [row[:2] for row in others["edits"]],
         "out",
@@ -142,18 +138,8 @@ def compared(rows: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
         got="others",
         do="Choose another folder, or remove the older entries.",
     )
-    weights = resampled_weights(n_lineages, seed=0)
-    found: dict[str, Any] = {}
-    for kind in (*sorted(set(kinds)), "all"):
-        among = (kinds == kind) | (kind == "all")
-        one, other = (metrics.mean(s[among], lineage[among], n_lineages) for s in (ours, theirs))
-        gap = paired_difference(one, other, weights)
-        found[kind] = {
-            "s": float(ours[among].mean()),
-            "difference": gap.value,
-            "low": gap.low,
-            "high": gap.high,
-        }
+    kinds, lineages, ours = zip(*rows["edits"], strict=True)
+    found = paired_kinds(kinds, lineages, ours, [s for _, _, s in others["edits"]])
     return found | {key: rows[key] for key in ("norm", "milliseconds", "passes", "seconds")}
 
 
@@ -162,11 +148,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     kinds = [key for key, value in next(iter(found.values())).items() if isinstance(value, dict)]
     lines = [f"| editor | {' | '.join(kinds)} | norm | ms | passes |", "| --- " * (len(kinds) + 4) + "|"]
     for name, one in found.items():
-        cells = []
-        for kind in kinds:
-            value = one[kind]
-            shown = f"{value['s']:.2f} ({value['difference']:+.2f})"
-            cells.append(f"**{shown}**" if value["low"] > 0 or value["high"] < 0 else shown)
+        cells = [cell(one[kind], 2) for kind in kinds]
         cells += [f"{one['norm']:.1f}", f"{one['milliseconds']:.0f}", str(one["passes"])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

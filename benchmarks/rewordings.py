@@ -6,8 +6,8 @@ An editor asks a subject which rewordings of what is shown it answers alike, and
 opponents in the report are given only what is shown. Here each is tuned and judged both ways: given
 rewordings, it is told those of pairs as pairs, those of inputs to keep as inputs to keep, and all others
 without an answer. Repairs, which no editor writes on rewordings, are left out. Progress goes to stderr; the
-last line of stdout is one JSON object, `{method: {kind: {s, rewordings, difference, low, high}}}`, with
-intervals paired over lineages.
+last line of stdout is one JSON object, `{method: {kind: {s, difference, low, high}}}`: S with rewordings, and
+how much more that is than without, with intervals paired over lineages.
 """
 
 import json
@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
+from paired_kinds import cell, paired_kinds
 
 from metamodel.baselines.editing import Changes, Episode, Opponent
 from metamodel.baselines.editing.closed_form import closed_forms
@@ -26,8 +26,6 @@ from metamodel.baselines.editing.profile_match import SelfLabel
 from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.editing import SubjectEditor
-from metamodel.evaluation import metrics
-from metamodel.evaluation.bootstrap import paired_difference, resampled_weights
 from metamodel.evaluation.editing.episodes import training_episodes
 from metamodel.evaluation.editing.scores import scores
 from metamodel.features.observed import observed
@@ -56,11 +54,11 @@ def main(arguments: list[str]) -> None:
     kinds = [e.edit.kind for e in judged]
     found = {}
     for name in ("meta-model", *OPPONENTS):
-        s = []
+        s = {}
         for more in (False, True):
             sys.stderr.write(f"{name}{' with rewordings' if more else ''}\n")
-            s.append(_judged(name, editor, tuning, judged, more=more))
-        found[name] = compared(kinds, lineages, *s)
+            s[more] = _judged(name, editor, tuning, judged, more=more)
+        found[name] = paired_kinds(kinds, lineages, s[True], s[False])
     sys.stdout.write(table(found) + "\n" + json.dumps(found) + "\n")
 
 
@@ -77,38 +75,13 @@ def told_more(e: Episode) -> Examples:
     )
 
 
-def compared(
-    kinds: Sequence[str], lineages: Sequence[str], without: Sequence[float], beside: Sequence[float]
-) -> dict[str, dict[str, float]]:
-    """Mean S of each kind of edit and of all, with and without."""
-    lineage, n = metrics.numbered(lineages)
-    weights, found = resampled_weights(n, seed=0), {}
-    of, more = np.array(without), np.array(beside)
-    for kind in (*sorted(set(kinds)), "all"):
-        among = (np.array(kinds) == kind) | (kind == "all")
-        one, other = (metrics.mean(s[among], lineage[among], n) for s in (more, of))
-        gap = paired_difference(one, other, weights)
-        found[kind] = {
-            "s": float(of[among].mean()),
-            "rewordings": float(more[among].mean()),
-            "difference": gap.value,
-            "low": gap.low,
-            "high": gap.high,
-        }
-    return found
-
-
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
     """Markdown; bold where the interval of the difference excludes 0."""
     kinds = list(next(iter(found.values())))
     lines = [f"| method | {' | '.join(kinds)} |", "| --- " * (len(kinds) + 1) + "|"]
-    for name, one in found.items():
-        cells = []
-        for kind in kinds:
-            value = one[kind]
-            shown = f"{value['rewordings']:.3f} ({value['difference']:+.3f})"
-            cells.append(f"**{shown}**" if value["low"] > 0 or value["high"] < 0 else shown)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        f"| {name} | {' | '.join(cell(one[kind], 3) for kind in kinds)} |" for name, one in found.items()
+    ]
     return "\n".join(lines)
 
 

@@ -139,12 +139,10 @@ def infeasible(domain: Domain, generator: torch.Generator, n: int) -> Iterator[E
         several = len(question[shown].unique()) < len(shown)
         alike = (question if several else domain.value())[shown]
         assert len(alike.unique()) < len(alike), "two inputs that no edit tells apart"
-        first = next(i for i in range(len(shown)) if (alike == alike[i]).sum() > 1)
-        second = first + 1 + int((alike[first + 1 :] == alike[first]).int().argmax())
-        one, other = shown[first], shown[second]
+        one, other = shown[(alike[:, None] == alike).triu(1).nonzero()[0]]
         step = torch.randint(1, len(domain.answers), (1,), generator=choice)
         drawn[other] = (drawn[one] + step) % len(domain.answers)
-        rest = torch.cat([shown[:first], shown[first + 1 : second], shown[second + 1 :]])
+        rest = shown[(shown != one) & (shown != other)]
         m = CONTRADICTING[int(torch.randint(len(CONTRADICTING), (1,), generator=choice))]
         pool = torch.zeros_like(inside)
         pool[torch.cat([one[None], other[None], rest[: m - 2]])] = True
