@@ -42,7 +42,7 @@ class EditorConfig:
     """Whether heads and neurons can be scaled."""
     decay: bool = False
     """Whether a change has a price in the writer's own steps."""
-    deep_steps: int = 100
+    deep_steps: int = 400
     """Steps, in use, of writing in the whole last MLP where a behavior as a whole changes; 0 for the last
     matrix alone, whatever the edit. Not beside `gates` and `recurrent`, which write before it."""
     component_steps: int = 200

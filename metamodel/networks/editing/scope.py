@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
+from metamodel.networks.editing.demand import N_DEMAND
 
 RIDGE = 0.02
 """Ridge of the regressions, relative to a kernel's diagonal of one."""
@@ -21,8 +22,6 @@ NAMED = (-1, -3, -5, 0, 1, 2)
 """Kernels whose nearest examples are shown as they are: sharp ones of what the last matrix reads, of how sure
 the subject is and of the last stream, and those of prompts."""
 N_STATISTICS = 12
-N_TOLD = 3
-"""Numbers that say of a whole specification what is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,12 +114,12 @@ class Scope(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.choose = nn.Sequential(nn.Linear(N_STATISTICS + N_TOLD, width), nn.GELU(), nn.Linear(width, 2))
+        self.choose = nn.Sequential(nn.Linear(N_STATISTICS + N_DEMAND, width), nn.GELU(), nn.Linear(width, 2))
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.decide = nn.Sequential(
-            nn.Linear(2 * N_BEST + 5 + N_TOLD + 2 * len(NAMED) + N_STATISTICS, width),
+            nn.Linear(2 * N_BEST + 5 + N_DEMAND + 2 * len(NAMED) + N_STATISTICS, width),
             nn.GELU(),
             nn.Linear(width, width),
             nn.GELU(),
@@ -131,8 +130,7 @@ class Scope(nn.Module):
         self,
         found: Fitted,
         role: Int[Tensor, "subject example"],
-        removed: Float[Tensor, " subject"],
-        ordered: Float[Tensor, " subject"],
+        asked: Float[Tensor, "subject number"],
     ) -> tuple[Float[Tensor, "subject example"], Float[Tensor, "subject kernel"]]:
         """Logits of being in scope, and the weight of each kernel.
 
@@ -140,12 +138,9 @@ class Scope(nn.Module):
         no class of their own, and only what asks for the very same fact is in scope.
 
         Args:
-            removed: share of the pairs of which no answer is wanted: then a whole behavior is meant.
-            ordered: share of the proportions of answers that are known: without any, a pair is a fact of its
-                own, and with them it may stand for a rule.
+            asked: as of `demand`.
         """
-        told = torch.stack([(role == PAIR).sum(-1).to(removed.dtype).log1p(), removed, ordered], dim=1)
-        each = told[:, None].expand(-1, found.statistics.shape[1], -1)
+        each = asked[:, None].expand(-1, found.statistics.shape[1], -1)
         weight, near = self.choose(torch.cat([found.statistics, each], dim=-1)).softmax(1).unbind(-1)
         mixed = torch.einsum("sk,skn->sn", weight, found.score)
         nearest = torch.einsum("sk,skrn->snr", near, found.nearest)
@@ -159,7 +154,7 @@ class Scope(nn.Module):
                 score,
                 share,
                 mixed[:, :, None],
-                told[:, None].expand(-1, mixed.shape[1], -1),
+                asked[:, None].expand(-1, mixed.shape[1], -1),
                 found.score.mean(1)[:, :, None],
                 nearest,
                 (nearest[..., :1] - nearest[..., 1:]),

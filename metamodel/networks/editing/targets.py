@@ -20,6 +20,7 @@ from metamodel.features.proportions import Proportions
 from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.class_map import SAID, ClassMap
 from metamodel.networks.editing.closure import N_CLOSURE_LOOKS, closure
+from metamodel.networks.editing.demand import N_DEMAND, REMOVED, demand
 from metamodel.networks.editing.profiles import left_out, matched_maps
 from metamodel.networks.editing.scope import N_STATISTICS, Fitted, Scope, fitted, placed
 
@@ -38,7 +39,7 @@ UNLIKELY = 0.1
 """What counts as evidence at least: copying has none where every pair is a fact of its own."""
 ALIKE = 10.0
 """What is added to the logit of the last way where no answer is wanted of any pair: all are then alike."""
-N_LOOKS = N_EVIDENCE + N_STATISTICS + 1
+N_LOOKS = N_EVIDENCE + N_DEMAND + N_STATISTICS + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -87,21 +88,22 @@ class TargetReader(nn.Module):
 
     @property
     def n_summary(self) -> int:
-        return N_EVIDENCE + N_STATISTICS + 4
+        return N_EVIDENCE + N_DEMAND + N_STATISTICS + 4
 
     def forward(self, seen: Observed) -> Targets:
         role, pair = seen.role, (seen.role == PAIR)
         found: Fitted = fitted(seen.kernels, role)
-        removed = 1 - seen.wanted.square().sum(-1).sum(1) / pair.sum(1).clamp_min(1)
         known = seen.proportions.hidden() if "proportions" in self.without else seen.proportions
-        gate, weight = self.scope(found, role, removed, known.share(seen.answer_mask).to(removed.dtype))
+        asked = demand(seen, known)
+        removed = asked[:, REMOVED]
+        gate, weight = self.scope(found, role, asked)
         if "scope" in self.without:
             gate = 3 * found.score.mean(1)
         inside = placed(gate, role)
         ways = self._ways(seen, known, found, inside)
         statistic = torch.einsum("sk,skf->sf", weight, found.statistics)
         share_inside = inside.sum(1, keepdim=True) / (role != PADDING).sum(1, keepdim=True)
-        logits = self.way(torch.cat([ways.evidence, statistic, share_inside], dim=1))
+        logits = self.way(torch.cat([ways.evidence, asked, statistic, share_inside], dim=1))
         begun = self.trust * ways.right.clamp_min(UNLIKELY).log()
         begun = begun + ALIKE * removed[:, None] * (
             torch.arange(len(WAYS), device=role.device) == WAYS.index("alike")
@@ -123,7 +125,7 @@ class TargetReader(nn.Module):
             share=share,
             whole=_whole(removed, share, seen.answer_mask),
             sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
-            summary=torch.cat([ways.evidence, statistic, torch.stack(whole, dim=1)], dim=1),
+            summary=torch.cat([ways.evidence, asked, statistic, torch.stack(whole, dim=1)], dim=1),
         )
 
     def _ways(

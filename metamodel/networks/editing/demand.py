@@ -1,0 +1,49 @@
+"""What kind of change a whole specification asks for, in a few numbers.
+
+One pair can be a fact, an instance of a rule, or an answer that damage has lost, and where else it holds is
+another question for each. Which it is shows in the subject: answers that keep proportions may follow a rule,
+and what is damaged is unsure and has often not forgotten.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from metamodel.config.edits import KEEP, PADDING, PAIR
+from metamodel.features.observed import Observed
+from metamodel.features.proportions import Proportions
+
+N_DEMAND = 6
+REMOVED = 1
+"""Which of the numbers says that answers are to be removed."""
+LEAST_ENTROPY = 0.01
+"""In nats: less is none."""
+LEAST_LIKELY = -5.0
+"""Decimal logarithm of the probability of a wanted answer below which it says no more."""
+
+
+def demand(seen: Observed, known: Proportions) -> Float[Tensor, "subject number"]:
+    """The numbers, `N_DEMAND` of them.
+
+    How many pairs there are, as log(1 + n); share of the pairs of which no answer is wanted, a behavior being
+    removed; share of the proportions of answers that are known; logarithm of how unsure the subject is, in
+    nats; of how many times as unsure of pairs as of inputs to keep; and mean decimal logarithm of the
+    probabilities that it gives to wanted answers.
+    """
+    pair, keep = (seen.role == PAIR).to(seen.old.dtype), (seen.role == KEEP).to(seen.old.dtype)
+    n_pairs = pair.sum(1)
+    entropy = torch.special.entr(seen.old).sum(-1)
+    everywhere, of_pairs, of_keeps = (
+        LEAST_ENTROPY + (entropy * among).sum(1) / among.sum(1).clamp_min(1)
+        for among in ((seen.role != PADDING).to(seen.old.dtype), pair, keep)
+    )
+    likely = (seen.old.log10().clamp_min(LEAST_LIKELY) * seen.wanted).sum((1, 2)) / n_pairs.clamp_min(1)
+    numbers = [
+        n_pairs.log1p(),
+        1 - seen.wanted.square().sum((1, 2)) / n_pairs.clamp_min(1),
+        known.share(seen.answer_mask).to(seen.old.dtype),
+        everywhere.log(),
+        torch.where(keep.sum(1) > 0, (of_pairs / of_keeps).log(), 0.0),
+        likely,
+    ]
+    return torch.stack(numbers, dim=1)
