@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from metamodel.config.edits import PAIR
 from metamodel.features.observed import Observed, Told, in_own_order, read_at
 from metamodel.subjects.forward import unembed
 
@@ -23,8 +24,8 @@ MOST_ORDERS = 32
 """Orders that are tried at most, spread evenly over all."""
 MOST_TRIED = 2
 """Times as many inputs as there are examples that a subject is asked at most."""
-LEAST_TRIED = 8
-"""Inputs of an order of which fewer say nothing of it."""
+LEAST_TRIED, MOST_FIRST = 8, 16
+"""Inputs of an order of which fewer say nothing of it, and of which no more are asked before it is judged."""
 SURE = 0.9
 """A rewording is answered at least so many times as surely as what it rewords."""
 LEAST_ALIKE = 0.15
@@ -78,13 +79,17 @@ def reworded(told: Told, seen: Observed) -> Reworded | None:
 
 
 def rewordings(told: Told, seen: Observed, which: int) -> Rewordings | None:
-    """Of one subject of a batch. None where inputs differ in length, for no places then correspond."""
+    """Of one subject of a batch. None where inputs differ in length, for no places then correspond.
+
+    A few inputs of every order are asked first, then others of those that reword, pairs before the rest.
+    """
     real = in_own_order(told, which)
     tokens, at = told.tokens[which, real], told.position[which, real]
     places = (tokens != tokens[:1]).any(0)[: int(at[0]) + 1].nonzero()[:, 0]
-    if bool((at != at[0]).any()) or len(places) < 2:
+    most = MOST_TRIED * len(real)
+    if bool((at != at[0]).any()) or len(places) < 2 or most < LEAST_TRIED:
         return None
-    orders = _orders(len(places)).to(places.device)
+    orders = _orders(len(places), most // LEAST_TRIED).to(places.device)
     made = tokens.repeat(len(orders), 1, 1)
     made[:, :, places] = tokens[:, places[orders]].movedim(1, 0)
     known = set(map(tuple, tokens.tolist()))
@@ -92,60 +97,103 @@ def rewordings(told: Told, seen: Observed, which: int) -> Rewordings | None:
     new = [row for row in dict.fromkeys(every) if row not in known]
     if not new:
         return None
-    most = min(len(new), MOST_TRIED * len(real))
-    new = [new[i * len(new) // most] for i in range(most)]
     index = {row: i for i, row in enumerate(new)}
     # [order, example]: which of the new inputs an order makes of an example
-    tried = torch.tensor([index.get(row, -1) for row in every], device=tokens.device).view(len(orders), -1)
-    asked = tokens.new_tensor(new)
-    weights = {key: w[which : which + 1] for key, w in told.weights.items()}
-    hidden, stream = read_at(told.config, weights, asked[None], at[:1].expand(1, len(asked)))
-    alike = _alike(seen.old[which, real], _said(told, which, stream)[tried], tried >= 0)
+    makes = torch.tensor([index.get(row, -1) for row in every], device=tokens.device).view(len(orders), -1)
+    old, run = seen.old[which, real], _Run(told, seen, which, tokens.new_tensor(new), at[0])
+    run.ask(_first(makes, most))
+    often = _alike(old, *run.said(makes)).any(1)
+    pair = told.role[which, real] == PAIR
+    run.ask(_others(makes[often], pair, run.asked, most))
     source: dict[int, int] = {}
-    for order, example in alike.nonzero().tolist():
-        source.setdefault(int(tried[order, example]), int(real[example]))
+    for order, example in _alike(old, *run.said(makes)).nonzero().tolist():
+        source.setdefault(int(makes[order, example]), int(real[example]))
     if not source:
         return None
     chosen = torch.tensor(list(source), device=tokens.device)
     return Rewordings(
-        tokens=asked[chosen],
+        tokens=run.inputs[chosen],
         source=torch.tensor(list(source.values()), device=tokens.device),
-        hidden=hidden[0, chosen],
-        stream=stream[0, chosen],
+        hidden=run.hidden[chosen],
+        stream=run.stream[chosen],
     )
+
+
+class _Run:
+    """What one subject says to new inputs, of those that it was asked."""
+
+    def __init__(
+        self, told: Told, seen: Observed, which: int, inputs: Int[Tensor, "new pos"], at: Int[Tensor, ""]
+    ):
+        self.inputs, self._told, self._which, self._at = inputs, told, which, at
+        self._weights = {key: w[which : which + 1] for key, w in told.weights.items()}
+        self.asked = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+        self.hidden, self.stream = (x.new_zeros(len(inputs), x.shape[2]) for x in (seen.hidden, seen.stream))
+
+    def ask(self, new: Int[Tensor, " asked"]) -> None:
+        if len(new):
+            at = self._at.expand(1, len(new))
+            hidden, stream = read_at(self._told.config, self._weights, self.inputs[None, new], at)
+            self.asked[new], self.hidden[new], self.stream[new] = True, hidden[0], stream[0]
+
+    def said(
+        self, makes: Int[Tensor, "order example"]
+    ) -> tuple[Float[Tensor, "order example answer"], Bool[Tensor, "order example"]]:
+        """As distributions over answers, and what was asked."""
+        answers = self._told.answers[self._which]
+        logits = unembed(self._weights, self._told.config, self.stream[None])[0][:, answers]
+        logits = logits.masked_fill(~self._told.answer_mask[self._which], -torch.inf)
+        return logits.softmax(-1)[makes], self.asked[makes] & (makes >= 0)
+
+
+def _first(makes: Int[Tensor, "order example"], most: int) -> Int[Tensor, " asked"]:
+    """New inputs by which orders are judged, spread evenly over the examples, `most` in all."""
+    each = min(MOST_FIRST, most // len(makes))
+    return torch.cat([_evenly(row[row >= 0], each) for row in makes]).unique()
+
+
+def _others(
+    makes: Int[Tensor, "order example"],
+    pair: Bool[Tensor, " example"],
+    asked: Bool[Tensor, " new"],
+    most: int,
+) -> Int[Tensor, " asked"]:
+    """What is left of these orders: of pairs, and then of all others evenly, until `most` were asked."""
+    left = (makes >= 0) & ~asked[makes]
+    first, then = makes[left & pair].unique(), makes[left & ~pair].unique()
+    first = _evenly(first, most - int(asked.sum()))
+    then = then[~torch.isin(then, first)]
+    return torch.cat([first, _evenly(then, most - int(asked.sum()) - len(first))])
+
+
+def _evenly(x: Int[Tensor, " each"], most: int) -> Int[Tensor, " chosen"]:
+    n = min(len(x), most)
+    return x[torch.arange(n, device=x.device) * len(x) // max(n, 1)]
 
 
 def _alike(
     old: Float[Tensor, "example answer"],
     said: Float[Tensor, "order example answer"],
-    new: Bool[Tensor, "order example"],
+    asked: Bool[Tensor, "order example"],
 ) -> Bool[Tensor, "order example"]:
     """Whether an input is answered as what it rewords, and as surely, under an order that does so often."""
     p, answer = old.max(-1)
-    sure = said.gather(2, answer.expand_as(new)[..., None])[..., 0] >= SURE * p
-    alike = new & (said.argmax(-1) == answer) & sure
-    n, share = new.sum(1), alike.sum(1) / new.sum(1).clamp_min(1)
+    sure = said.gather(2, answer.expand_as(asked)[..., None])[..., 0] >= SURE * p
+    alike = asked & (said.argmax(-1) == answer) & sure
+    n, share = asked.sum(1), alike.sum(1) / asked.sum(1).clamp_min(1)
     chance = float((torch.bincount(answer).double() / len(answer)).square().sum())
     if chance == 1:  # whatever is asked, the answer is the same
         return torch.zeros_like(alike)
     return alike & ((n >= LEAST_TRIED) & (share >= chance + LEAST_ALIKE * (1 - chance)))[:, None]
 
 
-def _orders(n: int) -> Int[Tensor, "order place"]:
-    """In which tokens are put, but for the one in which they stand."""
+def _orders(n: int, most: int) -> Int[Tensor, "order place"]:
+    """In which tokens are put, but for the one in which they stand; `most` of them."""
     if n <= MOST_PERMUTED:
-        return torch.tensor(list(permutations(range(n)))[1:])
+        orders = torch.tensor(list(permutations(range(n)))[1:]).view(-1, n)
+        return orders[_evenly(torch.arange(len(orders)), most)]
     swaps = list(combinations(range(n), 2))
-    most = min(len(swaps), MOST_ORDERS)
-    swaps = [swaps[i * len(swaps) // most] for i in range(most)]
-    orders = torch.arange(n).repeat(most, 1)
+    orders = torch.arange(n).repeat(len(swaps), 1)
     for i, (a, b) in enumerate(swaps):
         orders[i, a], orders[i, b] = b, a
-    return orders
-
-
-def _said(told: Told, which: int, stream: Float[Tensor, "1 input d_model"]) -> Float[Tensor, "input answer"]:
-    """What one subject says behind its last block, as a distribution over answers."""
-    weights = {key: w[which : which + 1] for key, w in told.weights.items()}
-    logits = unembed(weights, told.config, stream)[0][:, told.answers[which]]
-    return logits.masked_fill(~told.answer_mask[which], -torch.inf).softmax(-1)
+    return orders[_evenly(torch.arange(len(orders)), min(most, MOST_ORDERS))]

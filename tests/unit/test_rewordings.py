@@ -112,11 +112,12 @@ def test_the_answer_must_be_the_likeliest_also_where_a_subject_is_unsure():
 
 
 def test_of_many_places_only_some_exchanges_are_tried():
-    assert len(module._orders(4)) == 23
-    orders = module._orders(12)
+    assert len(module._orders(4, 100)) == 23
+    assert len(module._orders(4, 7)) == 7
+    orders = module._orders(12, 100)
     assert len(orders) == module.MOST_ORDERS
     assert ((orders != torch.arange(12)).sum(1) == 2).all()
-    assert len(module._orders(6)) == 15
+    assert len(module._orders(6, 100)) == 15
 
 
 def test_where_every_order_is_shown_or_no_places_correspond_there_are_none():
@@ -131,19 +132,40 @@ def test_where_every_order_is_shown_or_no_places_correspond_there_are_none():
     assert reworded(told, seen) is None
 
 
-@pytest.mark.parametrize("most", [1, 2])
-def test_a_subject_is_asked_no_more_inputs_than_it_may_be(most, monkeypatch):
-    counted = []
+@pytest.fixture
+def counted(monkeypatch) -> list[torch.Tensor]:
+    """Inputs that a subject is asked, by run."""
+    runs = []
 
     def counting(config, weights, tokens: torch.Tensor, position: torch.Tensor) -> tuple:
-        counted.append(tokens.shape[1])
+        runs.append(tokens[0])
         return read_at(config, weights, tokens, position)
 
     monkeypatch.setattr(module, "read_at", counting)
+    return runs
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_subject_is_asked_no_more_inputs_than_it_may_be(most, monkeypatch, counted):
     monkeypatch.setattr(module, "MOST_TRIED", most)
-    few = ALL[:N_SHOWN:7]
+    monkeypatch.setattr(module, "MOST_FIRST", 8)
+    few = ALL[: len(FACTS)]
     found(subject(), examples(few))
-    assert counted == [len(few) * most]
+    asked = [tuple(row) for run in counted for row in run.tolist()]
+    assert len(set(asked)) == len(asked) <= len(few) * most
+
+
+def test_of_orders_that_reword_what_pairs_ask_is_asked_first_and_of_others_no_more(monkeypatch, counted):
+    monkeypatch.setattr(module, "MOST_FIRST", 8)
+    got, shown = found(subject(), examples(n_pairs=12)), {tuple(sorted(row)) for row in ALL[:12].tolist()}
+    first, then = counted
+    assert {made for made in UNSEEN if tuple(sorted(made)) in shown} <= set(got)
+    asked_for_pairs = [tuple(sorted(row)) in shown for row in then.tolist()]
+    assert asked_for_pairs == sorted(asked_for_pairs, reverse=True)
+    counted.clear()
+    monkeypatch.setattr(module, "LEAST_ALIKE", 1.1)
+    found(subject(), examples(n_pairs=12))
+    assert [run.tolist() for run in counted] == [first.tolist()]
 
 
 def test_neither_a_gauge_nor_the_order_of_examples_changes_what_is_found():

@@ -62,6 +62,12 @@ class Targets:
     summary: Float[Tensor, "subject summary"]
     """What a forecast may look at."""
 
+    @property
+    def by_pairs(self) -> Float[Tensor, " subject"]:
+        """How far what is wanted is read off the pairs, 0 to 1, and not off what the subject says, or would
+        say, to an input itself: of an input that nobody asks it says anything."""
+        return 1 - self.share[:, [WAYS.index("borrow"), WAYS.index("second")]].sum(1)
+
 
 class TargetReader(nn.Module):
     """Infers scope and answers."""

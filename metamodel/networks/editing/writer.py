@@ -188,7 +188,8 @@ def _aims(
     hidden, stream, wanted = seen.hidden, seen.stream, targets.wanted
     if more is not None:
         # what is wanted of a rewording is inferred, also where it is known of what it rewords
-        weight = torch.cat([weight, inferred.gather(1, more.source) * more.mask], dim=1)
+        believed = inferred.gather(1, more.source) * targets.by_pairs[:, None]
+        weight = torch.cat([weight, believed * more.mask], dim=1)
         of = more.source[..., None].expand(-1, -1, wanted.shape[2])
         wanted = torch.cat([wanted, wanted.gather(1, of)], dim=1)
         hidden = torch.cat([hidden, more.hidden], dim=1)
