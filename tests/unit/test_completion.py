@@ -123,10 +123,14 @@ def nothing_follows(said: torch.Tensor, known: Known) -> completion._Follows:
     return completion._Follows(reach=0.0, expected=torch.full((len(said),), UNKNOWN))
 
 
-def right(run: ComponentRun, change: torch.Tensor, told: Told) -> float:
+def truth_of(told: Told) -> torch.Tensor:
+    """Of all examples, in their own order."""
     truth = {tuple(t): int(s) for t, s in zip(INPUTS.tolist(), SUM, strict=True)}
-    wanted = torch.tensor([truth[tuple(t)] for t in told.tokens[0, in_own_order(told, 0)].tolist()])
-    return float((run.said(AT, change)[1].argmax(-1) == wanted).double().mean())
+    return torch.tensor([truth[tuple(t)] for t in told.tokens[0, in_own_order(told, 0)].tolist()])
+
+
+def right(run: ComponentRun, change: torch.Tensor, told: Told) -> float:
+    return float((run.said(AT, change)[1].argmax(-1) == truth_of(told)).double().mean())
 
 
 def test_a_subject_that_adds_comes_right_from_a_part_of_its_answers():
@@ -137,13 +141,14 @@ def test_a_subject_that_adds_comes_right_from_a_part_of_its_answers():
     assert after > 0.97
 
 
+def left(run: ComponentRun, change: torch.Tensor, known: Known) -> float:
+    return entropy(run.said(AT, change)[1][known.other][:, known.answers].softmax(-1))
+
+
 def test_where_nothing_follows_the_surest_fit_is_taken_if_it_is_sure(monkeypatch):
     monkeypatch.setattr(completion, "_following", nothing_follows)
+    monkeypatch.setattr(completion, "AGREED_ROUNDS", 0)
     run, first, known = fit_of(told_of())
-
-    def left(change: torch.Tensor) -> float:
-        return entropy(run.said(AT, change)[1][known.other][:, known.answers].softmax(-1))
-
     monkeypatch.setattr(completion, "SURE", float("inf"))
     surest = completed_from(run, first, known).change
     fits = [
@@ -152,11 +157,34 @@ def test_where_nothing_follows_the_surest_fit_is_taken_if_it_is_sure(monkeypatch
         )
         for price, by in completion.FITS
     ]
-    assert left(surest) == pytest.approx(
-        min(left(one) for one in (first.change, *(one.change for one in fits)))
+    assert left(run, surest, known) == pytest.approx(
+        min(left(run, one, known) for one in (first.change, *(one.change for one in fits)))
     )
-    assert left(surest) < left(first.change)
+    assert left(run, surest, known) < left(run, first.change, known)
     monkeypatch.setattr(completion, "SURE", 0.0)
+    assert torch.equal(completed_from(run, first, known).change, first.change)
+
+
+def test_inputs_of_the_same_tokens_tell_each_other_where_they_agree_and_what_is_shown_tells_them():
+    ids = torch.tensor([[1, 2, 5], [2, 1, 5], [1, 3, 5], [3, 1, 5], [1, 4, 5], [4, 5, 1]])
+    said = torch.tensor([[0.9, 0.1], [0.95, 0.05], [0.95, 0.05], [0.4, 0.6], [0.99, 0.01], [0.5, 0.5]])
+    shown = torch.tensor([False] * 5 + [True])
+    wanted = torch.tensor([1, 1, 1, 1, 1, 1])
+    known = Known(ids=ids, answers=torch.arange(2), wanted=wanted, pair=shown, shown=shown, other=~shown)
+    assert completion._agreed(said.double(), known).tolist() == [0, 0, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]
+    said[4] = torch.tensor([0.1, 0.9])
+    assert completion._agreed(said.double(), known).tolist() == [0, 0, UNKNOWN, UNKNOWN, 1, 1]
+
+
+def test_a_fit_is_told_what_is_agreed_on_while_its_pairs_stay_right(monkeypatch):
+    monkeypatch.setattr(completion, "_following", nothing_follows)
+    monkeypatch.setattr(completion, "SURE", 0.0)
+    run, first, known = fit_of(told_of())
+    monkeypatch.setattr(completion, "_agreed", lambda said, known: truth_of(told_of()))
+    told = completed_from(run, first, known).change
+    assert right(run, told, told_of()) > right(run, first.change, told_of())
+    lost = dataclasses.replace(completed_from(run, first, known), left=float("nan"))
+    monkeypatch.setattr(completion._Repair, "told_too", lambda *_: lost)
     assert torch.equal(completed_from(run, first, known).change, first.change)
 
 

@@ -4,7 +4,7 @@ Pairs and inputs to keep leave many changes of a component that make them come r
 right is surest where it is right, and of a subject that adds, a part of its answers tells the others by their
 proportions (`features/proportions.py`). So the fit is told what follows and made anew, until nothing new
 does: self-training (Yarowsky 1995) in which a label must follow from others. Where none does, of several
-fits the one is taken that leaves the subject surest.
+fits the one is taken that leaves the subject surest, and told what inputs of the same tokens agree on.
 """
 
 import math
@@ -33,6 +33,10 @@ LEAST_RIGHT = 0.9
 """Share of the pairs that a repair must answer as wanted."""
 MOST_ROUNDS, ROUND_STEPS = 12, 30
 """Of telling a fit what follows from its answers, and of the fit in each: what follows is soon more."""
+AGREED = 0.9
+"""Mean probability of one answer from which on inputs of the same tokens agree on it."""
+AGREED_ROUNDS, AGREED_STEPS = 4, 60
+"""Of telling a fit what they agree on, and of the fit in each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,6 +109,35 @@ class Candidate:
         return math.isfinite(self.left)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Repair:
+    """Of which component, and of what is known."""
+
+    run: ComponentRun
+    """On all examples."""
+    at: At
+    known: Known
+
+    def fitted(self, n_steps: int, price: float, *, by_variance: bool) -> Candidate:
+        """To what is shown alone, as of `FITS`."""
+        varied = self.run.varied(self.at) if by_variance else None
+        shown = self.run.only(self.known.shown)
+        fit = fitted(shown, self.at, self.known.tokens, n_steps, price=price, varied=varied)
+        return Candidate.of(self.run, self.at, fit.change, self.known)
+
+    def told_too(self, one: Candidate, expected: Int[Tensor, " example"], n_steps: int) -> Candidate:
+        """Fitted anew from there, to what is expected beside what is shown."""
+        known = self.known
+        taught = known.shown | (expected != UNKNOWN)
+        wanted = torch.where(known.shown, known.wanted, expected.clamp_min(0))[taught]
+        fit = fitted(self.run.only(taught), self.at, known.answers[wanted], n_steps, start=one.change)
+        return Candidate.of(self.run, self.at, fit.change, known)
+
+    def said(self, one: Candidate) -> Float[Tensor, "example answer"]:
+        """As a distribution over answers."""
+        return self.run.said(self.at, one.change)[1][:, self.known.answers].softmax(-1)
+
+
 @torch.no_grad()
 def completed(run: ComponentRun, at: At, first: Candidate, known: Known, n_steps: int) -> Candidate:
     """The change of one component.
@@ -114,33 +147,50 @@ def completed(run: ComponentRun, at: At, first: Candidate, known: Known, n_steps
         first: of a fit to what is shown; its pairs come right.
         n_steps: of a fit to what is shown.
     """
-
-    def told_what_follows(one: Candidate, n: int) -> Candidate:
-        taught = known.shown | (one.expected != UNKNOWN)
-        wanted = torch.where(known.shown, known.wanted, one.expected.clamp_min(0))[taught]
-        fit = fitted(run.only(taught), at, known.answers[wanted], n, start=one.change)
-        return Candidate.of(run, at, fit.change, known)
-
-    tried = [first]
-    for price, by_variance in FITS:
-        varied = run.varied(at) if by_variance else None
-        fit = fitted(run.only(known.shown), at, known.tokens, n_steps, price=price, varied=varied)
-        tried.append(Candidate.of(run, at, fit.change, known))
+    repair = _Repair(run=run, at=at, known=known)
+    tried = [first, *(repair.fitted(n_steps, price, by_variance=by) for price, by in FITS)]
     tried = [one for one in tried if one.right]
     best = max(tried, key=lambda one: one.reach)
-    if not best.reach:
-        surest = min(tried, key=lambda one: one.left)
-        return surest if surest.left <= SURE else first
+    if best.reach:
+        return _told_what_follows(repair, best, n_steps)
+    surest = min(tried, key=lambda one: one.left)
+    return _told_what_agrees(repair, surest if surest.left <= SURE else first)
+
+
+def _told_what_follows(repair: _Repair, best: Candidate, n_steps: int) -> Candidate:
     now = best
     for _ in range(MOST_ROUNDS):
-        before, now = now, told_what_follows(now, ROUND_STEPS)
+        before, now = now, repair.told_too(now, now.expected, ROUND_STEPS)
         if now.right and now.reach >= best.reach:
             best = now
         if not now.reach or bool((now.expected == before.expected).all()):
             break
     # short rounds can leave what is shown not quite right
-    last = told_what_follows(best, n_steps)
+    last = repair.told_too(best, best.expected, n_steps)
     return last if last.right and last.reach >= best.reach else best
+
+
+def _told_what_agrees(repair: _Repair, best: Candidate) -> Candidate:
+    told = torch.full_like(repair.known.wanted, UNKNOWN)
+    for _ in range(AGREED_ROUNDS):
+        before, told = told, _agreed(repair.said(best), repair.known)
+        if bool((told == before).all()):
+            break
+        then = repair.told_too(best, told, AGREED_STEPS)
+        if not then.right:
+            break
+        best = then
+    return best
+
+
+def _agreed(said: Float[Tensor, "example answer"], known: Known) -> Int[Tensor, " example"]:
+    """The answer on which inputs of the same tokens, in whatever order, agree; UNKNOWN where they do not."""
+    shown = torch.nn.functional.one_hot(known.wanted, said.shape[1]).to(said.dtype)
+    said = torch.where(known.shown[:, None], shown, said)
+    bag = known.ids.sort(1).values.unique(dim=0, return_inverse=True)[1]
+    votes = said.new_zeros(int(bag.max()) + 1, said.shape[1]).index_add_(0, bag, said)[bag]
+    share, best = (votes / votes.sum(1, keepdim=True)).max(1)
+    return torch.where(share >= AGREED, best, UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
