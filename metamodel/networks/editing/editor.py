@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metamodel.config.editing import Part
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
-from metamodel.features.observed import Observed, Told, last_writer, observed, seen_again
+from metamodel.features.observed import HIDDEN, Observed, Told, last_writer, observed, seen_again
 from metamodel.features.rewordings import MOST_TRIED, Reworded, reworded
 from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.components import N_LOOKS as N_MENDED
@@ -28,6 +28,9 @@ FARTHEST = 8.0
 """Standard deviations from the mean that a forecast tells apart."""
 WHOLE = 0.75
 """How far a behavior as a whole must change for its edit to be written in the whole last MLP."""
+LEAST_REACHED = 0.95
+"""Share of the examples in scope that the last matrix alone must make come out as wanted; else the whole last
+MLP is written in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,8 +113,9 @@ class Editor(nn.Module):
         self, told: Told, *, deep: bool = False, deep_mlp: bool = True, components: bool = True
     ) -> Edited:
         """Args:
-        deep: whether a damaged component is put right, and edits of a whole behavior are written in the
-            whole last MLP, as they are in use. Gradients do not pass through that, so training does without.
+        deep: whether a damaged component is put right, and what changes a whole behavior, or is not reached
+            by the last matrix, is written in the whole last MLP, as it is in use. Gradients do not pass
+            through that, so training does without.
         components, deep_mlp: whether the former, and the latter.
         """
         if "unlabelled" in self.without:
@@ -175,7 +179,8 @@ class Editor(nn.Module):
     ) -> tuple[dict[str, Tensor], Float[Tensor, "subject example d_model"]]:
         """The edits, and the last stream, with components put right and whole behaviors written in the whole
         last MLP instead."""
-        chosen = [i for i in (targets.whole > WHOLE).nonzero()[:, 0].tolist() if i not in put_right]
+        deeper = (targets.whole > WHOLE) | (_share_reached(told, targets, last) < LEAST_REACHED)
+        chosen = [i for i in deeper.nonzero()[:, 0].tolist() if i not in put_right]
         if not (deep_mlp and self.deep_steps and told.config.has_mlp):
             chosen = []
         names = {one.name for one in put_right.values()}
@@ -199,10 +204,8 @@ class Editor(nn.Module):
 
     def _reached(self, told: Told, seen: Observed, targets: Targets, stream: Tensor) -> Tensor:
         """How well what is wanted is reached: mean log probability, of four kinds of examples."""
-        said = unembed(told.weights, told.config, stream)
-        among = said.gather(2, told.answers[:, None].expand(-1, said.shape[1], -1))
-        among = among.masked_fill(~told.answer_mask[:, None], -1e4)
-        reached = (among.log_softmax(-1) * targets.wanted).sum(-1).clamp_min(-5)
+        said = _said(told, stream)
+        reached = (said.log_softmax(-1) * targets.wanted).sum(-1).clamp_min(-5)
         parts = [
             (reached * weight).sum(1) / weight.sum(1).clamp_min(1e-6)
             for weight in (
@@ -236,6 +239,20 @@ class Editor(nn.Module):
             repairs[i] = one.looks
         looks = [targets.summary, self._reached(told, seen, targets, stream), _varied(seen), repairs]
         return torch.cat(looks, dim=1).detach()
+
+
+def _said(told: Told, stream: Tensor) -> Float[Tensor, "subject example answer"]:
+    """Logits of the answers behind a last residual stream."""
+    said = unembed(told.weights, told.config, stream)
+    among = said.gather(2, told.answers[:, None].expand(-1, said.shape[1], -1))
+    return among.masked_fill(~told.answer_mask[:, None], HIDDEN)
+
+
+def _share_reached(told: Told, targets: Targets, stream: Tensor) -> Float[Tensor, " subject"]:
+    """Of the examples in scope, those whose likeliest answer is the one that is wanted most."""
+    right = _said(told, stream).argmax(-1) == targets.wanted.argmax(-1)
+    inside = (targets.inside > 0.5) & (told.role != PADDING)
+    return (right & inside).sum(1) / inside.sum(1).clamp_min(1)
 
 
 def _varied(seen: Observed) -> Float[Tensor, "subject look"]:
