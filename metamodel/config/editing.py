@@ -72,6 +72,9 @@ class EditTrainingConfig:
     """Inputs without an answer that are shown in a step; in use there are as many as a domain has."""
     maps: int = 4
     """Further rules of each subject of arithmetic from whose pairs a map of answers is inferred in a step."""
+    earlier: float = 0.5
+    """Share of the batches whose subjects were edited once before, where they have another edit: what was
+    edited is unsure, and is not to be taken for damaged."""
     loss_edit: float = 0.2
     """Weight of the cross entropy in scope, through the edited subject."""
     loss_keep: float = 4.0
@@ -112,6 +115,7 @@ class EditTrainingConfig:
         losses = [f"loss_{name}" for name in parts]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")
+        check_within(self.earlier, 0, 1, "training.earlier")
         check_within(self.forecast_edits, 0, 10**6, "training.forecast_edits")
 
 
