@@ -1,0 +1,76 @@
+"""What a whole specification asks for, in numbers, of made-up answers."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
+from metamodel.features.observed import Observed
+from metamodel.features.proportions import UNKNOWN, Proportions
+from metamodel.networks.editing.demand import LEAST_ENTROPY, LEAST_LIKELY, N_DEMAND, REMOVED, demand
+
+ROLE = torch.tensor([[PAIR, PAIR, KEEP, UNLABELLED, PADDING]])
+SURE, UNSURE = [0.98, 0.02, 0.0], [0.5, 0.25, 0.25]
+N_PAIRS, KNOWN, EVERYWHERE, RATIO, LIKELY = 0, 2, 3, 4, 5
+
+
+def seen_of(old: list[list[float]], wanted: list[list[float]]) -> Observed:
+    """Of two pairs, an input to keep, another and padding; one subject of three answers."""
+    said = torch.tensor([old], dtype=torch.float64)
+    return Observed(
+        role=ROLE,
+        answer_mask=torch.ones(1, 3, dtype=torch.bool),
+        answers=torch.arange(3)[None],
+        wanted=torch.tensor([wanted + [[0.0] * 3] * 3], dtype=torch.float64),
+        old=said,
+        kernels=torch.zeros(1, 1, 3, 5),
+        prompts=torch.zeros(1, 4, 5, 5),
+        logits=said.log(),
+        answer_grams=torch.zeros(1, 3, 3, 3),
+        proportions=Proportions(
+            fourth=torch.full((1, 3, 3, 3), UNKNOWN), expected=torch.full((1, 5), UNKNOWN)
+        ),
+        hidden=torch.zeros(1, 5, 2),
+        stream=torch.zeros(1, 5, 2),
+    )
+
+
+def of(old: list[list[float]], wanted: list[list[float]]) -> torch.Tensor:
+    seen = seen_of(old, wanted)
+    found = demand(seen, seen.proportions)
+    assert found.shape == (1, N_DEMAND)
+    assert found.isfinite().all()
+    return found[0]
+
+
+SECOND, THIRD, CHANCE = [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1 / 3] * 3
+
+
+def test_a_sure_subject_and_a_fact_that_it_finds_impossible():
+    found = of([SURE, SURE, SURE, SURE, UNSURE], [THIRD, THIRD])
+    entropy = -(0.98 * math.log(0.98) + 0.02 * math.log(0.02))
+    assert float(found[N_PAIRS]) == pytest.approx(math.log(3))
+    assert float(found[REMOVED]) == pytest.approx(0)
+    assert float(found[KNOWN]) == 0
+    assert float(found[EVERYWHERE]) == pytest.approx(math.log(LEAST_ENTROPY + entropy))  # not of padding
+    assert float(found[RATIO]) == pytest.approx(0)
+    assert float(found[LIKELY]) == LEAST_LIKELY
+
+
+def test_a_subject_that_is_unsure_of_its_pairs_and_has_not_forgotten_what_is_wanted():
+    found = of([UNSURE, UNSURE, SURE, SURE, SURE], [SECOND, SECOND])
+    sure = of([SURE, SURE, SURE, SURE, SURE], [SECOND, SECOND])
+    assert found[EVERYWHERE] > sure[EVERYWHERE]
+    assert found[RATIO] > 1
+    assert float(found[LIKELY]) == pytest.approx(math.log10(0.25))
+    assert float(sure[LIKELY]) == pytest.approx(math.log10(0.02))
+
+
+def test_what_is_to_be_removed_and_a_specification_without_keeps():
+    assert float(of([SURE] * 5, [CHANCE, CHANCE])[REMOVED]) == pytest.approx(2 / 3)
+    assert float(of([SURE] * 5, [CHANCE, THIRD])[REMOVED]) == pytest.approx(1 / 3)
+    seen = seen_of([UNSURE] * 5, [SECOND, SECOND])
+    none = dataclasses.replace(seen, role=torch.where(ROLE == KEEP, UNLABELLED, ROLE))
+    assert float(demand(none, none.proportions)[0, RATIO]) == 0
