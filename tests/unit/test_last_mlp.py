@@ -86,10 +86,16 @@ def test_without_steps_without_an_mlp_and_in_training_nothing_is_written_there()
     assert torch.equal(same["blocks.0.attn.W_O"], network()(without).changes["blocks.0.attn.W_O"])
 
 
-def test_what_is_no_whole_behavior_stays_in_the_last_matrix(monkeypatch):
-    told = removal(subject_of())
+def facts_of(told: Told) -> Told:
+    """Pairs ask for one answer each instead."""
     pair = torch.arange(told.role.shape[1]) % 15
-    facts = dataclasses.replace(told, wanted=torch.where(told.role == PAIR, pair, 0))
+    return dataclasses.replace(told, wanted=torch.where(told.role == PAIR, pair, 0))
+
+
+def test_what_is_no_whole_behavior_stays_in_the_last_matrix(monkeypatch):
+    monkeypatch.setattr("metamodel.networks.editing.editor.LEAST_REACHED", 0.0)
+    told = removal(subject_of())
+    facts = facts_of(told)
     edited = network(deep_steps=10)(facts, deep=True)
     whole = float(edited.targets.whole.detach())
     assert float(network()(told).targets.whole.detach()) == pytest.approx(1.0)
@@ -98,6 +104,20 @@ def test_what_is_no_whole_behavior_stays_in_the_last_matrix(monkeypatch):
         monkeypatch.setattr("metamodel.networks.editing.editor.WHOLE", bound)
         changes = network(deep_steps=10)(facts, deep=True).changes
         assert ("blocks.0.mlp.W_in" in changes) is deep
+
+
+def test_what_the_last_matrix_does_not_reach_is_written_in_the_whole_last_mlp(monkeypatch):
+    monkeypatch.setattr("metamodel.networks.editing.editor.WHOLE", 2.0)
+    facts = facts_of(removal(subject_of()))
+    edited = network()(facts)
+    pair, after = facts.role[0] == PAIR, said(facts, edited.changes)
+    share = float((after.argmax(-1) == facts.wanted[0])[pair].double().mean())
+    assert 0 < share < 1
+    for bound, deep in ((share - 0.01, False), (share + 0.01, True)):
+        monkeypatch.setattr("metamodel.networks.editing.editor.LEAST_REACHED", bound)
+        changes = network(deep_steps=100)(facts, deep=True).changes
+        assert ("blocks.0.mlp.W_in" in changes) is deep
+    assert (said(facts, changes).argmax(-1) == facts.wanted[0])[pair].double().mean() > share
 
 
 def test_what_weighs_nothing_changes_nothing():
@@ -147,8 +167,7 @@ def test_a_removal_among_few_answers_is_one_of_a_whole_behavior(n_answers):
 def test_in_a_batch_only_the_subjects_whose_behavior_as_a_whole_changes_are_written_there(monkeypatch):
     subject = subject_of()
     one = removal(subject)
-    pair = torch.arange(one.role.shape[1]) % 15
-    other = dataclasses.replace(one, wanted=torch.where(one.role == PAIR, pair, 0))
+    other = facts_of(one)
     fields = {
         key: torch.cat([getattr(one, key), getattr(other, key)])
         for key in ("tokens", "position", "role", "wanted", "answers", "answer_mask")
@@ -156,6 +175,7 @@ def test_in_a_batch_only_the_subjects_whose_behavior_as_a_whole_changes_are_writ
     weights = {key: torch.cat([value, value]) for key, value in one.weights.items()}
     both = dataclasses.replace(one, weights=weights, **fields)
     monkeypatch.setattr("metamodel.networks.editing.editor.WHOLE", 0.95)
+    monkeypatch.setattr("metamodel.networks.editing.editor.LEAST_REACHED", 0.0)
     deep, plain = network(deep_steps=20)(both, deep=True).changes, network()(both).changes
     assert deep["blocks.0.mlp.W_in"][0].abs().max() > 1e-3
     assert not deep["blocks.0.mlp.W_in"][1].any()

@@ -12,6 +12,7 @@ from metamodel.features import rewordings as module
 from metamodel.features.observed import Observed, Told, last_writer, observed, read_at
 from metamodel.features.rewordings import Reworded, reworded, rewordings
 from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.targets import WAYS, Targets
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects import Subject, SubjectConfig
 from metamodel.subjects.editing_form import editing_form
@@ -255,13 +256,22 @@ def test_what_is_wanted_of_an_example_is_written_into_its_rewordings():
     )
     name, form = last_writer(SHAPE), editing_form(subject())
 
-    def far(more: Reworded | None) -> float:
+    def way(*names: str) -> Targets:
+        share = torch.tensor([[float(name in names) / len(names) for name in WAYS]], dtype=torch.float64)
+        return dataclasses.replace(targets, share=share)
+
+    def far(more: Reworded | None, targets: Targets) -> float:
         change = editor().write(told, seen, targets, targets.summary, more)[0]
         changed = form.with_weights({**form.weights, name: form.weights[name] + change})
         return float(torch.nn.functional.cross_entropy(said_of(changed, ALL[N_SHOWN:]), wanted))
 
-    more = reworded(told, seen)
-    assert far(more) < 0.5 * far(None)
+    more, plain = reworded(told, seen), way("copy")
+    assert far(more, plain) < 0.5 * far(None, plain)
     # one that is masked weighs nothing
     assert more is not None
-    assert far(dataclasses.replace(more, mask=torch.zeros_like(more.mask))) == pytest.approx(far(None))
+    masked = dataclasses.replace(more, mask=torch.zeros_like(more.mask))
+    assert far(masked, plain) == pytest.approx(far(None, plain))
+    # nor does any where what is wanted is read off an input itself, and less where it half is
+    for itself in ("borrow", "second"):
+        assert far(more, way(itself)) == pytest.approx(far(None, plain))
+        assert far(more, plain) < far(more, way(itself, "copy")) < far(None, plain)
