@@ -150,22 +150,21 @@ def counted(monkeypatch) -> list[torch.Tensor]:
 def test_a_subject_is_asked_no_more_inputs_than_it_may_be(most, monkeypatch, counted):
     monkeypatch.setattr(module, "MOST_TRIED", most)
     monkeypatch.setattr(module, "MOST_FIRST", 8)
-    few = ALL[: len(FACTS)]
-    found(subject(), examples(few))
+    found(subject(), examples())
     asked = [tuple(row) for run in counted for row in run.tolist()]
-    assert len(set(asked)) == len(asked) <= len(few) * most
+    assert len(set(asked)) == len(asked) <= N_SHOWN * most
 
 
 def test_of_orders_that_reword_what_pairs_ask_is_asked_first_and_of_others_no_more(monkeypatch, counted):
     monkeypatch.setattr(module, "MOST_FIRST", 8)
-    got, shown = found(subject(), examples(n_pairs=12)), {tuple(sorted(row)) for row in ALL[:12].tolist()}
+    got, shown = found(subject(), examples(n_pairs=4)), {tuple(sorted(row)) for row in ALL[:4].tolist()}
     first, then = counted
     assert {made for made in UNSEEN if tuple(sorted(made)) in shown} <= set(got)
     asked_for_pairs = [tuple(sorted(row)) in shown for row in then.tolist()]
     assert asked_for_pairs == sorted(asked_for_pairs, reverse=True)
     counted.clear()
     monkeypatch.setattr(module, "LEAST_ALIKE", 1.1)
-    found(subject(), examples(n_pairs=12))
+    found(subject(), examples(n_pairs=4))
     assert [run.tolist() for run in counted] == [first.tolist()]
 
 

@@ -35,8 +35,8 @@ MOST_ROUNDS, ROUND_STEPS = 12, 30
 """Of telling a fit what follows from its answers, and of the fit in each: what follows is soon more."""
 AGREED = 0.9
 """Mean probability of one answer from which on inputs of the same tokens agree on it."""
-AGREED_ROUNDS, AGREED_STEPS = 4, 60
-"""Of telling a fit what they agree on, and of the fit in each."""
+AGREED_ROUNDS = 4
+"""Of telling a fit what they agree on; all together take the steps of one fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -154,7 +154,7 @@ def completed(run: ComponentRun, at: At, first: Candidate, known: Known, n_steps
     if best.reach:
         return _told_what_follows(repair, best, n_steps)
     surest = min(tried, key=lambda one: one.left)
-    return _told_what_agrees(repair, surest if surest.left <= SURE else first)
+    return _told_what_agrees(repair, surest if surest.left <= SURE else first, n_steps)
 
 
 def _told_what_follows(repair: _Repair, best: Candidate, n_steps: int) -> Candidate:
@@ -170,13 +170,13 @@ def _told_what_follows(repair: _Repair, best: Candidate, n_steps: int) -> Candid
     return last if last.right and last.reach >= best.reach else best
 
 
-def _told_what_agrees(repair: _Repair, best: Candidate) -> Candidate:
+def _told_what_agrees(repair: _Repair, best: Candidate, n_steps: int) -> Candidate:
     told = torch.full_like(repair.known.wanted, UNKNOWN)
     for _ in range(AGREED_ROUNDS):
         before, told = told, _agreed(repair.said(best), repair.known)
         if bool((told == before).all()):
             break
-        then = repair.told_too(best, told, AGREED_STEPS)
+        then = repair.told_too(best, told, max(1, n_steps // AGREED_ROUNDS))
         if not then.right:
             break
         best = then
