@@ -149,19 +149,23 @@ def counted(monkeypatch) -> list[torch.Tensor]:
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_subject_is_asked_no_more_inputs_than_it_may_be(most, monkeypatch, counted):
     monkeypatch.setattr(module, "MOST_TRIED", most)
-    monkeypatch.setattr(module, "MOST_FIRST", 8)
-    found(subject(), examples())
+    monkeypatch.setattr(module, "MOST_FIRST", 4)
+    monkeypatch.setattr(module, "LEAST_TRIED", 4)
+    found(subject(), examples(ALL[:24]))
     asked = [tuple(row) for run in counted for row in run.tolist()]
-    assert len(set(asked)) == len(asked) <= N_SHOWN * most
+    assert len(set(asked)) == len(asked) <= 24 * most
 
 
 def test_of_orders_that_reword_what_pairs_ask_is_asked_first_and_of_others_no_more(monkeypatch, counted):
-    monkeypatch.setattr(module, "MOST_FIRST", 8)
+    monkeypatch.setattr(module, "MOST_FIRST", 4)
+    monkeypatch.setattr(module, "LEAST_TRIED", 4)
     got, shown = found(subject(), examples(n_pairs=4)), {tuple(sorted(row)) for row in ALL[:4].tolist()}
     first, then = counted
     assert {made for made in UNSEEN if tuple(sorted(made)) in shown} <= set(got)
     asked_for_pairs = [tuple(sorted(row)) in shown for row in then.tolist()]
     assert asked_for_pairs == sorted(asked_for_pairs, reverse=True)
+    assert True in asked_for_pairs
+    assert False in asked_for_pairs
     counted.clear()
     monkeypatch.setattr(module, "LEAST_ALIKE", 1.1)
     found(subject(), examples(n_pairs=4))
