@@ -56,6 +56,7 @@ ENTRIES: dict[str, tuple[EditorConfig, str]] = {
     "no map network": (replace(PLAIN, without=("map",)), "plain"),
     "no scope network": (replace(PLAIN, without=("scope",)), "plain"),
     "no proportions": (replace(PLAIN, without=("proportions",)), "plain"),
+    "no sureness": (replace(PLAIN, without=("sureness",)), "plain"),
     "no unlabelled inputs": (replace(PLAIN, without=("unlabelled",)), "plain"),
 }
 """Editors, and which of them each is compared with. All but those with a price lack the loss of the norm."""

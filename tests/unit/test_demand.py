@@ -64,6 +64,10 @@ def test_a_subject_that_is_unsure_of_its_pairs_and_has_not_forgotten_what_is_wan
     sure = of([SURE, SURE, SURE, SURE, SURE], [SECOND, SECOND])
     assert found[EVERYWHERE] > sure[EVERYWHERE]
     assert found[RATIO] > 1
+    seen = seen_of([UNSURE, UNSURE, SURE, SURE, SURE], [SECOND, SECOND])
+    without = demand(seen, seen.proportions, sureness=False)[0]
+    assert torch.equal(without[:EVERYWHERE], found[:EVERYWHERE])
+    assert not without[EVERYWHERE:].any()
     assert float(found[LIKELY]) == pytest.approx(math.log10(0.25))
     assert float(sure[LIKELY]) == pytest.approx(math.log10(0.02))
 

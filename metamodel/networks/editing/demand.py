@@ -22,8 +22,8 @@ LEAST_LIKELY = -5.0
 """Decimal logarithm of the probability of a wanted answer below which it says no more."""
 
 
-def demand(seen: Observed, known: Proportions) -> Float[Tensor, "subject number"]:
-    """The numbers, `N_DEMAND` of them.
+def demand(seen: Observed, known: Proportions, *, sureness: bool = True) -> Float[Tensor, "subject number"]:
+    """The numbers, `N_DEMAND` of them; the last three are 0 without `sureness`.
 
     How many pairs there are, as log(1 + n); share of the pairs of which no answer is wanted, a behavior being
     removed; share of the proportions of answers that are known; logarithm of how unsure the subject is, in
@@ -42,8 +42,7 @@ def demand(seen: Observed, known: Proportions) -> Float[Tensor, "subject number"
         n_pairs.log1p(),
         1 - seen.wanted.square().sum((1, 2)) / n_pairs.clamp_min(1),
         known.share(seen.answer_mask).to(seen.old.dtype),
-        everywhere.log(),
-        torch.where(keep.sum(1) > 0, (of_pairs / of_keeps).log(), 0.0),
-        likely,
     ]
+    of_sureness = [everywhere.log(), torch.where(keep.sum(1) > 0, (of_pairs / of_keeps).log(), 0.0), likely]
+    numbers += of_sureness if sureness else [torch.zeros_like(n_pairs)] * len(of_sureness)
     return torch.stack(numbers, dim=1)

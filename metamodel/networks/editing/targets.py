@@ -100,7 +100,7 @@ class TargetReader(nn.Module):
         role, pair = seen.role, (seen.role == PAIR)
         found: Fitted = fitted(seen.kernels, role)
         known = seen.proportions.hidden() if "proportions" in self.without else seen.proportions
-        asked = demand(seen, known)
+        asked = demand(seen, known, sureness="sureness" not in self.without)
         removed = asked[:, REMOVED]
         gate, weight = self.scope(found, role, asked)
         if "scope" in self.without:
