@@ -44,8 +44,9 @@ class EditorConfig:
     decay: bool = False
     """Whether a change has a price in the writer's own steps."""
     deep_steps: int = 400
-    """Steps, in use, of writing in the whole last MLP where a behavior as a whole changes; 0 for the last
-    matrix alone, whatever the edit. Not beside `gates` and `recurrent`, which write before it."""
+    """Steps, in use, of writing in the whole last MLP where a behavior as a whole changes, or the last matrix
+    does not reach what is wanted; 0 for the last matrix alone, whatever the edit. Not beside `gates` and
+    `recurrent`, which write before it."""
     component_steps: int = 200
     """Steps, in use, of each fit that puts a damaged component right, those of completing it apart; 0 to look
     for none. Not beside `gates` and `recurrent`."""
@@ -73,9 +74,6 @@ class EditTrainingConfig:
     """Inputs without an answer that are shown in a step; in use there are as many as a domain has."""
     maps: int = 4
     """Further rules of each subject of arithmetic from whose pairs a map of answers is inferred in a step."""
-    earlier: float = 0.5
-    """Share of the batches whose subjects were edited once before, where they have another edit: what was
-    edited is unsure, and is not to be taken for damaged."""
     loss_edit: float = 0.2
     """Weight of the cross entropy in scope, through the edited subject."""
     loss_keep: float = 4.0
@@ -116,7 +114,6 @@ class EditTrainingConfig:
         losses = [f"loss_{name}" for name in parts]
         for name in ("maps", *losses):
             check_within(getattr(self, name), 0, 1e3, f"training.{name}")
-        check_within(self.earlier, 0, 1, "training.earlier")
         check_within(self.forecast_edits, 0, 10**6, "training.forecast_edits")
 
 

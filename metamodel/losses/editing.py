@@ -53,28 +53,20 @@ class EditingBatch:
     feasible: Bool[Tensor, " subject"]
     """Whether a few pairs say what is wanted."""
     maps: MapBatch | None
-    earlier: Told | None = None
-    """Other edits of the same subjects; None where none was edited before."""
-    had: Bool[Tensor, " subject"] | None = None
-    """Which subjects were edited so before."""
 
     def to(self, device: torch.device | str) -> "EditingBatch":
         """The same batch on another device."""
+        told = self.told
+        names = ("tokens", "position", "role", "wanted", "answers", "answer_mask")
+        parts = {name: getattr(told, name).to(device) for name in names}
+        weights = {key: value.to(device) for key, value in told.weights.items()}
         own = ("tokens", "wanted", "scope", "example_scope", "example_wanted", "feasible")
         return replace(
             self,
-            told=_moved(self.told, device),
+            told=replace(told, weights=weights, **parts),
             maps=None if self.maps is None else self.maps.to(device),
-            earlier=None if self.earlier is None else _moved(self.earlier, device),
-            had=None if self.had is None else self.had.to(device),
             **{name: getattr(self, name).to(device) for name in own},
         )
-
-
-def _moved(told: Told, device: torch.device | str) -> Told:
-    names = ("tokens", "position", "role", "wanted", "answers", "answer_mask")
-    parts = {name: getattr(told, name).to(device) for name in names}
-    return replace(told, weights={key: w.to(device) for key, w in told.weights.items()}, **parts)
 
 
 def edit_loss(

@@ -1,6 +1,5 @@
 """Objective of the editor: what it proposes must hold when the edited subject is run."""
 
-from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from metamodel.config.editing import EditingConfig
 from metamodel.config.parser import plain
-from metamodel.features.observed import Told
 from metamodel.losses.editing import (
     NO_ANSWER,
     EditingBatch,
@@ -39,7 +37,7 @@ class EditingObjective(lightning.LightningModule):
         editor.of_steps(config.editor.training_steps)
 
     def training_step(self, batch: EditingBatch, batch_idx: int) -> Float[Tensor, ""]:
-        told, t = self._edited_before(batch), self.config.training
+        told, t = batch.told, self.config.training
         edited = self.editor(told)
         weights = {
             key: value + edited.changes[key] if key in edited.changes else value
@@ -85,16 +83,6 @@ class EditingObjective(lightning.LightningModule):
         logged = {f"{name}/train": value for name, value in found.items()} | {"loss/train": total}
         self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(batch.tokens))
         return total
-
-    @torch.no_grad()
-    def _edited_before(self, batch: EditingBatch) -> Told:
-        """What is told, of subjects some of which this very editor has edited before."""
-        if batch.earlier is None or batch.had is None:
-            return batch.told
-        weights = dict(batch.told.weights)
-        for name, change in self.editor(batch.earlier).changes.items():
-            weights[name] = weights[name] + change * batch.had.view(-1, *[1] * (change.dim() - 1))
-        return replace(batch.told, weights=weights)
 
     def _map_loss(self, batch: EditingBatch) -> Float[Tensor, ""]:
         if batch.maps is None:

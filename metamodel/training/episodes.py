@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from metamodel.config.edits import CHANCE, IN_SCOPE, EditKind
-from metamodel.features.observed import Told, observed
+from metamodel.features.observed import observed
 from metamodel.losses.editing import NO_ANSWER, EditingBatch, MapBatch
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects.editing_form import editing_form
@@ -30,8 +29,6 @@ OFTEN: dict[EditKind, float] = {
 all of a behavior: it is easy, and makes its whole batch dear."""
 SIZE_POWER = 0.25
 """Groups of subjects of one shape are drawn by this power of how many edits they have."""
-EARLIER: tuple[EditKind, ...] = ("rewrite", "rule", "flip", "disable")
-"""Kinds of edits that a subject may have had before."""
 LAWLESS = 0.1
 """Share of the maps of answers that are drawn at random, and follow no law: only the pairs tell them."""
 
@@ -57,16 +54,14 @@ class Episodes(IterableDataset[EditingBatch]):
         n_shown: int,
         n_maps: int,
         seed: int,
-        earlier: float = 0.0,
     ):
         """Args:
         n_inputs: inputs of the domain on which an edited subject is run, all of them shown.
         n_shown: inputs without an answer that are shown.
         n_maps: rules of each subject of arithmetic whose maps are inferred.
-        earlier: share of the batches whose subjects were edited before.
         """
         self.batch_size, self.n_inputs, self.n_maps, self.seed = batch_size, n_inputs, n_maps, seed
-        self.n_shown, self.earlier = n_shown, earlier
+        self.n_shown = n_shown
         self._groups: list[dict[EditKind, list[tuple[Editable, Edit]]]] = []
         self._forms: dict[str, _Form] = {}
         grouped: dict[object, list[Editable]] = defaultdict(list)
@@ -118,7 +113,6 @@ class Episodes(IterableDataset[EditingBatch]):
             for _, inputs in told
         ]
         each = list(zip(drawn, rows, strict=True))
-        earlier, had = self._earlier(drawn, choice, generator)
         # edits of one group differ in how many inputs are shown: what is lacking is padding
         shown = [inputs for _, inputs in told]
         longest = max(map(len, shown))
@@ -141,32 +135,7 @@ class Episodes(IterableDataset[EditingBatch]):
             ),
             feasible=torch.tensor([edit.kind != "infeasible" for _, edit in drawn]),
             maps=self._maps([one for one, _ in drawn], choice, generator),
-            earlier=earlier,
-            had=had,
         )
-
-    def _earlier(
-        self, drawn: Sequence[tuple[Editable, Edit]], choice: random.Random, generator: torch.Generator
-    ) -> tuple[Told | None, Bool[Tensor, " subject"] | None]:
-        """Another edit of each subject, and which have one."""
-        if choice.random() >= self.earlier:
-            return None, None
-        others = [
-            [e for e in one.edits if e.kind in EARLIER and not e.test and e is not edit]
-            for one, edit in drawn
-        ]
-        had = torch.tensor([len(edits) > 0 for edits in others])
-        if not had.any():
-            return None, None
-        # of a subject that has none, the edit itself stands there and is not made
-        chosen = [
-            choice.choice(edits) if edits else edit for edits, (_, edit) in zip(others, drawn, strict=True)
-        ]
-        told = [
-            specify(one, edit, choice.choice(PAIRS), generator, n_unlabelled=self.n_shown)[0]
-            for (one, _), edit in zip(drawn, chosen, strict=True)
-        ]
-        return told_batch([self._forms[one.subject.name].form for one, _ in drawn], told), had
 
     def _maps(
         self, subjects: Sequence[Editable], choice: random.Random, generator: torch.Generator

@@ -37,7 +37,6 @@ def fit_editor(config: EditingConfig, train: Sequence[Editable], folder: Path) -
         n_inputs=t.inputs,
         n_shown=t.shown,
         n_maps=t.maps,
-        earlier=t.earlier,
         seed=config.seed + (1 if (folder / RESUME).is_file() else 0),
     )
     train_objective(

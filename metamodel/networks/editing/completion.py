@@ -4,7 +4,8 @@ Pairs and inputs to keep leave many changes of a component that make them come r
 right is surest where it is right, and of a subject that adds, a part of its answers tells the others by their
 proportions (`features/proportions.py`). So the fit is told what follows and made anew, until nothing new
 does: self-training (Yarowsky 1995) in which a label must follow from others. Where none does, of several
-fits the one is taken that leaves the subject surest, and told what inputs of the same tokens agree on.
+fits the one is taken that leaves the subject surest, and told what it is sure of where inputs of the same
+tokens agree on it: plain self-training, which makes a subject that is nearly right a little more so.
 """
 
 import math
@@ -177,20 +178,21 @@ def _told_what_agrees(repair: _Repair, best: Candidate, n_steps: int) -> Candida
         if bool((told == before).all()):
             break
         then = repair.told_too(best, told, max(1, n_steps // AGREED_ROUNDS))
-        if not then.right:
+        if not (then.right and then.left <= best.left):
             break
         best = then
     return best
 
 
 def _agreed(said: Float[Tensor, "example answer"], known: Known) -> Int[Tensor, " example"]:
-    """The answer on which inputs of the same tokens, in whatever order, agree; UNKNOWN where they do not."""
+    """The answer that inputs of the same tokens, in whatever order, are sure of, one alone too; UNKNOWN where
+    they are not, and of what is shown."""
     shown = torch.nn.functional.one_hot(known.wanted, said.shape[1]).to(said.dtype)
     said = torch.where(known.shown[:, None], shown, said)
     bag = known.ids.sort(1).values.unique(dim=0, return_inverse=True)[1]
     votes = said.new_zeros(int(bag.max()) + 1, said.shape[1]).index_add_(0, bag, said)[bag]
     share, best = (votes / votes.sum(1, keepdim=True)).max(1)
-    return torch.where(share >= AGREED, best, UNKNOWN)
+    return torch.where((share >= AGREED) & ~known.shown, best, UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

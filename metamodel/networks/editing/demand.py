@@ -5,6 +5,8 @@ another question for each. Which it is shows in the subject: answers that keep p
 and what is damaged is unsure and has often not forgotten.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,9 +22,14 @@ LEAST_ENTROPY = 0.01
 """In nats: less is none."""
 LEAST_LIKELY = -5.0
 """Decimal logarithm of the probability of a wanted answer below which it says no more."""
+FORGOTTEN = -2.0
+"""In use, a subject that finds wanted answers less likely is read as one that is sure: what was edited is
+unsure as what is damaged, but has not lost what is asked for, and no training subject was edited before."""
 
 
-def demand(seen: Observed, known: Proportions, *, sureness: bool = True) -> Float[Tensor, "subject number"]:
+def demand(
+    seen: Observed, known: Proportions, *, in_use: bool = False, sureness: bool = True
+) -> Float[Tensor, "subject number"]:
     """The numbers, `N_DEMAND` of them; the last three are 0 without `sureness`.
 
     How many pairs there are, as log(1 + n); share of the pairs of which no answer is wanted, a behavior being
@@ -43,6 +50,10 @@ def demand(seen: Observed, known: Proportions, *, sureness: bool = True) -> Floa
         1 - seen.wanted.square().sum((1, 2)) / n_pairs.clamp_min(1),
         known.share(seen.answer_mask).to(seen.old.dtype),
     ]
-    of_sureness = [everywhere.log(), torch.where(keep.sum(1) > 0, (of_pairs / of_keeps).log(), 0.0), likely]
-    numbers += of_sureness if sureness else [torch.zeros_like(n_pairs)] * len(of_sureness)
+    unsure = [everywhere.log(), torch.where(keep.sum(1) > 0, (of_pairs / of_keeps).log(), 0.0)]
+    if in_use:
+        damaged = likely >= FORGOTTEN
+        sure = (math.log(LEAST_ENTROPY), 0.0)
+        unsure = [torch.where(damaged, x, none) for x, none in zip(unsure, sure, strict=True)]
+    numbers += [*unsure, likely] if sureness else [torch.zeros_like(n_pairs)] * 3
     return torch.stack(numbers, dim=1)

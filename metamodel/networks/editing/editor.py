@@ -31,6 +31,8 @@ WHOLE = 0.75
 LEAST_REACHED = 0.95
 """Share of the examples in scope that the last matrix alone must make come out as wanted; else the whole last
 MLP is written in."""
+TIED = 1e-3
+"""Answers that are wanted so nearly alike are no one answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,7 +73,8 @@ class Editor(nn.Module):
         component_steps: int = 0,
     ):
         """Args:
-        deep_steps: steps of writing in the whole last MLP, where a behavior as a whole changes.
+        deep_steps: steps of writing in the whole last MLP, where a behavior as a whole changes or the last
+            matrix does not reach what is wanted.
         component_steps: steps of putting a damaged component right.
         """
         super().__init__()
@@ -121,7 +124,7 @@ class Editor(nn.Module):
         if "unlabelled" in self.without:
             told = replace(told, role=told.role.masked_fill(told.role == UNLABELLED, PADDING))
         seen = observed(told)
-        targets = self.read(seen)
+        targets = self.read(seen, in_use=deep)
         changes: dict[str, Tensor] = {}
         put_right: dict[int, Mended] = {}
         if self.gates is not None:
@@ -177,8 +180,8 @@ class Editor(nn.Module):
         last: Tensor,
         deep_mlp: bool,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "subject example d_model"]]:
-        """The edits, and the last stream, with components put right and whole behaviors written in the whole
-        last MLP instead."""
+        """The edits, and the last stream, with components put right. Whole behaviors, and what the last matrix
+        does not reach, are written in the whole last MLP instead."""
         deeper = (targets.whole > WHOLE) | (_share_reached(told, targets, last) < LEAST_REACHED)
         chosen = [i for i in deeper.nonzero()[:, 0].tolist() if i not in put_right]
         if not (deep_mlp and self.deep_steps and told.config.has_mlp):
@@ -249,10 +252,12 @@ def _said(told: Told, stream: Tensor) -> Float[Tensor, "subject example answer"]
 
 
 def _share_reached(told: Told, targets: Targets, stream: Tensor) -> Float[Tensor, " subject"]:
-    """Of the examples in scope, those whose likeliest answer is the one that is wanted most."""
-    right = _said(told, stream).argmax(-1) == targets.wanted.argmax(-1)
-    inside = (targets.inside > 0.5) & (told.role != PADDING)
-    return (right & inside).sum(1) / inside.sum(1).clamp_min(1)
+    """Of the examples in scope of which one answer is wanted most, those that come out so."""
+    top = targets.wanted.topk(min(2, targets.wanted.shape[2]), dim=-1).values
+    one = top[..., 0] > top[..., -1] + TIED
+    inside = (targets.inside > 0.5) & (told.role != PADDING) & one
+    wrong = _said(told, stream).argmax(-1) != targets.wanted.argmax(-1)
+    return 1 - (wrong & inside).sum(1) / inside.sum(1).clamp_min(1)
 
 
 def _varied(seen: Observed) -> Float[Tensor, "subject look"]:

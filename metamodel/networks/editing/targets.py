@@ -96,11 +96,14 @@ class TargetReader(nn.Module):
     def n_summary(self) -> int:
         return N_EVIDENCE + N_DEMAND + N_STATISTICS + 4
 
-    def forward(self, seen: Observed) -> Targets:
+    def forward(self, seen: Observed, *, in_use: bool = False) -> Targets:
+        """Args:
+        in_use: whether subjects may have been edited before, which none is in training.
+        """
         role, pair = seen.role, (seen.role == PAIR)
         found: Fitted = fitted(seen.kernels, role)
         known = seen.proportions.hidden() if "proportions" in self.without else seen.proportions
-        asked = demand(seen, known, sureness="sureness" not in self.without)
+        asked = demand(seen, known, in_use=in_use, sureness="sureness" not in self.without)
         removed = asked[:, REMOVED]
         gate, weight = self.scope(found, role, asked)
         if "scope" in self.without:
