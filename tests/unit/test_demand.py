@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
-from metamodel.features.observed import Observed
+from metamodel.features.observed import Observed, Told, observed
 from metamodel.features.proportions import UNKNOWN, Proportions
 from metamodel.networks.editing.demand import LEAST_ENTROPY, LEAST_LIKELY, N_DEMAND, REMOVED, demand
+from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.targets import N_EVIDENCE
+from metamodel.networks.editing.told import told_batch
+from metamodel.subjects.editing_form import editing_form
 
 ROLE = torch.tensor([[PAIR, PAIR, KEEP, UNLABELLED, PADDING]])
 SURE, UNSURE = [0.98, 0.02, 0.0], [0.5, 0.25, 0.25]
@@ -78,3 +82,37 @@ def test_what_is_to_be_removed_and_a_specification_without_keeps():
     seen = seen_of([UNSURE] * 5, [SECOND, SECOND])
     none = dataclasses.replace(seen, role=torch.where(ROLE == KEEP, UNLABELLED, ROLE))
     assert float(demand(none, none.proportions)[0, RATIO]) == 0
+
+
+@pytest.mark.parametrize(("likely", "as_it_is"), [(0.02, True), (0.005, False)])
+def test_in_use_what_finds_wanted_answers_unlikely_is_read_as_sure(likely, as_it_is):
+    unsure = [0.6 - likely, 0.4, likely]
+    seen = seen_of([unsure, unsure, SURE, SURE, SURE], [THIRD, THIRD])
+    plain = demand(seen, seen.proportions)[0]
+    found = demand(seen, seen.proportions, in_use=True)[0]
+    assert float(found[LIKELY]) == float(plain[LIKELY]) == pytest.approx(math.log10(likely))
+    assert plain[RATIO] > 1
+    assert torch.equal(found, plain) is as_it_is
+    if not as_it_is:
+        assert torch.equal(found[:EVERYWHERE], plain[:EVERYWHERE])
+        assert found[EVERYWHERE : RATIO + 1].tolist() == pytest.approx([math.log(LEAST_ENTROPY), 0.0])
+
+
+def test_a_reader_in_use_reads_so_and_in_training_does_not(taught, specified):
+    """Of a subject that was made unsure, as an edit makes it."""
+    torch.manual_seed(0)
+    editor = Editor(width=8, map_width=4, map_layers=1, n_steps=2).eval()
+    form = editing_form(taught.subject)
+    name = "unembed.W_U"
+    flat = form.with_weights({**form.weights, name: form.weights[name] * 0.3})
+    told = told_batch([flat], [specified(taught, 4).examples])
+    told = dataclasses.replace(told, wanted=torch.where(told.role == PAIR, least_likely(told), told.wanted))
+    with torch.no_grad():
+        plain, in_use = (editor.double()(told, deep=deep).looks for deep in (False, True))
+    where = slice(N_EVIDENCE + EVERYWHERE, N_EVIDENCE + RATIO + 1)
+    assert plain[0, where][0] > math.log(2 * LEAST_ENTROPY)
+    assert in_use[0, where].tolist() == pytest.approx([math.log(LEAST_ENTROPY), 0.0])
+
+
+def least_likely(told: Told) -> torch.Tensor:
+    return told.answers[0][observed(told).old.argmin(-1)]

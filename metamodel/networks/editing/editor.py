@@ -180,8 +180,8 @@ class Editor(nn.Module):
         last: Tensor,
         deep_mlp: bool,
     ) -> tuple[dict[str, Tensor], Float[Tensor, "subject example d_model"]]:
-        """The edits, and the last stream, with components put right. Whole behaviors, and what the last matrix
-        does not reach, are written in the whole last MLP instead."""
+        """The edits, and the last stream, with components put right; in the whole last MLP are written whole
+        behaviors and what the last matrix does not reach."""
         deeper = (targets.whole > WHOLE) | (_share_reached(told, targets, last) < LEAST_REACHED)
         chosen = [i for i in deeper.nonzero()[:, 0].tolist() if i not in put_right]
         if not (deep_mlp and self.deep_steps and told.config.has_mlp):
