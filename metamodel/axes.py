@@ -113,7 +113,7 @@ What meta-models see, answer and are measured by:
 
 Edits:
 
-    input        input of a domain, which an edit says what is wanted of
+    input        input of a domain, which an edit says what is wanted of, or that a subject is asked beside it
     example      input that a specification shows
     example2     second axis over examples
     other        example of another role

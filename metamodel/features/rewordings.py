@@ -123,14 +123,14 @@ class _Run:
     """What one subject says to new inputs, of those that it was asked."""
 
     def __init__(
-        self, told: Told, seen: Observed, which: int, inputs: Int[Tensor, "new pos"], at: Int[Tensor, ""]
+        self, told: Told, seen: Observed, which: int, inputs: Int[Tensor, "reworded pos"], at: Int[Tensor, ""]
     ):
         self.inputs, self._told, self._which, self._at = inputs, told, which, at
         self._weights = {key: w[which : which + 1] for key, w in told.weights.items()}
         self.asked = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
         self.hidden, self.stream = (x.new_zeros(len(inputs), x.shape[2]) for x in (seen.hidden, seen.stream))
 
-    def ask(self, new: Int[Tensor, " asked"]) -> None:
+    def ask(self, new: Int[Tensor, " input"]) -> None:
         if len(new):
             at = self._at.expand(1, len(new))
             hidden, stream = read_at(self._told.config, self._weights, self.inputs[None, new], at)
@@ -146,7 +146,7 @@ class _Run:
         return logits.softmax(-1)[makes], self.asked[makes] & (makes >= 0)
 
 
-def _first(makes: Int[Tensor, "order example"], most: int) -> Int[Tensor, " asked"]:
+def _first(makes: Int[Tensor, "order example"], most: int) -> Int[Tensor, " input"]:
     """New inputs by which orders are judged, spread evenly over the examples, `most` in all."""
     each = min(MOST_FIRST, most // len(makes))
     return torch.cat([_evenly(row[row >= 0], each) for row in makes]).unique()
@@ -155,9 +155,9 @@ def _first(makes: Int[Tensor, "order example"], most: int) -> Int[Tensor, " aske
 def _others(
     makes: Int[Tensor, "order example"],
     pair: Bool[Tensor, " example"],
-    asked: Bool[Tensor, " new"],
+    asked: Bool[Tensor, " reworded"],
     most: int,
-) -> Int[Tensor, " asked"]:
+) -> Int[Tensor, " input"]:
     """What is left of these orders: of pairs, and then of all others evenly, until `most` were asked."""
     left = (makes >= 0) & ~asked[makes]
     first, then = makes[left & pair].unique(), makes[left & ~pair].unique()
@@ -166,7 +166,7 @@ def _others(
     return torch.cat([first, _evenly(then, most - int(asked.sum()) - len(first))])
 
 
-def _evenly(x: Int[Tensor, " each"], most: int) -> Int[Tensor, " chosen"]:
+def _evenly(x: Int[Tensor, " input"], most: int) -> Int[Tensor, " chosen"]:
     n = min(len(x), most)
     return x[torch.arange(n, device=x.device) * len(x) // max(n, 1)]
 

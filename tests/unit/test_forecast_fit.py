@@ -38,7 +38,7 @@ def ranked(score: torch.Tensor, good: torch.Tensor) -> float:
 
 def test_a_planted_sign_of_success_is_found_and_forecasts_others():
     network = editor()
-    train, test = looks(network, 400, 1), looks(network, 400, 2)
+    train, test = looks(network, 600, 1), looks(network, 400, 2)
     judge_on(network, Seen(looks=train, good=train[:, 3] > 5), seed=0)
     with torch.no_grad():
         assert ranked(network._forecast(test), test[:, 3] > 5) > 0.9
@@ -46,8 +46,8 @@ def test_a_planted_sign_of_success_is_found_and_forecasts_others():
 
 def test_where_nothing_tells_success_the_planted_sign_of_others_is_not_forecast():
     network = editor()
-    train, test = looks(network, 400, 1), looks(network, 400, 2)
-    shuffled = (train[:, 3] > 5)[torch.randperm(400, generator=torch.Generator().manual_seed(3))]
+    train, test = looks(network, 600, 1), looks(network, 400, 2)
+    shuffled = (train[:, 3] > 5)[torch.randperm(600, generator=torch.Generator().manual_seed(3))]
     judge_on(network, Seen(looks=train, good=train[:, 3] > 5), seed=0)
     with torch.no_grad():
         assert ranked(network._forecast(test), test[:, 3] > 5) > 0.9

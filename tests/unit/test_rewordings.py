@@ -217,10 +217,8 @@ def answered(*without: str, deep: bool = True) -> torch.Tensor:
 
 
 def test_rewordings_are_written_in_use_alone_and_can_be_left_out():
-    plain = answered("rewordings")
-    assert torch.equal(answered("rewordings", deep=False), plain)
-    assert torch.equal(answered(deep=False), plain)
-    assert not torch.equal(answered(), plain)
+    assert torch.equal(answered(deep=False), answered("rewordings", deep=False))
+    assert not torch.equal(answered(), answered("rewordings"))
 
 
 @torch.no_grad()

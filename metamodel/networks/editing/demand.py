@@ -29,7 +29,7 @@ unsure as what is damaged, but has not lost what is asked for, and no training s
 
 def demand(
     seen: Observed, known: Proportions, *, in_use: bool = False, sureness: bool = True
-) -> Float[Tensor, "subject number"]:
+) -> Float[Tensor, "subject look"]:
     """The numbers, `N_DEMAND` of them; the last three are 0 without `sureness`.
 
     How many pairs there are, as log(1 + n); share of the pairs of which no answer is wanted, a behavior being

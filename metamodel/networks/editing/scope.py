@@ -130,7 +130,7 @@ class Scope(nn.Module):
         self,
         found: Fitted,
         role: Int[Tensor, "subject example"],
-        asked: Float[Tensor, "subject number"],
+        asked: Float[Tensor, "subject look"],
     ) -> tuple[Float[Tensor, "subject example"], Float[Tensor, "subject kernel"]]:
         """Logits of being in scope, and the weight of each kernel.
 
