@@ -183,9 +183,11 @@ def test_a_fit_is_told_what_is_agreed_on_while_its_pairs_stay_right(monkeypatch)
     monkeypatch.setattr(completion, "_agreed", lambda said, known: truth_of(told_of()))
     told = completed_from(run, first, known).change
     assert right(run, told, told_of()) > right(run, first.change, told_of())
-    lost = dataclasses.replace(completed_from(run, first, known), left=float("nan"))
-    monkeypatch.setattr(completion._Repair, "told_too", lambda *_: lost)
-    assert torch.equal(completed_from(run, first, known).change, first.change)
+    # pairs lost, or a subject less sure than before
+    for unsure in (float("nan"), 1e3):
+        lost = dataclasses.replace(Candidate.of(run, AT, told, known), left=unsure)
+        monkeypatch.setattr(completion._Repair, "told_too", lambda *_, lost=lost: lost)
+        assert torch.equal(completed_from(run, first, known).change, first.change)
 
 
 def test_a_fit_that_is_not_finite_is_never_the_surest(monkeypatch):

@@ -9,7 +9,8 @@ import torch
 from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, observed
 from metamodel.features.proportions import UNKNOWN, Proportions
-from metamodel.networks.editing.demand import LEAST_ENTROPY, LEAST_LIKELY, N_DEMAND, REMOVED, demand
+from metamodel.networks.editing.clues import LEAST_ENTROPY
+from metamodel.networks.editing.demand import LEAST_LIKELY, N_DEMAND, REMOVED, demand
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.targets import N_EVIDENCE
 from metamodel.networks.editing.told import told_batch

@@ -8,7 +8,7 @@ import torch
 from metamodel.config import InputError
 from metamodel.config.edits import CHANCE, KEEP, PAIR
 from metamodel.features.observed import Told, observed
-from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.editor import Editor, _share_reached
 from metamodel.networks.editing.last_mlp import written_in_last_mlp
 from metamodel.networks.editing.told import told_batch
 from metamodel.networks.editing.writer import Aims
@@ -118,6 +118,17 @@ def test_what_the_last_matrix_does_not_reach_is_written_in_the_whole_last_mlp(mo
         changes = network(deep_steps=100)(facts, deep=True).changes
         assert ("blocks.0.mlp.W_in" in changes) is deep
     assert (said(facts, changes).argmax(-1) == facts.wanted[0])[pair].double().mean() > share
+
+
+def test_of_what_is_to_be_removed_no_one_answer_is_to_be_reached():
+    told = removal(subject_of())
+    facts = facts_of(told)
+    share = []
+    for one in (told, facts):
+        seen = observed(one)
+        share.append(float(_share_reached(one, network().read(seen), seen.stream)))
+    assert share[0] == 1
+    assert share[1] < 0.5
 
 
 def test_what_weighs_nothing_changes_nothing():

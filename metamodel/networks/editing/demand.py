@@ -14,12 +14,11 @@ from torch import Tensor
 from metamodel.config.edits import KEEP, PADDING, PAIR
 from metamodel.features.observed import Observed
 from metamodel.features.proportions import Proportions
+from metamodel.networks.editing.clues import LEAST_ENTROPY
 
 N_DEMAND = 6
 REMOVED = 1
 """Which of the numbers says that answers are to be removed."""
-LEAST_ENTROPY = 0.01
-"""In nats: less is none."""
 LEAST_LIKELY = -5.0
 """Decimal logarithm of the probability of a wanted answer below which it says no more."""
 FORGOTTEN = -2.0
