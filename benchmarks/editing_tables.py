@@ -15,7 +15,7 @@ from metamodel.config.command import run_command
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.evaluation.card_tables import interval_words, summary
 from metamodel.evaluation.editing.card import kinds_table, rules_table
-from metamodel.evaluation.editing.evaluate import IN_SEQUENCE
+from metamodel.evaluation.editing.contest import IN_SEQUENCE
 from metamodel.evaluation.report import Report, load
 
 ALONE = (

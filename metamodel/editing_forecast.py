@@ -22,6 +22,7 @@ from metamodel.evaluation.editing.episodes import trainable_episodes
 from metamodel.evaluation.editing.scores import scores
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.told import told_batch
+from metamodel.processes import each
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import carries_back_w_in, mapped_back
 from metamodel.triples.edits import Editable
@@ -49,6 +50,7 @@ def fit_forecast(
     *,
     n_edits: int,
     seed: int,
+    workers: int | None = 1,
     progress: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Fits `editor.judge` anew, on edits that may be trained on: of all subjects, kinds and numbers of pairs.
@@ -57,28 +59,36 @@ def fit_forecast(
         subjects: none of them of a test split.
         n_edits: at most so many.
         seed: of initial weights and of what is left out.
+        workers: processes that propose; by default this one alone.
     """
     drawn = sorted((e for one in subjects for e in trainable_episodes(one)), key=_place)[:n_edits]
     progress(f"forecast: {len(drawn)} edits of training and validation subjects")
     if drawn:
         with one_thread():
-            judge_on(editor, seen_in_use(editor, drawn), seed)
+            judge_on(editor, seen_in_use(editor, drawn, workers=workers), seed)
+
+
+def seen_in_use(editor: Editor, episodes: Sequence[Episode], *, workers: int | None = 1) -> Seen:
+    """What an editor proposes for each, and whether it is a success.
+
+    Args:
+        workers: processes; by default this one alone.
+    """
+    # in double precision, as in use
+    in_use = copy.deepcopy(editor).double().eval()
+    found = dict(each(lambda one: _seen(in_use, one), episodes, workers=workers))
+    looks, good = zip(*(found[i] for i in range(len(episodes))), strict=True)
+    return Seen(looks=torch.stack(looks).float(), good=torch.tensor(good))
 
 
 @torch.no_grad()
-def seen_in_use(editor: Editor, episodes: Sequence[Episode]) -> Seen:
-    """What an editor proposes for each, and whether it is a success."""
-    # in double precision, as in use
-    editor, looks, good = copy.deepcopy(editor).double().eval(), [], []
-    for one in episodes:
-        subject = one.editable.subject
-        form = editing_form(subject)
-        told = told_batch([form], [one.examples])
-        edited = editor(told, deep=True, deep_mlp=carries_back_w_in(subject))
-        changes = mapped_back(subject, {key: value[0] for key, value in edited.changes.items()}, form=form)
-        looks.append(edited.looks[0])
-        good.append(scores(one, changes).harmonic_mean >= GOOD)
-    return Seen(looks=torch.stack(looks).float(), good=torch.tensor(good))
+def _seen(editor: Editor, episode: Episode) -> tuple[Float[Tensor, " look"], bool]:
+    subject = episode.editable.subject
+    form = editing_form(subject)
+    told = told_batch([form], [episode.examples])
+    edited = editor(told, deep=True, deep_mlp=carries_back_w_in(subject))
+    changes = mapped_back(subject, {key: value[0] for key, value in edited.changes.items()}, form=form)
+    return edited.looks[0], scores(episode, changes).harmonic_mean >= GOOD
 
 
 def judge_on(editor: Editor, seen: Seen, seed: int) -> None:

@@ -22,11 +22,14 @@ from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Examples
 from metamodel.triples.splits import Splits, make_splits
 
+REPORT = "report"
+"""Folder within a run of what each method did, so that an interrupted report goes on."""
+
 
 def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
     """Trains, judges, and prints the table and the paths. Returns the folder of the checkpoint.
 
-    A run that was interrupted after its training goes on with the report.
+    A run that was interrupted after its training goes on with the report, behind the methods that are done.
 
     Args:
         command: what the card says to run to do it again.
@@ -43,6 +46,7 @@ def train_editor(config: EditingConfig, zoo: EditZoo, *, command: str) -> Path:
         command=command,
         seed=config.bootstrap_seed,
         progress=said(config.trainer.progress),
+        keep=folder / REPORT,
     )
     reports.save(report, where)
     # of what was stored, so that both round alike
@@ -62,6 +66,7 @@ def trained_on(zoo: EditZoo, splits: Splits, config: EditingConfig, folder: Path
             [one for one in zoo.subjects if one.subject.name in both],
             n_edits=config.training.forecast_edits,
             seed=config.seed,
+            workers=config.report.workers,
             progress=said(config.trainer.progress),
         )
     return EditingCheckpoint(
@@ -83,6 +88,7 @@ def judged(
     seed: int,
     progress: Callable[[str], object],
     only: str | None = None,
+    keep: Path | None = None,
 ) -> Report:
     """The report of an editor on a zoo of edits, or one split of it; arguments as of `judge`."""
 
@@ -91,7 +97,15 @@ def judged(
         return proposal.changes, proposal.forecast
 
     return judge(
-        propose, zoo, editor.splits, config, command=command, seed=seed, progress=progress, only=only
+        propose,
+        zoo,
+        editor.splits,
+        config,
+        command=command,
+        seed=seed,
+        progress=progress,
+        only=only,
+        keep=keep,
     )
 
 

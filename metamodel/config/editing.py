@@ -133,10 +133,15 @@ class EditReportConfig:
     """Subjects of other seeds that are given ten edits in sequence."""
     opponents: bool = True
     """Whether opponents are tuned and judged."""
+    workers: int | None = None
+    """Processes, of one thread each, that fit the forecast and judge methods; by default one for each core.
+    Their number changes nothing but milliseconds."""
 
     def __post_init__(self):
         for name in ("edits", "most", "tuning", "validation", "sequences"):
             check_within(getattr(self, name), 1, 10**5, f"report.{name}")
+        if self.workers is not None:
+            check_within(self.workers, 1, 10**3, "report.workers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

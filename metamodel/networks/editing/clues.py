@@ -20,20 +20,17 @@ class Clues(NamedTuple):
 
     pairs: float
     """Logarithm of how many times as unsure the subject is of pairs as of inputs to keep."""
-    likely: float
-    """Mean logarithm of the probabilities of wanted answers: what is damaged has often not forgotten."""
     odd: float
     """How far the size of a head is out of line."""
 
 
-LEFT, WEIGHT = -1.5, Clues(pairs=1.0, likely=0.33, odd=7.0)
-"""A repair leaves at most exp(LEFT + sum of weighted clues) times the entropy, and never more than there was.
-Chosen on damaged training subjects and on edits of sound ones in sequence; `benchmarks/damage_clues.py` has
-them beside a logistic regression."""
-LEFT_REMOVED = 1.25
-"""Where the component was removed, a repair leaves at most so many times it, whatever the clues."""
-LEAST_LIKELY, MOST_ODD = -12.0, 1.0
-"""Clues beyond these say no more."""
+WEIGHT = Clues(pairs=4.0, odd=8.0)
+LEFT = 1.25
+"""A repair leaves at most LEFT exp(sum of weighted clues) times the entropy, and never more than LEFT times,
+as where the component was removed. Chosen on damaged training subjects and on edits of sound ones in sequence
+(`benchmarks/damage_clues.py`)."""
+MOST_ODD = 1.0
+"""Beyond it a size says no more."""
 LEAST_ENTROPY = 0.01
 """In nats: less is none, beside pairs and inputs to keep."""
 
@@ -47,18 +44,14 @@ def clues(told: Told, seen: Observed, which: int, oddness: float) -> Clues:
     """
     role, old = told.role[which], seen.old[which].double()
     pair, keep = role == PAIR, role == KEEP
-    wanted = told.wanted[which, pair][:, None] == told.answers[which]
-    likely = (old[pair] * wanted).sum(-1).clamp_min(math.exp(LEAST_LIKELY))
     unsure = LEAST_ENTROPY + entropy(old[pair])
     of_keeps = LEAST_ENTROPY + entropy(old[keep]) if keep.any() else unsure
-    return Clues(
-        pairs=math.log(unsure / of_keeps), likely=float(likely.log().mean()), odd=min(oddness, MOST_ODD)
-    )
+    return Clues(pairs=math.log(unsure / of_keeps), odd=min(oddness, MOST_ODD))
 
 
 def most_left(of: Clues) -> float:
     """How many times the entropy a repair may leave."""
-    return math.exp(min(0.0, LEFT + sum(w * clue for w, clue in zip(WEIGHT, of, strict=True))))
+    return min(LEFT, LEFT * math.exp(sum(w * clue for w, clue in zip(WEIGHT, of, strict=True))))
 
 
 def entropy(said: Float[Tensor, "example answer"]) -> float:

@@ -81,6 +81,15 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Follows:
+    """What follows from a subject's answers by their proportions."""
+
+    expected: Int[Tensor, " example"]
+    """As of a `Candidate`."""
+    reach: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:
     """A change of one component, and what the subject then says."""
 
@@ -101,7 +110,7 @@ class Candidate:
         right = said[known.pair].argmax(-1) == known.answers[known.wanted[known.pair]]
         among = said[:, known.answers].log_softmax(-1)
         left = entropy(among[known.other].exp()) if right.double().mean() >= LEAST_RIGHT else math.nan
-        follows = _following(among, known)
+        follows = following(among, known)
         return cls(change=change, left=left, expected=follows.expected, reach=follows.reach)
 
     @property
@@ -195,21 +204,20 @@ def _agreed(said: Float[Tensor, "example answer"], known: Known) -> Int[Tensor, 
     return torch.where((share >= AGREED) & ~known.shown, best, UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Follows:
-    expected: Int[Tensor, " example"]
-    """As of a `Candidate`."""
-    reach: float
+def following(said: Float[Tensor, "example answer"], known: Known, *, pairs: bool = True) -> Follows:
+    """What follows from the surest answers, of that share of them from which the most does.
 
-
-def _following(said: Float[Tensor, "example answer"], known: Known) -> _Follows:
-    """What follows from the surest answers, of that share of them from which the most does."""
+    Args:
+        said: log probabilities, or logits.
+        pairs: whether what is wanted of pairs is among what it follows from.
+    """
     top = said.topk(min(2, said.shape[1]), dim=1).values
     sure = torch.where(known.shown, torch.inf, top[:, 0] - top[:, -1])
     own = torch.where(known.shown, known.wanted, said.argmax(1))
+    own = own if pairs else torch.where(known.pair, UNKNOWN, own)
     everything = torch.ones_like(known.shown)[None]
     mask = torch.ones_like(known.answers, dtype=torch.bool)[None]
-    found: list[_Follows] = []
+    found: list[Follows] = []
     for share in SUREST:
         least = sure.topk(max(1, round(share * len(sure)))).values[-1]
         witnesses = torch.where(sure >= least, own, UNKNOWN)
@@ -217,5 +225,5 @@ def _following(said: Float[Tensor, "example answer"], known: Known) -> _Follows:
         expected = read.expected[0]
         follows = float((expected != UNKNOWN).float().mean())
         reach = follows + float(known_share(read.fourth[0])) if follows else 0.0
-        found.append(_Follows(expected=expected, reach=reach))
+        found.append(Follows(expected=expected, reach=reach))
     return max(found, key=lambda one: one.reach)

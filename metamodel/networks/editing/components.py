@@ -4,8 +4,9 @@ One component is small beside what pairs and inputs to keep say together: the ch
 that makes all of them come right makes inputs come right that were not shown. So each component is changed
 alone until what is known comes right, and the one that comes closest is blamed; one that was removed shows at
 once. Whether any is to blame shows in what was not shown: damage leaves a subject unsure, the right repair
-makes it sure, and any other change makes a sound subject less so (`clues.py`). The fit of the component to
-blame is then completed (`completion.py`).
+makes it sure, and any other change makes a sound subject less so (`clues.py`). Where a subject adds, its
+other answers say more: what damage has lost follows from them by their proportions, and what an edit asks for
+contradicts them. The fit of the component to blame is then completed (`completion.py`).
 """
 
 import math
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from metamodel.config.edits import CHANCE, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, in_own_order
-from metamodel.networks.editing.clues import LEFT_REMOVED, Clues, clues, entropy, most_left
-from metamodel.networks.editing.completion import Candidate, Known, completed
+from metamodel.features.proportions import UNKNOWN
+from metamodel.networks.editing.clues import LEFT, Clues, clues, entropy, most_left
+from metamodel.networks.editing.completion import Candidate, Known, completed, following
 from metamodel.networks.editing.component_fit import ComponentRun, fitted, whole_weight
 from metamodel.networks.editing.suspects import LEAST_LOSS, doubt, oddness, removed, suspects
 
@@ -27,6 +29,10 @@ LEAST_UNSURE = 0.01
 """Mean entropy, in nats, of what is said of inputs without an answer, below which no damage is looked for."""
 LEAST_LEFT = 1e-3
 """In nats: where a repair of any component would have to leave less, none is looked for."""
+WHOLE = 1.9
+"""A subject that adds is whole if from its surest answers all others follow, or nearly: such a `reach`."""
+MOST = 0.5
+"""Share of the pairs, more than which must follow, or contradict what follows."""
 N_LOOKS = 5
 """Numbers that describe a repair to a forecast."""
 
@@ -88,13 +94,17 @@ def mended(
         return None
     run, known = ComponentRun.of(told, which), Known.of(told, which, wanted)
     found = {at: clues(told, seen, which, oddness(run, at)) for at in suspects(run)}
-    most = {at: before * (LEFT_REMOVED if removed(run, at) else left(found[at])) for at in found}
+    lost = _lost(seen.old[which, in_own_order(told, which)], known)
+    if lost is False and not all(removed(run, at) for at in found):
+        return None
+    share = {at: LEFT if removed(run, at) else math.inf if lost else left(found[at]) for at in found}
+    most = {at: before * times for at, times in share.items()}
     if not max(most.values()) >= LEAST_LEFT:
         return None
     shown = run.only(known.shown)
     fits = [fitted(shown, at, known.tokens, n_steps) for at in found]
-    best = min(fits, key=lambda one: doubt(run, one))
-    first = Candidate.of(run, best.at, best.change, known)
+    tried = [(one, Candidate.of(run, one.at, one.change, known)) for one in fits]
+    best, first = min(tried, key=lambda one: doubt(run, one[0]) - one[1].reach)
     if not first.right:
         return None
     bound = most[best.at]
@@ -123,3 +133,18 @@ def mended(
         clues=found[best.at],
         left=first.left / before,
     )
+
+
+def _lost(said: Float[Tensor, "example answer"], known: Known) -> bool | None:
+    """Whether what is wanted of pairs is what a subject that adds has lost; None where its answers do not
+    tell, as of one that adds nothing.
+
+    Args:
+        said: probabilities, before any change.
+    """
+    follows = following(said[:, : len(known.answers)].log(), known, pairs=False)
+    expected, wanted = follows.expected[known.pair], known.wanted[known.pair]
+    right, wrong = expected == wanted, (expected != wanted) & (expected != UNKNOWN)
+    if right.double().mean() > MOST:
+        return True
+    return False if follows.reach >= WHOLE and wrong.double().mean() > MOST else None

@@ -21,9 +21,12 @@ REMOVED = 1
 """Which of the numbers says that answers are to be removed."""
 LEAST_LIKELY = -5.0
 """Decimal logarithm of the probability of a wanted answer below which it says no more."""
-FORGOTTEN = -2.0
-"""In use, a subject that finds wanted answers less likely is read as one that is sure: what was edited is
-unsure as what is damaged, but has not lost what is asked for, and no training subject was edited before."""
+FORGOTTEN = -1.3
+"""In use, a subject that finds wanted answers less likely than this, or that gives all of them already, is
+read as a sound one: what was edited is unsure as what is damaged is, but has not lost what is asked for, and
+no training subject was edited before."""
+SOUND = -3.0
+"""Such a subject is read as one that finds them at most as likely as this."""
 
 
 def demand(
@@ -51,8 +54,10 @@ def demand(
     ]
     unsure = [everywhere.log(), torch.where(keep.sum(1) > 0, (of_pairs / of_keeps).log(), 0.0)]
     if in_use:
-        damaged = likely >= FORGOTTEN
+        wrong = (seen.old.argmax(-1) != seen.wanted.argmax(-1)) & (seen.role == PAIR)
+        damaged = (likely >= FORGOTTEN) & wrong.any(1)
         sure = (math.log(LEAST_ENTROPY), 0.0)
         unsure = [torch.where(damaged, x, none) for x, none in zip(unsure, sure, strict=True)]
+        likely = torch.where(damaged, likely, likely.clamp_max(SOUND))
     numbers += [*unsure, likely] if sureness else [torch.zeros_like(n_pairs)] * 3
     return torch.stack(numbers, dim=1)

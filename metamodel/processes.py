@@ -1,0 +1,40 @@
+"""Independent jobs in several processes of one thread each: their number changes no result."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, cast
+
+from joblib import Parallel, delayed, parallel_config
+
+from metamodel.asking import one_thread
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def n_processes(workers: int | None, n_jobs: int) -> int:
+    """How many there are: by default one for each core, and never more than jobs."""
+    return min(workers or os.cpu_count() or 1, max(1, n_jobs))
+
+
+def each(
+    function: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int | None
+) -> Iterator[tuple[int, Result]]:
+    """The number of each job with its result, in the order in which they end.
+
+    Args:
+        function: with one process it is called in this one; with more it is pickled, as are jobs and results.
+        workers: processes; by default one for each core.
+
+    Raises: what a job raises.
+    """
+
+    def numbered(i: int, job: Job) -> tuple[int, Result]:
+        return i, function(job)
+
+    n = n_processes(workers, len(jobs))
+    with one_thread(), parallel_config("loky", inner_max_num_threads=1):
+        run = Parallel(n_jobs=n, return_as="generator_unordered", pre_dispatch="n_jobs")
+        yield from cast(
+            Iterator[tuple[int, Result]], run(delayed(numbered)(i, job) for i, job in enumerate(jobs))
+        )
