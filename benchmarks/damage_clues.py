@@ -6,7 +6,7 @@ A component is put right wherever a change of one explains what is told, whateve
 subjects damaged by noise in every way of `benchmarks/damage.py`, shown 1, 2, 4 or 16 pairs in turn, and in
 sound ones at each of ten edits in sequence. Positive is a repair that scores more than what the editor
 proposes without it. Components that were removed show at once and are left out, and so are changes that leave
-a subject less sure than it was, which are never taken for repairs. Prints the coefficients of the regression
+a subject so much less sure that they are never taken for repairs (`LEFT`). Prints the coefficients of the regression
 and its AUROC over lineages that were left out, beside that of the weights in
 `metamodel/networks/editing/clues.py`; what S each gains by the repairs it accepts, the regression at log odds
 of `--odds`; and how many edits in sequence it takes for repairs. Repairs that change S by less than 0.03 say
@@ -34,7 +34,7 @@ from metamodel.editing import SubjectEditor
 from metamodel.evaluation.editing.scores import scores
 from metamodel.evaluation.editing.sequences import LENGTH, EditSequence, after_all, sequences_of
 from metamodel.features.observed import observed
-from metamodel.networks.editing.clues import Clues, most_left
+from metamodel.networks.editing.clues import LEFT, Clues, most_left
 from metamodel.networks.editing.components import Mended, mended
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects.editing_form import editing_form
@@ -129,7 +129,7 @@ def tried(editor: SubjectEditor, subject: Subject, examples: Examples) -> Mended
 
 def weighed(seen: list[Seen], odds: float) -> dict[str, float]:
     """Coefficients of the clues, and how well they and the weights in use tell repairs."""
-    seen = [one for one in seen if one.left <= 0]
+    seen = [one for one in seen if one.left <= math.log(LEFT)]
     rows = np.array([(one.left, *one.clues) for one in seen])
     right = np.array([one.gain > 0 for one in seen])
     sequence = np.array([one.sequence for one in seen])

@@ -1,10 +1,6 @@
 """One subject as trained readers are asked about it, and what a user must know before believing them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
 
 from metamodel.config.errors import require
 from metamodel.config.words import Track
@@ -74,15 +70,3 @@ def asked_about(subject: Subject, track: Track, prompts: Shown | None) -> Asked:
     graph = graph_of_view(v, track)
     seen = unasked(graph, subject.config, id=subject.name, n_evidence=len(EVIDENCE))
     return Asked(seen=seen, track=track, told=prompts is not None, notes=v.subject.notes)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Reading is thousands of small factorisations: more threads gain less than they are, and where cores are
-    shared with other work they wait for each other at every one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metamodel.asking import one_thread
 from metamodel.cases.case import Case, case_of, moved_stream
 from metamodel.cases.memory import CaseMemory, begun_at
 from metamodel.config.edits import KEEP
@@ -19,6 +18,7 @@ from metamodel.proposal import Proposal
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import carries_back_w_in, mapped_back
 from metamodel.subjects.subject import Subject
+from metamodel.subjects.threads import one_thread
 from metamodel.training.editing_checkpoint import EditingCheckpoint, load_editing_checkpoint
 from metamodel.triples.edit_spec import EditSpec
 from metamodel.triples.edits import Examples

@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from metamodel.asking import one_thread
 from metamodel.baselines.editing.base import Episode
 from metamodel.config.edits import GOOD
 from metamodel.evaluation.editing.episodes import trainable_episodes
 from metamodel.evaluation.editing.scores import scores
+from metamodel.evaluation.processes import each
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.told import told_batch
-from metamodel.processes import each
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import carries_back_w_in, mapped_back
+from metamodel.subjects.threads import one_thread
 from metamodel.triples.edits import Editable
 
 STEPS, RATE, DECAY = 400, 3e-3, 0.3

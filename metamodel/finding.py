@@ -6,12 +6,12 @@ found.present, found.embeddings, found.missing_edge
 
 from metamodel.analogy.graph import CircuitGraph, circuit_graph
 from metamodel.analogy.patterns import Found, Pattern, find, pattern_named
-from metamodel.asking import one_thread
 from metamodel.circuits.base_run import Intervention
 from metamodel.circuits.exact import edge_scores
 from metamodel.circuits.prompts import Prompts
 from metamodel.features.graph import graph_of
 from metamodel.subjects.subject import Subject
+from metamodel.subjects.threads import one_thread
 
 INTERVENTION: Intervention = "zero"
 """What patched edges carry. Zeros, as an edge that carries the same on clean and corrupt prompts has no

@@ -13,7 +13,6 @@ from metamodel.analogy.graph import CircuitGraph, circuit_graph, compatible, sta
 from metamodel.analogy.mapping import Match
 from metamodel.analogy.pairs import NONE
 from metamodel.analogy.solver import worthiest_map
-from metamodel.asking import one_thread
 from metamodel.behaving import Behaving, check_subjects, transplanted
 from metamodel.circuits.exact import edge_scores
 from metamodel.config.errors import require
@@ -23,6 +22,7 @@ from metamodel.loading import local_folder, uploaded
 from metamodel.mapping import Mapping
 from metamodel.networks.matching.matcher import SoftMatch
 from metamodel.subjects.subject import Subject
+from metamodel.subjects.threads import one_thread
 from metamodel.training.matching_checkpoint import MatchingCheckpoint, load_matching_checkpoint
 from metamodel.triples.schema import Triple
 

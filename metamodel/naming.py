@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.asking import Asked, asked_about, one_thread
+from metamodel.asking import Asked, asked_about
 from metamodel.config.errors import require, require_one_of, suggestion
 from metamodel.config.words import Track
 from metamodel.features.view import Shown
 from metamodel.networks.member import Member
 from metamodel.subjects.config import KINDS, Component, components
 from metamodel.subjects.subject import Subject
+from metamodel.subjects.threads import one_thread
 from metamodel.training.checkpoint import FunctionCheckpoint
 
 

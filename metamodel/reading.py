@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metamodel.asking import asked_about, one_thread
+from metamodel.asking import asked_about
 from metamodel.config.errors import InputError, require, require_one_of
 from metamodel.config.words import Track
 from metamodel.features.examples import NONE_OF_THESE, Prediction, Seen
@@ -22,6 +22,7 @@ from metamodel.loading import local_folder, uploaded
 from metamodel.naming import Exemplar, Naming, name_function
 from metamodel.subjects.config import Component, components
 from metamodel.subjects.subject import Subject
+from metamodel.subjects.threads import one_thread
 from metamodel.training.checkpoint import FunctionCheckpoint, load_checkpoint
 from metamodel.training.companions import K_SHOT, load_k_shot
 from metamodel.triples.schema import LabelDefinition

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable
+from functools import partial
 
 
 class InputError(ValueError):
@@ -10,6 +11,10 @@ class InputError(ValueError):
     def __init__(self, where: str, *, expected: str, got: object, do: str):
         self.where, self.expected, self.got, self.do = where, expected, got, do
         super().__init__(f"{where}: expected {expected}, got {got}. {do}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For another process: without it the one line would be all that is unpickled."""
+        return partial(InputError, expected=self.expected, got=self.got, do=self.do), (self.where,)
 
 
 def require(ok: bool, where: str, *, expected: str, got: object, do: str) -> None:

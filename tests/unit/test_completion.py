@@ -14,7 +14,7 @@ from metamodel.features.observed import Told, in_own_order, observed
 from metamodel.features.proportions import UNKNOWN
 from metamodel.networks.editing import completion, components
 from metamodel.networks.editing.clues import entropy
-from metamodel.networks.editing.completion import Candidate, Known, _following, completed
+from metamodel.networks.editing.completion import Candidate, Known, completed, following
 from metamodel.networks.editing.component_fit import ComponentRun, Fit, fitted
 from metamodel.networks.editing.components import mended
 from metamodel.networks.editing.editor import Editor
@@ -56,20 +56,20 @@ def test_what_follows_from_the_surest_answers_is_right_where_the_others_are_not(
     wrong = scrambled(0.45)
     said = torch.where(wrong, WRONG, SUM)
     none = torch.zeros(N, dtype=torch.bool)
-    found = _following(surest_first(said, 1.0 - wrong.double()), known_of(none))
+    found = following(surest_first(said, 1.0 - wrong.double()), known_of(none))
     told = found.expected != UNKNOWN
     assert told.double().mean() > 0.8
     assert torch.equal(found.expected[told], SUM[told])
     # where wrong answers are the surest ones nothing does
-    assert _following(surest_first(said, wrong.double()), known_of(none)).reach == 0
+    assert following(surest_first(said, wrong.double()), known_of(none)).reach == 0
 
 
 def test_what_is_known_is_a_witness_however_sure_the_subject_is_of_the_rest():
     known = ~scrambled(0.4)
     log_p = surest_first(WRONG, 1.0 - known.double())
     none = torch.zeros(N, dtype=torch.bool)
-    assert _following(log_p, known_of(none)).reach == 0
-    found = _following(log_p, known_of(known))
+    assert following(log_p, known_of(none)).reach == 0
+    found = following(log_p, known_of(known))
     assert (found.expected == SUM).double().mean() > 0.9
 
 
@@ -119,8 +119,8 @@ def completed_from(run: ComponentRun, first: Fit, known: Known) -> Candidate:
     return completed(run, AT, Candidate.of(run, AT, first.change, known), known, STEPS)
 
 
-def nothing_follows(said: torch.Tensor, known: Known) -> completion._Follows:
-    return completion._Follows(reach=0.0, expected=torch.full((len(said),), UNKNOWN))
+def nothing_follows(said: torch.Tensor, known: Known, *, pairs: bool = True) -> completion.Follows:
+    return completion.Follows(reach=0.0, expected=torch.full((len(said),), UNKNOWN))
 
 
 def truth_of(told: Told) -> torch.Tensor:
@@ -146,7 +146,7 @@ def left(run: ComponentRun, change: torch.Tensor, known: Known) -> float:
 
 
 def test_where_nothing_follows_the_surest_fit_is_taken_if_it_is_sure(monkeypatch):
-    monkeypatch.setattr(completion, "_following", nothing_follows)
+    monkeypatch.setattr(completion, "following", nothing_follows)
     monkeypatch.setattr(completion, "AGREED_ROUNDS", 0)
     run, first, known = fit_of(told_of())
     monkeypatch.setattr(completion, "SURE", float("inf"))
@@ -177,7 +177,7 @@ def test_inputs_of_the_same_tokens_tell_each_other_where_they_agree_and_what_is_
 
 
 def test_a_fit_is_told_what_is_agreed_on_while_its_pairs_stay_right(monkeypatch):
-    monkeypatch.setattr(completion, "_following", nothing_follows)
+    monkeypatch.setattr(completion, "following", nothing_follows)
     monkeypatch.setattr(completion, "SURE", 0.0)
     run, first, known = fit_of(told_of())
     monkeypatch.setattr(completion, "_agreed", lambda said, known: truth_of(told_of()))
@@ -191,16 +191,16 @@ def test_a_fit_is_told_what_is_agreed_on_while_its_pairs_stay_right(monkeypatch)
 
 
 def test_a_fit_that_is_not_finite_is_never_the_surest(monkeypatch):
-    monkeypatch.setattr(completion, "_following", nothing_follows)
+    monkeypatch.setattr(completion, "following", nothing_follows)
     monkeypatch.setattr(completion, "SURE", float("inf"))
     run, first, known = fit_of(told_of())
     broken = dataclasses.replace(first, change=torch.full_like(first.change, torch.nan))
     assert completed_from(run, broken, known).change.isfinite().all()
 
 
-def more_and_more_follows() -> Callable[[torch.Tensor, Known], completion._Follows]:
+def more_and_more_follows() -> Callable[[torch.Tensor, Known], completion.Follows]:
     calls = itertools.count(1)
-    return lambda said, known: completion._Follows(
+    return lambda said, known: completion.Follows(
         reach=float(next(calls)), expected=torch.zeros(len(said), dtype=torch.long)
     )
 
@@ -213,7 +213,7 @@ def test_a_change_that_loses_the_pairs_is_no_completion(lost, follows, monkeypat
     plain = mended(told, seen, 0, STEPS, complete=False)
     assert plain is not None
     if follows:
-        monkeypatch.setattr(completion, "_following", follows)
+        monkeypatch.setattr(completion, "following", follows)
         monkeypatch.setattr(completion, "SURE", float("inf"))
 
     def losing(*known, **more) -> Fit:
@@ -234,7 +234,7 @@ def test_a_completed_repair_can_prove_what_was_removed(left, reach, complete, ta
     """Where the first fit leaves the subject too unsure: by what follows, and by being sure."""
     told = told_of()
     monkeypatch.setattr(components, "LEAST_LEFT", 0.0)
-    monkeypatch.setattr(components, "LEFT_REMOVED", 1e-6)
+    monkeypatch.setattr(components, "LEFT", 1e-6)
 
     def whole(run: ComponentRun, at, first: Candidate, known: Known, n_steps: int) -> Candidate:
         return dataclasses.replace(first, left=left, reach=reach)
@@ -273,9 +273,9 @@ def scripted(monkeypatch, follows: list[tuple[float, torch.Tensor]]) -> list[dic
     """What `_following` says from call to call; returns what fits from a start were asked."""
     script, asked = iter(follows), []
 
-    def following(said: torch.Tensor, known: Known) -> completion._Follows:
+    def following(said: torch.Tensor, known: Known) -> completion.Follows:
         reach, expected = next(script)
-        return completion._Follows(reach=reach, expected=expected)
+        return completion.Follows(reach=reach, expected=expected)
 
     def spied(run: ComponentRun, at, wanted: torch.Tensor, n_steps: int, **more) -> Fit:
         fit = fitted(run, at, wanted, n_steps, **more)
@@ -287,7 +287,7 @@ def scripted(monkeypatch, follows: list[tuple[float, torch.Tensor]]) -> list[dic
     # answers that follow by script need not be in reach
     monkeypatch.setattr(completion, "LEAST_RIGHT", 0.0)
 
-    monkeypatch.setattr(completion, "_following", following)
+    monkeypatch.setattr(completion, "following", following)
     monkeypatch.setattr(completion, "fitted", spied)
     return asked
 
@@ -347,8 +347,8 @@ def test_the_change_from_which_most_follows_is_kept(monkeypatch):
 def test_from_unrelated_facts_nothing_follows():
     facts = torch.randint(P, (N,), generator=torch.Generator().manual_seed(5))
     none = torch.zeros(N, dtype=torch.bool)
-    assert _following(surest_first(facts, torch.zeros(N)), known_of(none)).reach == 0
-    assert _following(surest_first(SUM, torch.zeros(N)), known_of(none)).reach == 2
+    assert following(surest_first(facts, torch.zeros(N)), known_of(none)).reach == 0
+    assert following(surest_first(SUM, torch.zeros(N)), known_of(none)).reach == 2
 
 
 def test_tokens_behind_the_one_that_is_asked_at_carry_no_information():
@@ -416,3 +416,67 @@ def test_padding_changes_no_completion():
     assert alone is not None
     assert found is not None
     assert torch.allclose(alone.change, found.change, atol=1e-6)
+
+
+def probabilities(said: torch.Tensor, sure: torch.Tensor) -> torch.Tensor:
+    return surest_first(said, sure).exp()
+
+
+def test_what_an_adder_has_lost_follows_from_its_other_answers_and_an_edit_contradicts_them():
+    """Of planted answers: pairs that say what is right, or another answer, and no pattern at all."""
+    pair = torch.arange(N) % 12 == 0
+    wrong = pair | scrambled(0.25)
+    sure = 1.0 - wrong.double()
+    damaged = probabilities(torch.where(wrong, WRONG, SUM), sure)
+    known = dataclasses.replace(known_of(pair), shown=pair)
+    assert components._lost(damaged, known) is True
+    sound = probabilities(SUM, torch.ones(N))
+    edit = dataclasses.replace(known, wanted=torch.where(pair, (SUM + 3) % P, SUM))
+    assert components._lost(sound, edit) is False
+    # one whose surest answers are wrong too contradicts nothing
+    none_surer = probabilities(torch.where(pair | scrambled(0.4), WRONG, SUM), torch.ones(N))
+    assert components._lost(none_surer, edit) is components._lost(none_surer, known) is None
+    muddled = torch.randint(P, (N,), generator=torch.Generator().manual_seed(5))
+    assert components._lost(probabilities(muddled, torch.ones(N)), known) is None
+
+
+def noisy() -> Subject:
+    """The adder with noise on the first head, which shows in no size that is zero."""
+    name, head = AT
+    weight = adder().weights[name].clone()
+    part = weight[head]
+    part += 1.5 * part.std() * torch.randn(part.shape, generator=torch.Generator().manual_seed(1)).double()
+    return adder().with_weights({**adder().weights, name: weight})
+
+
+@pytest.mark.parametrize(
+    ("lost", "left", "taken"), [(True, 0.0, True), (None, 0.0, False), (False, 9.0, False)]
+)
+def test_what_an_adder_itself_says_of_pairs_has_the_last_word(lost, left, taken, monkeypatch):
+    wrong = said_of(noisy(), INPUTS).argmax(-1) != SUM
+    assert 0.05 < wrong.double().mean() < 0.9
+    role = torch.where(wrong & (wrong.cumsum(0) <= 3), PAIR, torch.where(wrong, UNLABELLED, KEEP))
+    role = torch.where((role == KEEP) & (torch.arange(N) % 3 == 0), UNLABELLED, role)
+    asked = dataclasses.replace(examples(), role=role, wanted=torch.where(role == PAIR, SUM, 0))
+    told = told_batch([editing_form(noisy())], [asked])
+    monkeypatch.setattr(components, "_lost", lambda said, known: lost)
+    assert (mended(told, observed(told), 0, STEPS, left=lambda _: left) is not None) is taken
+
+
+def test_of_components_that_fit_alike_that_one_is_blamed_from_whose_fit_most_follows(monkeypatch):
+    wrong = said_of(noisy(), INPUTS).argmax(-1) != SUM
+    role = torch.where(wrong & (wrong.cumsum(0) <= 3), PAIR, torch.where(wrong, UNLABELLED, KEEP))
+    asked = dataclasses.replace(examples(), role=role, wanted=torch.where(role == PAIR, SUM, 0))
+    told = told_batch([editing_form(noisy())], [asked])
+    monkeypatch.setattr(components, "doubt", lambda run, fit: 0.0)
+    whole = Candidate.of
+    for favoured in (0, 1, 2):
+
+        def of(run: ComponentRun, at, change, known, favoured=favoured) -> Candidate:
+            found = whole(run, at, change, known)
+            return dataclasses.replace(found, reach=1.0 if at == (AT[0], favoured) else 0.0)
+
+        monkeypatch.setattr(Candidate, "of", staticmethod(of))
+        found = mended(told, observed(told), 0, STEPS, left=lambda _: 1e9, complete=False)
+        assert found is not None
+        assert found.head == favoured

@@ -10,7 +10,7 @@ from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, observed
 from metamodel.features.proportions import UNKNOWN, Proportions
 from metamodel.networks.editing.clues import LEAST_ENTROPY
-from metamodel.networks.editing.demand import LEAST_LIKELY, N_DEMAND, REMOVED, demand
+from metamodel.networks.editing.demand import LEAST_LIKELY, N_DEMAND, REMOVED, SOUND, demand
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.targets import N_EVIDENCE
 from metamodel.networks.editing.told import told_batch
@@ -85,18 +85,32 @@ def test_what_is_to_be_removed_and_a_specification_without_keeps():
     assert float(demand(none, none.proportions)[0, RATIO]) == 0
 
 
-@pytest.mark.parametrize(("likely", "as_it_is"), [(0.02, True), (0.005, False)])
-def test_in_use_what_finds_wanted_answers_unlikely_is_read_as_sure(likely, as_it_is):
+@pytest.mark.parametrize(("likely", "as_it_is"), [(0.06, True), (0.04, False)])
+def test_in_use_what_finds_wanted_answers_unlikely_is_read_as_sound(likely, as_it_is):
     unsure = [0.6 - likely, 0.4, likely]
     seen = seen_of([unsure, unsure, SURE, SURE, SURE], [THIRD, THIRD])
     plain = demand(seen, seen.proportions)[0]
     found = demand(seen, seen.proportions, in_use=True)[0]
-    assert float(found[LIKELY]) == float(plain[LIKELY]) == pytest.approx(math.log10(likely))
+    assert float(plain[LIKELY]) == pytest.approx(math.log10(likely))
     assert plain[RATIO] > 1
     assert torch.equal(found, plain) is as_it_is
     if not as_it_is:
         assert torch.equal(found[:EVERYWHERE], plain[:EVERYWHERE])
-        assert found[EVERYWHERE : RATIO + 1].tolist() == pytest.approx([math.log(LEAST_ENTROPY), 0.0])
+        assert found[EVERYWHERE:].tolist() == pytest.approx([math.log(LEAST_ENTROPY), 0.0, SOUND])
+
+
+def test_in_use_what_gives_wanted_answers_already_is_read_as_sound():
+    """An unsure subject that is told what it says is no damaged one; told one thing else, it may be."""
+    unsure = [0.6, 0.2, 0.2]
+    for second, sound in ([1.0, 0.0, 0.0], True), (SECOND, False):
+        seen = seen_of([unsure, unsure, SURE, SURE, UNSURE], [[1.0, 0.0, 0.0], second])
+        plain = demand(seen, seen.proportions)[0]
+        found = demand(seen, seen.proportions, in_use=True)[0]
+        assert torch.equal(found, plain) is not sound
+        assert not sound or float(found[LIKELY]) == SOUND < float(plain[LIKELY])
+    impossible = seen_of([UNSURE] * 5, [[0.0, 0.0, 1.0]] * 2)
+    impossible = dataclasses.replace(impossible, old=impossible.old * torch.tensor([1.0, 1.0, 1e-5]))
+    assert float(demand(impossible, impossible.proportions, in_use=True)[0, LIKELY]) < SOUND
 
 
 def test_a_reader_in_use_reads_so_and_in_training_does_not(taught, specified):

@@ -15,7 +15,7 @@ from metamodel.baselines.editing import Changes, Episode
 from metamodel.evaluation.editing.measures import Outcome
 from metamodel.evaluation.editing.scores import EditScores, logits_of, scores
 from metamodel.evaluation.editing.sequences import EditSequence, after_all
-from metamodel.processes import each, n_processes
+from metamodel.evaluation.processes import each, n_processes
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Examples
 

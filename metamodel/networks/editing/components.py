@@ -94,7 +94,8 @@ def mended(
         return None
     run, known = ComponentRun.of(told, which), Known.of(told, which, wanted)
     found = {at: clues(told, seen, which, oddness(run, at)) for at in suspects(run)}
-    lost = _lost(seen.old[which, in_own_order(told, which)], known)
+    said = seen.old[which, in_own_order(told, which)][:, told.answer_mask[which]]
+    lost = _lost(said, known)
     if lost is False and not all(removed(run, at) for at in found):
         return None
     share = {at: LEFT if removed(run, at) else math.inf if lost else left(found[at]) for at in found}
@@ -142,7 +143,7 @@ def _lost(said: Float[Tensor, "example answer"], known: Known) -> bool | None:
     Args:
         said: probabilities, before any change.
     """
-    follows = following(said[:, : len(known.answers)].log(), known, pairs=False)
+    follows = following(said.log(), known, pairs=False)
     expected, wanted = follows.expected[known.pair], known.wanted[known.pair]
     right, wrong = expected == wanted, (expected != wanted) & (expected != UNKNOWN)
     if right.double().mean() > MOST:

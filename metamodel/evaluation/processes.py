@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 
 from joblib import Parallel, delayed, parallel_config
 
-from metamodel.asking import one_thread
+from metamodel.subjects.threads import one_thread
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -29,12 +29,12 @@ def each(
     Raises: what a job raises.
     """
 
-    def numbered(i: int, job: Job) -> tuple[int, Result]:
-        return i, function(job)
-
     n = n_processes(workers, len(jobs))
     with one_thread(), parallel_config("loky", inner_max_num_threads=1):
         run = Parallel(n_jobs=n, return_as="generator_unordered", pre_dispatch="n_jobs")
-        yield from cast(
-            Iterator[tuple[int, Result]], run(delayed(numbered)(i, job) for i, job in enumerate(jobs))
-        )
+        ended = run(delayed(_numbered)(function, i, job) for i, job in enumerate(jobs))
+        yield from cast(Iterator[tuple[int, Result]], ended)
+
+
+def _numbered(function: Callable[[Job], Result], i: int, job: Job) -> tuple[int, Result]:
+    return i, function(job)
