@@ -5,13 +5,14 @@
 A component is put right wherever a change of one explains what is told, whatever speaks against it: in
 subjects damaged by noise in every way of `benchmarks/damage.py`, shown 1, 2, 4 or 16 pairs in turn, and in
 sound ones at each of ten edits in sequence. Positive is a repair that scores more than what the editor
-proposes without it. Components that were removed show at once and are left out, and so are changes that leave
-a subject so much less sure that they are never taken for repairs (`LEFT`). Prints the coefficients of the regression
-and its AUROC over lineages that were left out, beside that of the weights in
+proposes without it. Components that were removed show at once and are left out, and so are changes that
+leave a subject so much less sure that they are never taken for repairs. Prints the coefficients of the
+regression and its AUROC over lineages that were left out, beside that of the weights in
 `metamodel/networks/editing/clues.py`; what S each gains by the repairs it accepts, the regression at log odds
-of `--odds`; and how many edits in sequence it takes for repairs. Repairs that change S by less than 0.03 say
-nothing and are left out. The weights in use were chosen on some of these subjects, so their AUROC is not of
-subjects left out. The last line of stdout is one JSON object.
+of `--odds`; and how many edits in sequence it takes for repairs. What the proportions of a subject that adds
+say of its pairs is no part of either. Repairs that change S by less than 0.03 say nothing and are left out.
+The weights in use were chosen on some of these subjects, so their AUROC is not of subjects left out. The last
+line of stdout is one JSON object.
 """
 
 import json
