@@ -10,9 +10,9 @@ leave a subject so much less sure that they are never taken for repairs. Prints 
 regression and its AUROC over lineages that were left out, beside that of the weights in
 `metamodel/networks/editing/clues.py`; what S each gains by the repairs it accepts, the regression at log odds
 of `--odds`; and how many edits in sequence it takes for repairs. What the proportions of a subject that adds
-say of its pairs is no part of either. Repairs that change S by less than 0.03 say nothing and are left out.
-The weights in use were chosen on some of these subjects, so their AUROC is not of subjects left out. The last
-line of stdout is one JSON object.
+call an edit is left out before, and what they call lost is taken in use whatever the weights say. Changes of
+S by less than 0.03 say nothing and are left out. The weights in use were chosen on some of these subjects, so
+their AUROC is not of subjects left out. The last line of stdout is one JSON object.
 """
 
 import json

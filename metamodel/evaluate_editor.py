@@ -1,6 +1,7 @@
 """Judges an editor again, beside its opponents: `python -m metamodel.evaluate` for checkpoints of editors."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from metamodel.config.editing import EditReportConfig
@@ -42,7 +43,7 @@ def evaluated(editor: SubjectEditor, options: EvaluateOptions, *, command: str) 
     return judged(
         editor,
         zoo,
-        config,
+        replace(config, workers=None),
         command=command,
         seed=int(checkpoint.training.get("bootstrap_seed", 0)),
         progress=lambda text: sys.stderr.write(f"{text}\n"),

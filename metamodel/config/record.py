@@ -1,6 +1,7 @@
 """A frozen record from what JSON holds: nothing missing, nothing unknown, every value of its field's type."""
 
 import dataclasses
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from metamodel.config.errors import require, suggestion
@@ -17,7 +18,8 @@ def record_values(cls: type, values: object, where: str, *, do: str) -> dict[str
     """The fields of a `cls` from a JSON object, for a `cls` that has more to check; lists become tuples.
 
     Args:
-        cls: a dataclass whose fields are numbers, text, flags, `Literal`s, or tuples of one of them.
+        cls: a dataclass whose fields are numbers, text, flags, `Literal`s, tuples of one of them, or one of
+            them or None.
         do: what to do about a value that is missing, unknown or of the wrong type.
 
     Raises: InputError that names the key below `where`.
@@ -43,6 +45,8 @@ def _fits(value: object, hint: Any) -> bool:
             return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
         case origin if origin is Literal:
             return value in get_args(hint)
+        case origin if origin is UnionType:
+            return any(_fits(value, one) for one in get_args(hint))
     return type(value) in (int, float) if hint is float else type(value) is hint
 
 
@@ -53,4 +57,7 @@ def _words(hint: Any) -> str:
             return f"a list, each {_words(get_args(hint)[0])}"
         case origin if origin is Literal:
             return f"one of {', '.join(map(repr, get_args(hint)))}"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]
+        case origin if origin is UnionType:
+            return " or ".join(map(_words, get_args(hint)))
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+    return words[hint]

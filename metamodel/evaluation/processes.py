@@ -1,10 +1,9 @@
 """Independent jobs in several processes of one thread each: their number changes no result."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar, cast
 
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from metamodel.subjects.threads import one_thread
 
@@ -14,21 +13,22 @@ Result = TypeVar("Result")
 
 def n_processes(workers: int | None, n_jobs: int) -> int:
     """How many there are: by default one for each core, and never more than jobs."""
-    return min(workers or os.cpu_count() or 1, max(1, n_jobs))
+    return min(workers or cpu_count(), max(1, n_jobs))
 
 
 def each(
     function: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int | None
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result]]:
     """The number of each job with its result, in the order in which they end.
 
     Args:
-        function: with one process it is called in this one; with more it is pickled, as are jobs and results.
-        workers: processes; by default one for each core.
+        function: with one process it is called in this one; with more it is pickled by cloudpickle for every
+            job, as are jobs and results.
+        workers: processes; by default one for each core that this process may use.
 
-    Raises: what a job raises.
+    Raises: what a job raises; results that were not yet taken are lost. Between results the caller has one
+        thread as well; close the iterator if it is not taken to its end.
     """
-
     n = n_processes(workers, len(jobs))
     with one_thread(), parallel_config("loky", inner_max_num_threads=1):
         run = Parallel(n_jobs=n, return_as="generator_unordered", pre_dispatch="n_jobs")

@@ -8,8 +8,8 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Reading is thousands of small factorisations: more threads gain less than they are, and where cores are
-    shared with other work they wait for each other at every one."""
+    """What is run on one subject is thousands of small operations: more threads gain less than they are, and
+    where cores are shared with other work they wait for each other at every one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

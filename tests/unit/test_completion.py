@@ -270,7 +270,7 @@ def test_what_is_read_varies_as_its_covariance_says_and_scales_the_price():
 
 
 def scripted(monkeypatch, follows: list[tuple[float, torch.Tensor]]) -> list[dict]:
-    """What `_following` says from call to call; returns what fits from a start were asked."""
+    """What `following` says from call to call; returns what fits from a start were asked."""
     script, asked = iter(follows), []
 
     def following(said: torch.Tensor, known: Known) -> completion.Follows:

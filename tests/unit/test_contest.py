@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import joblib
 import pytest
 import torch
 
@@ -116,6 +117,21 @@ def test_what_was_done_before_is_not_done_again(contest, tmp_path: Path):
     assert json.loads((tmp_path / "kept/three.json").read_text())["after_ten"] == []
 
 
+def test_what_was_asked_something_else_is_done_again(contest, tmp_path: Path):
+    def asked(of: Contest) -> Done:
+        contender = Contender(name="x", method=nothing)
+        return all_done([contender], of, workers=1, keep=tmp_path, progress=lambda _: None)["x"]
+
+    asked(contest)
+    twice = replace(contest, splits={"seed": [*contest.splits["seed"]] * 2})
+    assert len(asked(twice).outcomes["seed"]) == 2
+    assert list(asked(replace(contest, splits={"size": contest.splits["seed"]})).outcomes) == ["size"]
+    file = tmp_path / "x.json"
+    file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+    asked(replace(contest, splits={"size": contest.splits["seed"]}))
+    assert json.loads(file.read_text())["schema_version"] == 1
+
+
 def test_by_steps_are_kept_by_number(contest, tmp_path: Path):
     contender = Contender(name="x", method=nothing, by_steps=lambda e: {1: 0.25, 100: 0.5})
     for _ in range(2):
@@ -158,5 +174,5 @@ def test_a_mistake_of_a_user_comes_back_as_the_line_that_it_is(workers):
 def test_there_are_never_more_processes_than_jobs():
     assert n_processes(8, 3) == 3
     assert n_processes(2, 3) == 2
-    assert n_processes(None, 100) == os.cpu_count()
+    assert n_processes(None, 100) == joblib.cpu_count()
     assert n_processes(4, 0) == 1

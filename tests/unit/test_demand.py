@@ -10,7 +10,7 @@ from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, observed
 from metamodel.features.proportions import UNKNOWN, Proportions
 from metamodel.networks.editing.clues import LEAST_ENTROPY
-from metamodel.networks.editing.demand import LEAST_LIKELY, N_DEMAND, REMOVED, SOUND, demand
+from metamodel.networks.editing.demand import FORGOTTEN, LEAST_LIKELY, N_DEMAND, REMOVED, SOUND, demand
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.targets import N_EVIDENCE
 from metamodel.networks.editing.told import told_batch
@@ -100,7 +100,7 @@ def test_in_use_what_finds_wanted_answers_unlikely_is_read_as_sound(likely, as_i
 
 
 def test_in_use_what_gives_wanted_answers_already_is_read_as_sound():
-    """An unsure subject that is told what it says is no damaged one; told one thing else, it may be."""
+    """An unsure subject that is told what it says is no damaged one; told another answer once, it may be."""
     unsure = [0.6, 0.2, 0.2]
     for second, sound in ([1.0, 0.0, 0.0], True), (SECOND, False):
         seen = seen_of([unsure, unsure, SURE, SURE, UNSURE], [[1.0, 0.0, 0.0], second])
@@ -111,6 +111,14 @@ def test_in_use_what_gives_wanted_answers_already_is_read_as_sound():
     impossible = seen_of([UNSURE] * 5, [[0.0, 0.0, 1.0]] * 2)
     impossible = dataclasses.replace(impossible, old=impossible.old * torch.tensor([1.0, 1.0, 1e-5]))
     assert float(demand(impossible, impossible.proportions, in_use=True)[0, LIKELY]) < SOUND
+
+
+@pytest.mark.parametrize("says", [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
+def test_what_is_to_be_removed_is_not_given_already_whatever_the_order_of_answers(says):
+    seen = seen_of([says] * 5, [CHANCE, CHANCE])
+    plain = demand(seen, seen.proportions)[0]
+    assert float(plain[LIKELY]) > FORGOTTEN
+    assert torch.equal(demand(seen, seen.proportions, in_use=True)[0], plain)
 
 
 def test_a_reader_in_use_reads_so_and_in_training_does_not(taught, specified):

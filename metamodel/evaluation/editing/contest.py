@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +27,9 @@ DRAWDOWN = 0.005
 IN_SEQUENCE = (META_MODEL, "no_op", "profile_match", "self_label", "fine_tuning", "ridge")
 """Methods that are asked for edits in sequence."""
 
+SCHEMA = 1
+"""Of the files in which what was done is kept."""
+
 Method = Callable[[Episode], tuple[Changes, float]]
 """Proposes a change, with a forecast of success or NaN."""
 
@@ -43,7 +47,7 @@ class Contest:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Contender:
-    """One method, not yet tuned. It is pickled, if there are several processes."""
+    """One method, not yet tuned. It is pickled (by cloudpickle), if there are several processes."""
 
     name: str
     method: Method
@@ -76,17 +80,19 @@ def all_done(
 
     Args:
         workers: processes, of one thread each; by default one for each core.
-        keep: folder of what was done before, which is not done again, and of what is done now.
+        keep: folder of what was done before, which is not done again, and of what is done now; of the same
+            editor, its factor, and code. What was asked of other splits or numbers of edits is done again.
     """
-    found = {one.name: kept for one in contenders if (kept := _kept(keep, one.name)) is not None}
+    found = {one.name: kept for one in contenders if (kept := _kept(keep, one.name, contest))}
     left = [one for one in contenders if one.name not in found]
     n = n_processes(workers, len(left))
     progress(f"judging {len(left)} methods, {n} at a time" + (f"; {len(found)} are done" if found else ""))
-    for i, (done, seconds) in each(lambda one: _timed(one, contest), left, workers=workers):
-        name = left[i].name
-        found[name] = done
-        _keep(keep, name, done)
-        progress(f"{name}: {seconds:.0f} s ({len(found)} of {len(contenders)})")
+    with closing(each(lambda one: _timed(one, contest), left, workers=workers)) as ended:
+        for i, (done, seconds) in ended:
+            name = left[i].name
+            found[name] = done
+            _keep(keep, name, done)
+            progress(f"{name}: {seconds:.0f} s ({len(found)} of {len(contenders)})")
     return {one.name: found[one.name] for one in contenders}
 
 
@@ -168,14 +174,23 @@ def _keep(folder: Path | None, name: str, done: Done) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{name}.json.part"
-    unfinished.write_text(json.dumps(asdict(done)))
+    unfinished.write_text(json.dumps({"schema_version": SCHEMA} | asdict(done)))
     unfinished.replace(folder / f"{name}.json")
 
 
-def _kept(folder: Path | None, name: str) -> Done | None:
+def _kept(folder: Path | None, name: str, contest: Contest) -> Done | None:
+    """What a method did before; None if it was asked something else, or stored otherwise."""
     if folder is None or not (folder / f"{name}.json").is_file():
         return None
     read = json.loads((folder / f"{name}.json").read_text())
+    asked = {split: len(episodes) for split, episodes in contest.splits.items()}
+    n_sequences = len(contest.sequences) if name in IN_SEQUENCE else 0
+    if (
+        read["schema_version"] != SCHEMA
+        or {split: len(of) for split, of in read["outcomes"].items()} != asked
+        or len(read["after_ten"]) != n_sequences
+    ):
+        return None
     outcomes = {
         split: [Outcome(**{**one, "scores": EditScores(**one["scores"])}) for one in of]
         for split, of in read["outcomes"].items()

@@ -52,12 +52,13 @@ def judge(
     """Chooses alpha on validation subjects, tunes the opponents on training subjects, and judges all.
 
     Args:
-        propose: the editor that is judged; picklable, if it is judged in several processes.
+        propose: the editor that is judged; it is pickled, if it is judged in several processes.
         splits: of its checkpoint.
         command: what the report says was run.
         seed: draws the resamples of lineages.
         only: the one split that is judged, of all where none is named.
-        keep: folder in which the methods that are done are kept, so that an interrupted report goes on.
+        keep: folder in which the methods that are done are kept, so that an interrupted report goes on;
+            of this editor, zoo and configuration alone.
 
     Raises: InputError if there are no edits in that split.
     """
@@ -116,8 +117,10 @@ def judge(
 def _contenders(propose: Propose, zoo: EditZoo, alpha: float, *, with_opponents: bool) -> list[Contender]:
     """The editor, its opponents and what else it is compared with, none of them tuned."""
 
+    subjects = zoo.subjects
+
     def from_another(e: Episode) -> tuple[Changes, float]:
-        other = other_subject(e, zoo.subjects)
+        other = other_subject(e, subjects)
         return ({}, float("nan")) if other is None else _ours(propose, replace(e, editable=other), alpha)
 
     others: list[Opponent] = opponents(_s) if with_opponents else [NoOp()]

@@ -87,6 +87,7 @@ class Follows:
     expected: Int[Tensor, " example"]
     """As of a `Candidate`."""
     reach: float
+    """As of a `Candidate`: from 0 to 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -208,7 +209,7 @@ def following(said: Float[Tensor, "example answer"], known: Known, *, pairs: boo
     """What follows from the surest answers, of that share of them from which the most does.
 
     Args:
-        said: log probabilities, or logits.
+        said: log probabilities, or logits; examples as of `known`.
         pairs: whether what is wanted of pairs is among what it follows from.
     """
     top = said.topk(min(2, said.shape[1]), dim=1).values

@@ -30,7 +30,8 @@ LEAST_UNSURE = 0.01
 LEAST_LEFT = 1e-3
 """In nats: where a repair of any component would have to leave less, none is looked for."""
 WHOLE = 1.9
-"""A subject that adds is whole if from its surest answers all others follow, or nearly: such a `reach`."""
+"""A subject that adds is whole if from its surest answers all others follow, or nearly: such a `reach`, of
+2."""
 MOST = 0.5
 """Share of the pairs, more than which must follow, or contradict what follows."""
 N_LOOKS = 5
@@ -56,7 +57,8 @@ class Mended:
     """What spoke for its damage."""
     left: float
     """Entropy behind the fit to what is known, relative to that before: by it the component was taken for
-    damaged, before the fit was completed; or, of one that was removed, the completed fit proved it."""
+    damaged, before the fit was completed; or, of one that was removed, the completed fit proved it; or
+    proportions had."""
 
 
 def mended(
@@ -75,11 +77,11 @@ def mended(
         which: subject of the batch.
         n_steps: of each fit.
         left: how many times the entropy of what was not shown a repair may leave, of components that were
-            not removed.
+            not removed; whatever it leaves, where proportions say that the pairs are lost.
         complete: whether a fit to what is known is completed by what follows from the subject's own answers.
 
-    Returns: None where nothing seems damaged, where answers are to be removed, or where nothing that
-        is told could tell.
+    Returns: None where nothing seems damaged, where answers are to be removed, where pairs contradict
+        what follows in a subject that adds and is whole, or where nothing that is told could tell.
     """
     role = told.role[which]
     other, pair = role == UNLABELLED, role == PAIR
@@ -137,11 +139,11 @@ def mended(
 
 
 def _lost(said: Float[Tensor, "example answer"], known: Known) -> bool | None:
-    """Whether what is wanted of pairs is what a subject that adds has lost; None where its answers do not
-    tell, as of one that adds nothing.
+    """Whether what is wanted of pairs is what a subject that adds has lost, or (False) an edit of a whole
+    one; None where its answers do not tell, as of one that adds nothing.
 
     Args:
-        said: probabilities, before any change.
+        said: probabilities before any change, in the order of `known`.
     """
     follows = following(said.log(), known, pairs=False)
     expected, wanted = follows.expected[known.pair], known.wanted[known.pair]
