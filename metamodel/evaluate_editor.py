@@ -43,7 +43,7 @@ def evaluated(editor: SubjectEditor, options: EvaluateOptions, *, command: str) 
     return judged(
         editor,
         zoo,
-        replace(config, workers=None),
+        replace(config, workers=None),  # as this machine has cores, not that of the training
         command=command,
         seed=int(checkpoint.training.get("bootstrap_seed", 0)),
         progress=lambda text: sys.stderr.write(f"{text}\n"),

@@ -449,25 +449,27 @@ def noisy() -> Subject:
     return adder().with_weights({**adder().weights, name: weight})
 
 
-@pytest.mark.parametrize(
-    ("lost", "left", "taken"), [(True, 0.0, True), (None, 0.0, False), (False, 9.0, False)]
-)
-def test_what_an_adder_itself_says_of_pairs_has_the_last_word(lost, left, taken, monkeypatch):
+def told_of_noisy() -> Told:
+    """Three of what it gets wrong are pairs; a third of what it gets right is not shown."""
     wrong = said_of(noisy(), INPUTS).argmax(-1) != SUM
     assert 0.05 < wrong.double().mean() < 0.9
     role = torch.where(wrong & (wrong.cumsum(0) <= 3), PAIR, torch.where(wrong, UNLABELLED, KEEP))
     role = torch.where((role == KEEP) & (torch.arange(N) % 3 == 0), UNLABELLED, role)
     asked = dataclasses.replace(examples(), role=role, wanted=torch.where(role == PAIR, SUM, 0))
-    told = told_batch([editing_form(noisy())], [asked])
+    return told_batch([editing_form(noisy())], [asked])
+
+
+@pytest.mark.parametrize(
+    ("lost", "left", "taken"), [(True, 0.0, True), (None, 0.0, False), (False, 9.0, False)]
+)
+def test_what_an_adder_itself_says_of_pairs_has_the_last_word(lost, left, taken, monkeypatch):
+    told = told_of_noisy()
     monkeypatch.setattr(components, "_lost", lambda said, known: lost)
     assert (mended(told, observed(told), 0, STEPS, left=lambda _: left) is not None) is taken
 
 
 def test_of_components_that_fit_alike_that_one_is_blamed_from_whose_fit_most_follows(monkeypatch):
-    wrong = said_of(noisy(), INPUTS).argmax(-1) != SUM
-    role = torch.where(wrong & (wrong.cumsum(0) <= 3), PAIR, torch.where(wrong, UNLABELLED, KEEP))
-    asked = dataclasses.replace(examples(), role=role, wanted=torch.where(role == PAIR, SUM, 0))
-    told = told_batch([editing_form(noisy())], [asked])
+    told = told_of_noisy()
     monkeypatch.setattr(components, "doubt", lambda run, fit: 0.0)
     whole = Candidate.of
     for favoured in (0, 1, 2):

@@ -54,9 +54,7 @@ def test_a_method_is_tuned_before_it_is_asked(contest):
         return always(len(learned))(episode)
 
     curve = {1: 0.5, 2: 1.0}
-    contender = Contender(
-        name="made", method=propose, tune=learned.extend, by_steps=lambda e: {1: 0.5, 2: 1.0}
-    )
+    contender = Contender(name="made", method=propose, tune=learned.extend, by_steps=lambda e: curve)
     done = done_by(contender, contest)
     assert len(learned) == 1
     direct = done_by(Contender(name="made", method=always(1)), contest)

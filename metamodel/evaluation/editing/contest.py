@@ -26,8 +26,7 @@ DRAWDOWN = 0.005
 """Loss of locality, as a share, at which efficacy is asked for."""
 IN_SEQUENCE = (META_MODEL, "no_op", "profile_match", "self_label", "fine_tuning", "ridge")
 """Methods that are asked for edits in sequence."""
-
-SCHEMA = 1
+SCHEMA_VERSION = 1
 """Of the files in which what was done is kept."""
 
 Method = Callable[[Episode], tuple[Changes, float]]
@@ -174,7 +173,7 @@ def _keep(folder: Path | None, name: str, done: Done) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{name}.json.part"
-    unfinished.write_text(json.dumps({"schema_version": SCHEMA} | asdict(done)))
+    unfinished.write_text(json.dumps({"schema_version": SCHEMA_VERSION} | asdict(done)))
     unfinished.replace(folder / f"{name}.json")
 
 
@@ -186,7 +185,7 @@ def _kept(folder: Path | None, name: str, contest: Contest) -> Done | None:
     asked = {split: len(episodes) for split, episodes in contest.splits.items()}
     n_sequences = len(contest.sequences) if name in IN_SEQUENCE else 0
     if (
-        read["schema_version"] != SCHEMA
+        read["schema_version"] != SCHEMA_VERSION
         or {split: len(of) for split, of in read["outcomes"].items()} != asked
         or len(read["after_ten"]) != n_sequences
     ):

@@ -18,7 +18,7 @@ from metamodel.evaluation.editing.controls import other_subject, shuffled
 from metamodel.evaluation.editing.episodes import judged_episodes, training_episodes
 from metamodel.evaluation.editing.measures import constant, equivalent, measures_of
 from metamodel.evaluation.editing.scores import scores
-from metamodel.evaluation.editing.sequences import sequences_of
+from metamodel.evaluation.editing.sequences import EditSequence, sequences_of
 from metamodel.evaluation.metrics import Measure
 from metamodel.evaluation.report import ORACLE, OTHER_SUBJECT, SHUFFLED_SPECIFICATION, Report
 from metamodel.subjects.subject import Subject
@@ -75,15 +75,7 @@ def judge(
     lineages = {
         split: list(dict.fromkeys(e.editable.lineage for e in episodes)) for split, episodes in judged.items()
     }
-    asked = set(splits.tests.get(IN_SEQUENCE_SPLIT, ())) if IN_SEQUENCE_SPLIT in judged else set()
-    sequences = sequences_of(
-        [
-            one
-            for one in zoo.subjects
-            if one.subject.name in asked and one.lineage in lineages[IN_SEQUENCE_SPLIT]
-        ],
-        config.sequences,
-    )
+    sequences = _sequences(zoo, splits, lineages, config.sequences)
     validation = training_episodes(zoo, splits.validation, config.validation)
     progress(f"choosing alpha on {len(validation)} edits of validation subjects")
     alpha = _best_alpha(propose, validation)
@@ -112,6 +104,16 @@ def judge(
         found[split] |= _worth_in_steps(done, split)
     sizes = {split: len(of) for split, of in lineages.items()}
     return _report(found, sizes, command, f"{zoo.name} {zoo.fingerprint}", seed)
+
+
+def _sequences(
+    zoo: EditZoo, splits: Splits, lineages: Mapping[str, Sequence[str]], most: int
+) -> list[EditSequence]:
+    """Edits in sequence of up to `most` subjects, of lineages that are judged; none if that split is not."""
+    ids, judged = splits.tests.get(IN_SEQUENCE_SPLIT, ()), lineages.get(IN_SEQUENCE_SPLIT, ())
+    return sequences_of(
+        [one for one in zoo.subjects if one.subject.name in ids and one.lineage in judged], most
+    )
 
 
 def _contenders(propose: Propose, zoo: EditZoo, alpha: float, *, with_opponents: bool) -> list[Contender]:

@@ -100,8 +100,8 @@ def mended(
     lost = _lost(said, known)
     if lost is False and not all(removed(run, at) for at in found):
         return None
-    share = {at: LEFT if removed(run, at) else math.inf if lost else left(found[at]) for at in found}
-    most = {at: before * times for at, times in share.items()}
+    asked = (lambda _: math.inf) if lost else left
+    most = {at: before * (LEFT if removed(run, at) else asked(found[at])) for at in found}
     if not max(most.values()) >= LEAST_LEFT:
         return None
     shown = run.only(known.shown)

@@ -21,12 +21,12 @@ REMOVED = 1
 """Which of the numbers says that answers are to be removed."""
 LEAST_LIKELY = -5.0
 """Decimal logarithm of the probability of a wanted answer below which it says no more."""
+GIVEN = 0.99
+"""How much of what is wanted an answer must be to count as given: where answers are to be removed none is."""
 FORGOTTEN = -1.3
 """In use, a subject that finds wanted answers less likely than this, or that gives all of them already, is
 read as a sound one: what was edited is unsure as what is damaged is, but has not lost what is asked for, and
 no training subject was edited before."""
-GIVEN = 0.99
-"""How much of what is wanted an answer must be to count as given."""
 SOUND = -3.0
 """Such a subject is read as one that finds them at most as likely as this."""
 
@@ -57,7 +57,7 @@ def demand(
     unsure = [everywhere.log(), torch.where(keep.sum(1) > 0, (of_pairs / of_keeps).log(), 0.0)]
     if in_use:
         given = seen.wanted.gather(-1, seen.old.argmax(-1, keepdim=True))[..., 0]
-        wrong = (given < GIVEN) & (seen.role == PAIR)  # of a removal no answer is
+        wrong = (given < GIVEN) & (seen.role == PAIR)
         damaged = (likely >= FORGOTTEN) & wrong.any(1)
         sure = (math.log(LEAST_ENTROPY), 0.0)
         unsure = [torch.where(damaged, x, none) for x, none in zip(unsure, sure, strict=True)]
