@@ -125,9 +125,10 @@ def test_what_was_asked_something_else_is_done_again(contest, tmp_path: Path):
     assert len(asked(twice).outcomes["seed"]) == 2
     assert list(asked(replace(contest, splits={"size": contest.splits["seed"]})).outcomes) == ["size"]
     file = tmp_path / "x.json"
-    file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 0'))
-    asked(replace(contest, splits={"size": contest.splits["seed"]}))
-    assert json.loads(file.read_text())["schema_version"] == 1
+    for other in '"schema_version": 0', '"of_before": 0':
+        file.write_text(file.read_text().replace('"schema_version": 1', other))
+        asked(replace(contest, splits={"size": contest.splits["seed"]}))
+        assert json.loads(file.read_text())["schema_version"] == 1
 
 
 def test_by_steps_are_kept_by_number(contest, tmp_path: Path):

@@ -185,7 +185,7 @@ def _kept(folder: Path | None, name: str, contest: Contest) -> Done | None:
     asked = {split: len(episodes) for split, episodes in contest.splits.items()}
     n_sequences = len(contest.sequences) if name in IN_SEQUENCE else 0
     if (
-        read["schema_version"] != SCHEMA_VERSION
+        read.get("schema_version") != SCHEMA_VERSION
         or {split: len(of) for split, of in read["outcomes"].items()} != asked
         or len(read["after_ten"]) != n_sequences
     ):
