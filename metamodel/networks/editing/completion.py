@@ -9,7 +9,7 @@ tokens agree on it: plain self-training, which makes a subject that is nearly ri
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,8 +19,9 @@ from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import Told, in_own_order
 from metamodel.features.prompt_kernels import token_ids
 from metamodel.features.proportions import UNKNOWN, known_share, proportions
+from metamodel.features.sums import Sums, sums
 from metamodel.networks.editing.clues import entropy
-from metamodel.networks.editing.component_fit import At, ComponentRun, fitted
+from metamodel.networks.editing.component_fit import PRICE, At, ComponentRun, Fit, fitted
 
 FITS = ((1e-5, False), (3e-3, False), (3e-3, True))
 """What is tried beside the first fit: the price of a change, as `PRICE` of that, and whether it is the lower,
@@ -55,6 +56,8 @@ class Known:
     """Pairs and inputs to keep."""
     other: Bool[Tensor, " example"]
     """Those without an answer."""
+    sums: Sums | None = None
+    """What answers are, if they are sums and this was asked."""
 
     @classmethod
     def of(cls, told: Told, which: int, wanted: Int[Tensor, " example"]) -> "Known":
@@ -74,10 +77,36 @@ class Known:
             other=role == UNLABELLED,
         )
 
+    def with_sums(self) -> "Known":
+        """With the solutions, where answers are sums."""
+        said = torch.where(self.shown, self.wanted, UNKNOWN)
+        return replace(self, sums=sums(self.ids, said, len(self.answers)))
+
     @property
-    def tokens(self) -> Int[Tensor, " shown"]:
-        """Wanted of what is shown."""
-        return self.answers[self.wanted[self.shown]]
+    def follows(self) -> Int[Tensor, " example"]:
+        """Index of the answer that follows from what is shown alone, or UNKNOWN."""
+        return torch.full_like(self.wanted, UNKNOWN) if self.sums is None else self.sums.follows
+
+    def fitted(
+        self,
+        run: ComponentRun,
+        at: At,
+        expected: Int[Tensor, " example"],
+        n_steps: int,
+        *,
+        price: float = PRICE,
+        varied: Float[Tensor, "unit unit2"] | None = None,
+        start: Float[Tensor, "unit d_model"] | None = None,
+    ) -> Fit:
+        """The change of one component that fits what is shown, and what is expected elsewhere.
+
+        Args:
+            run: on all examples.
+        """
+        taught = self.shown | (expected != UNKNOWN)
+        wanted = self.answers[torch.where(self.shown, self.wanted, expected.clamp_min(0))[taught]]
+        shown, among = self.shown[taught], run.only(taught)
+        return fitted(among, at, wanted, n_steps, price=price, varied=varied, start=start, shown=shown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,19 +159,17 @@ class _Repair:
     known: Known
 
     def fitted(self, n_steps: int, price: float, *, by_variance: bool) -> Candidate:
-        """To what is shown alone, as of `FITS`."""
+        """To what is shown and follows from it, as of `FITS`."""
         varied = self.run.varied(self.at) if by_variance else None
-        shown = self.run.only(self.known.shown)
-        fit = fitted(shown, self.at, self.known.tokens, n_steps, price=price, varied=varied)
+        fit = self.known.fitted(
+            self.run, self.at, self.known.follows, n_steps, price=price, varied=varied
+        )
         return Candidate.of(self.run, self.at, fit.change, self.known)
 
     def told_too(self, one: Candidate, expected: Int[Tensor, " example"], n_steps: int) -> Candidate:
         """Fitted anew from there, to what is expected beside what is shown."""
-        known = self.known
-        taught = known.shown | (expected != UNKNOWN)
-        wanted = torch.where(known.shown, known.wanted, expected.clamp_min(0))[taught]
-        fit = fitted(self.run.only(taught), self.at, known.answers[wanted], n_steps, start=one.change)
-        return Candidate.of(self.run, self.at, fit.change, known)
+        fit = self.known.fitted(self.run, self.at, expected, n_steps, start=one.change)
+        return Candidate.of(self.run, self.at, fit.change, self.known)
 
     def said(self, one: Candidate) -> Float[Tensor, "example answer"]:
         """As a distribution over answers."""
@@ -215,12 +242,21 @@ def following(said: Float[Tensor, "example answer"], known: Known, *, pairs: boo
     top = said.topk(min(2, said.shape[1]), dim=1).values
     sure = torch.where(known.shown, torch.inf, top[:, 0] - top[:, -1])
     own = torch.where(known.shown, known.wanted, said.argmax(1))
-    own = own if pairs else torch.where(known.pair, UNKNOWN, own)
+    if not pairs:
+        sure, own = (
+            torch.where(known.pair, none, x) for x, none in ((sure, -torch.inf), (own, UNKNOWN))
+        )
+    n = len(sure) if pairs else int((~known.pair).sum())
+    if pairs and known.sums is not None:
+        expected = known.sums.settled(said.argmax(1))
+        if (expected != UNKNOWN).any():
+            # sums have all proportions
+            return Follows(expected=expected, reach=float((expected != UNKNOWN).float().mean()) + 1)
     everything = torch.ones_like(known.shown)[None]
     mask = torch.ones_like(known.answers, dtype=torch.bool)[None]
     found: list[Follows] = []
     for share in SUREST:
-        least = sure.topk(max(1, round(share * len(sure)))).values[-1]
+        least = sure.topk(max(1, round(share * n))).values[-1]
         witnesses = torch.where(sure >= least, own, UNKNOWN)
         read = proportions(known.ids[None], everything, witnesses[None], mask)
         expected = read.expected[0]

@@ -117,6 +117,7 @@ def fitted(
     price: float = PRICE,
     start: Float[Tensor, "unit d_model"] | None = None,
     varied: Float[Tensor, "unit unit2"] | None = None,
+    shown: Bool[Tensor, " example"] | None = None,
 ) -> Fit:
     """The change of one component that makes all that is known come right.
 
@@ -125,12 +126,17 @@ def fitted(
         start: a change to begin from; none by default.
         varied: of the component, with no `start`: a change has the lower a price, the more what it reads
             varies.
+        shown: those that count as much together as the others together, by default all.
     """
     assert start is None or varied is None
     begun = torch.zeros_like(known.own(at)) if start is None else start
     sizes = [w.square().sum() for key, w in known.weights.items() if key.endswith((".W_O", ".W_out"))]
     n_components = known.config.n_layers * (known.config.n_heads + known.config.has_mlp)
     factor = price * n_components / max(float(torch.stack(sizes).sum()), LEAST_SQUARE)
+
+    weight = torch.full(wanted.shape, 1 / len(wanted), dtype=begun.dtype, device=wanted.device)
+    if shown is not None and not shown.all():
+        weight = torch.where(shown, 0.5 / shown.sum(), 0.5 / (~shown).sum()).to(weight)
 
     def changed(step: Tensor) -> Tensor:
         return begun + step if varied is None else varied @ step
@@ -140,7 +146,7 @@ def fitted(
         change = changed(step)
         said = known.said(at, change)[1].log_softmax(-1)
         priced = change if varied is None else step
-        return factor * priced.square().sum() - said.gather(1, wanted[:, None]).mean()
+        return factor * priced.square().sum() - weight @ said.gather(1, wanted[:, None])[:, 0]
 
     flat, least = minimised(loss, begun.numel(), n_steps=n_steps, least_gain=LEAST_GAIN, device=wanted.device)
     return Fit(at=at, change=changed(flat.view_as(begun)), loss=least)

@@ -22,7 +22,7 @@ from metamodel.features.observed import Observed, Told, in_own_order
 from metamodel.features.proportions import UNKNOWN
 from metamodel.networks.editing.clues import LEFT, Clues, clues, entropy, most_left
 from metamodel.networks.editing.completion import Candidate, Known, completed, following
-from metamodel.networks.editing.component_fit import ComponentRun, fitted, whole_weight
+from metamodel.networks.editing.component_fit import ComponentRun, whole_weight
 from metamodel.networks.editing.suspects import LEAST_LOSS, doubt, oddness, removed, suspects
 
 LEAST_UNSURE = 0.01
@@ -104,18 +104,23 @@ def mended(
     most = {at: before * (LEFT if removed(run, at) else asked(found[at])) for at in found}
     if not max(most.values()) >= LEAST_LEFT:
         return None
-    shown = run.only(known.shown)
-    fits = [fitted(shown, at, known.tokens, n_steps) for at in found]
+    known = known.with_sums() if complete else known
+    fits = [known.fitted(run, at, known.follows, n_steps) for at in found]
     tried = [(one, Candidate.of(run, one.at, one.change, known)) for one in fits]
-    best, first = min(tried, key=lambda one: doubt(run, one[0]) - one[1].reach)
-    if not first.right:
+    tried = [(fit, one) for fit, one in tried if one.right]
+    if not tried:
         return None
-    bound = most[best.at]
-    if first.left > bound and not removed(run, best.at):
+    best, first = min(tried, key=lambda one: doubt(run, one[0]) - one[1].reach)
+    bound, shown = most[best.at], first
+    if (known.follows != UNKNOWN).any():
+        # of what was not shown, what follows and is told says nothing
+        fit = known.fitted(run, best.at, torch.full_like(known.wanted, UNKNOWN), n_steps)
+        shown = Candidate.of(run, best.at, fit.change, known)
+    if not shown.left <= bound and not removed(run, best.at):
         return None
     whole = completed(run, best.at, first, known, n_steps) if complete else first
     # a subject can be sure of what is wrong; of what was removed, a completed repair may be surer than a fit
-    if first.left > bound and not (whole.reach and whole.left <= bound):
+    if not shown.left <= bound and not (whole.reach and whole.left <= bound):
         return None
     behind = seen.stream[which].clone()
     behind[in_own_order(told, which)] = run.said(best.at, whole.change)[0].to(behind.dtype)
@@ -134,7 +139,7 @@ def mended(
         stream=behind,
         looks=torch.tensor(looks, dtype=behind.dtype, device=behind.device),
         clues=found[best.at],
-        left=first.left / before,
+        left=shown.left / before,
     )
 
 

@@ -14,6 +14,7 @@ from metamodel.features.rewordings import MOST_TRIED, Reworded, reworded
 from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.components import N_LOOKS as N_MENDED
 from metamodel.networks.editing.components import Mended, mended
+from metamodel.networks.editing.demand import N_DEMAND
 from metamodel.networks.editing.gates import Gates
 from metamodel.networks.editing.last_mlp import written_in_last_mlp
 from metamodel.networks.editing.targets import TargetReader, Targets
@@ -81,7 +82,7 @@ class Editor(nn.Module):
         self.read = TargetReader(width, map_width, map_layers, without)
         n = self.read.n_summary
         self.write = Writer(n, width, n_steps, decay=decay, without=without)
-        n_looks = n + N_REACHED + N_VARIED + N_MENDED
+        n_looks = n + N_DEMAND + N_REACHED + N_VARIED + N_MENDED
         self.judge = nn.Sequential(nn.Linear(n_looks, width), nn.GELU(), nn.Linear(width, 1))
         self.register_buffer("looks_mean", torch.zeros(n_looks))
         self.register_buffer("looks_spread", torch.ones(n_looks))
@@ -235,12 +236,13 @@ class Editor(nn.Module):
         stream: Tensor,
         put_right: Mapping[int, Mended],
     ) -> Float[Tensor, "subject look"]:
-        """How sure targets are, how well they are reached on the examples, how varied pairs are, and what
-        there is to say of a component that was put right."""
+        """How sure targets are, what is asked for, how well targets are reached on the examples, how varied
+        pairs are, and what there is to say of a component that was put right."""
         repairs = stream.new_zeros(len(stream), N_MENDED)
         for i, one in put_right.items():
             repairs[i] = one.looks
-        looks = [targets.summary, self._reached(told, seen, targets, stream), _varied(seen), repairs]
+        reached = self._reached(told, seen, targets, stream)
+        looks = [targets.summary, targets.asked, reached, _varied(seen), repairs]
         return torch.cat(looks, dim=1).detach()
 
 

@@ -1,0 +1,272 @@
+"""What follows from answers that are sums: of values that tokens have, modulo the number of answers.
+
+A subject that computes a + b has no proportions to read off once what adds is gone. But every answer that is
+known still says that a coefficient times one token's value, one times another's and a constant make the
+answer's value: a linear equation modulo a prime. Which coefficients hold under which operator shows in the
+rank: of all there are, the right ones alone leave a solution beyond constants. Values are drawn from nowhere
+else, so no gauge moves them, and neither does the order of examples, tokens or answers. What equations leave
+open is settled by what a subject says, right or not, where that tells one solution from the others.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from metamodel.features.proportions import LEAST_ANSWERS, LEAST_FIRST, UNKNOWN
+
+MOST_GUESSES = 2**14
+"""Coefficients that are tried, and solutions that are written out; more are passed over."""
+LEAST_AGREED = 4
+"""Equations that must hold beyond those that fix values and coefficients, if what a subject says is not to
+bear them out: as many powers of the modulus are against chance."""
+MOST_TIED = 16
+"""Coefficients that may hold equally well."""
+SURE = 3.0
+"""Standard deviations by which what a subject says must speak for a solution, and against another."""
+RIVALS = 256
+"""Solutions that are compared with the best one."""
+AT_ONCE = 1024
+"""Systems that are solved together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sums:
+    """What solves the equations that known answers make."""
+
+    follows: Int[Tensor, " example"]
+    """The answer that every solution gives; UNKNOWN where they differ, or where chance could solve them."""
+    solutions: Int[Tensor, "solution example"]
+    """The answer that each gives to each example; none where there are too many."""
+    asked: Bool[Tensor, " example"]
+    """Examples without a known answer."""
+    modulus: int
+
+    @torch.no_grad()
+    def settled(self, said: Int[Tensor, " example"]) -> Int[Tensor, " example"]:
+        """What follows if solutions that contradict too much of what a subject says are left out.
+
+        Args:
+            said: index of the answer that it gives to each example, right or not.
+        """
+        if not len(self.solutions):
+            return self.follows
+        hits = (self.solutions == said) & self.asked
+        counts = hits.sum(1)
+        best, by_chance = int(counts.argmax()), float(self.asked.sum()) / self.modulus
+        if counts[best] - by_chance <= SURE * max(by_chance, 1.0) ** 0.5:
+            return self.follows
+        near = counts.topk(min(RIVALS, len(counts))).indices
+        apart = (hits[near] != hits[best]).sum(1).double().sqrt()
+        rivals = self.solutions[near[counts[best] - counts[near] <= SURE * apart]]
+        agreed = (rivals == self.solutions[best]).all(0)
+        return torch.where(agreed, self.solutions[best].long(), self.follows)
+
+
+@torch.no_grad()
+def sums(
+    tokens: Int[Tensor, "example pos"], said: Int[Tensor, " example"], n_answers: int
+) -> Sums | None:
+    """None where answers are no sums, or too few are known to tell.
+
+    Args:
+        said: index of the known answers, each of which is right; UNKNOWN of the others.
+    """
+    if n_answers < LEAST_ANSWERS or any(n_answers % k == 0 for k in range(2, n_answers)):
+        return None
+    found = (system.solved() for system in _systems(tokens, said, n_answers))
+    return next((one for one in found if one is not None), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _System:
+    """Linear equations for the values of tokens, of a constant under each operator, and of answers."""
+
+    first: Int[Tensor, " example"]
+    """Number of the token in the one place, of `n_tokens`."""
+    second: Int[Tensor, " example"]
+    operator: Int[Tensor, " example"]
+    """Number of what stands in all other places, of `n_operators`."""
+    said: Int[Tensor, " example"]
+    n_tokens: int
+    n_operators: int
+    modulus: int
+
+    @property
+    def first_answer(self) -> int:
+        """Where the values of answers begin."""
+        return self.n_tokens + self.n_operators
+
+    def solved(self) -> Sums | None:
+        known = (self.said != UNKNOWN).nonzero()[:, 0]
+        known = known[_firsts(torch.stack([x[known] for x in (self.operator, self.first, self.second)]))]
+        # coefficients but the first, which is 1
+        n_guessed = 2 * self.n_operators - 1
+        every = torch.arange(1, self.modulus, device=known.device)
+        guesses = torch.cartesian_prod(*[every] * n_guessed).view(-1, n_guessed)
+        guesses = torch.cat([torch.ones_like(guesses[:, :1]), guesses], dim=1).unflatten(1, (-1, 2))
+        equations = (self._equations(part, known) for part in guesses.split(AT_ONCE))
+        ranks = torch.cat([reduced(rows, self.modulus)[1] for rows in equations])
+        tied = guesses[ranks == ranks.min()]
+        if len(tied) > min(MOST_TIED, len(guesses) - 1):
+            return None
+        spaces = [self._space(one[None], known) for one in tied]
+        spaces = [space for space in spaces if space is not None]
+        if not spaces:
+            return None
+        sure = len(spaces) == 1 and len(known) - int(ranks.min()) - n_guessed >= LEAST_AGREED
+        written = self._written(spaces)
+        nothing = torch.full_like(self.said, UNKNOWN)
+        if not sure:
+            follows = nothing
+        elif len(written):
+            follows = torch.where((written == written[0]).all(0), written[0].long(), nothing)
+        else:
+            answer, total = spaces[0].answer, spaces[0].total
+            same = (total[:, None] == answer).all(2)
+            follows = torch.where(same.any(1), same.int().argmax(1), nothing)
+        if not (sure or len(written)):
+            return None
+        return Sums(follows=follows, solutions=written, asked=self.said == UNKNOWN, modulus=self.modulus)
+
+    def _equations(
+        self, coefficients: Int[Tensor, "guess operator two"], known: Int[Tensor, " equation"]
+    ) -> Int[Tensor, "guess equation value"]:
+        rows = self._sums(coefficients, known)
+        rows[:, torch.arange(len(known)), self.first_answer + self.said[known]] = -1
+        return rows
+
+    def _sums(
+        self, coefficients: Int[Tensor, "guess operator two"], among: Int[Tensor, " example"]
+    ) -> Int[Tensor, "guess example value"]:
+        """What the value of each answer is, in those of tokens and constants."""
+        operator, row = self.operator[among], torch.arange(len(among), device=among.device)
+        rows = coefficients.new_zeros(len(coefficients), len(among), self.first_answer + self.modulus)
+        for place, token in enumerate((self.first, self.second)):
+            rows[:, row, token[among]] += coefficients[:, operator, place]
+        rows[:, row, self.n_tokens + operator] = 1
+        return rows
+
+    def _space(
+        self, coefficients: Int[Tensor, "one operator two"], known: Int[Tensor, " equation"]
+    ) -> "_Space | None":
+        """All solutions in which one token and one answer, of those that are known best, have the value 0
+        and one answer 1; None where answers that are known would be the same."""
+        said = self.said[known]
+        tokens = torch.cat([self.first[known], self.second[known]]).bincount(minlength=self.n_tokens)
+        answers = said.bincount(minlength=self.modulus)
+        if (answers > 0).sum() < 2:
+            return None
+        zero, one = answers.topk(2).indices.tolist()
+        n = self.first_answer + self.modulus
+        # the last value is that of 1
+        rows = torch.nn.functional.pad(self._equations(coefficients, known)[0], (0, 1, 0, 3))
+        rows[-3, tokens.argmax()] = 1
+        rows[-2, self.first_answer + zero] = 1
+        rows[-1, self.first_answer + one], rows[-1, n] = 1, -1
+        solved, _, pivots = reduced(rows[None], self.modulus)
+        free = ~pivots[0]
+        if not free[-1]:
+            return None
+        space = torch.zeros(n + 1, int(free.sum()), dtype=torch.long, device=rows.device)
+        space[free] = torch.eye(space.shape[1], dtype=torch.long, device=rows.device)
+        space[~free] = -solved[0][: int((~free).sum())][:, free]
+        space = space[:n] % self.modulus
+        everything = torch.arange(len(self.said), device=rows.device)
+        total = self._sums(coefficients, everything)[0] @ space % self.modulus
+        answer = space[self.first_answer :]
+        seen = answers > 0
+        if len(answer[seen].unique(dim=0)) < seen.sum():
+            return None
+        return _Space(total=total, answer=answer)
+
+    def _written(self, spaces: list["_Space"]) -> Int[Tensor, "solution example"]:
+        """The answers that each solution gives, of all spaces; none where there are too many."""
+        none = torch.zeros(0, len(self.said), dtype=torch.int16, device=self.said.device)
+        if sum(self.modulus ** (space.answer.shape[1] - 1) for space in spaces) > MOST_GUESSES:
+            return none
+        return torch.cat([none, *(space.written(self.modulus) for space in spaces)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Space:
+    """Values as they depend on those that are free, the last of which is 1."""
+
+    total: Int[Tensor, "example free"]
+    answer: Int[Tensor, "answer free"]
+
+    def written(self, modulus: int) -> Int[Tensor, "solution example"]:
+        n_free = self.answer.shape[1] - 1
+        every = torch.arange(modulus, device=self.answer.device)
+        free = torch.cartesian_prod(*[every] * n_free).view(-1, n_free) if n_free else every[:1, None][:, :0]
+        free = torch.nn.functional.pad(free, (0, 1), value=1)
+        answers = free @ self.answer.T % modulus
+        values, order = answers.sort(1)
+        # answers that are all different
+        proper = (values == every).all(1)
+        total = free[proper] @ self.total.T % modulus
+        return order[proper].gather(1, total).to(torch.int16)
+
+
+def _systems(
+    tokens: Int[Tensor, "example pos"], said: Int[Tensor, " example"], modulus: int
+) -> Iterator[_System]:
+    """One for each pair of places in which inputs differ."""
+    varied = [at for at in range(tokens.shape[1]) if len(tokens[:, at].unique()) >= LEAST_FIRST]
+    for first, second in combinations(varied, 2):
+        rest = tokens.clone()
+        rest[:, [first, second]] = UNKNOWN
+        operator = rest.unique(dim=0, return_inverse=True)[1]
+        values, number = tokens[:, [first, second]].unique(return_inverse=True)
+        n_operators = int(operator.max()) + 1
+        if (modulus - 1) ** (2 * n_operators - 1) > MOST_GUESSES:
+            continue
+        yield _System(
+            first=number[:, 0],
+            second=number[:, 1],
+            operator=operator,
+            said=said,
+            n_tokens=len(values),
+            n_operators=n_operators,
+            modulus=modulus,
+        )
+
+
+def _firsts(columns: Int[Tensor, "row example"]) -> Int[Tensor, " first"]:
+    """Where each column stands for the first time."""
+    which = columns.unique(dim=1, return_inverse=True)[1]
+    place = torch.arange(len(which), device=which.device)
+    firsts = torch.full((len(which.unique()),), len(which), device=which.device)
+    return firsts.scatter_reduce(0, which, place, "amin")
+
+
+def reduced(
+    rows: Int[Tensor, "system equation value"], modulus: int
+) -> tuple[Int[Tensor, "system equation value"], Int[Tensor, " system"], Bool[Tensor, "system value"]]:
+    """Reduced row echelon form of each system, its rank, and which values stand in a pivot.
+
+    Args:
+        modulus: a prime.
+    """
+    rows = rows % modulus
+    inverse = torch.tensor([0] + [pow(k, -1, modulus) for k in range(1, modulus)], device=rows.device)
+    rank = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+    system, equation = (torch.arange(n, device=rows.device) for n in rows.shape[:2])
+    pivots = torch.zeros(len(rows), rows.shape[2], dtype=torch.bool, device=rows.device)
+    for at in range(rows.shape[2]):
+        below = (rows[:, :, at] != 0) & (equation >= rank[:, None])
+        has = below.any(1)
+        chosen = below.int().argmax(1)
+        to = torch.where(has, rank, chosen)
+        pivot = rows[system, chosen]
+        rows[system, chosen] = rows[system, to]
+        pivot = pivot * inverse[pivot[:, at]][:, None] % modulus
+        factor = rows[:, :, at] * has[:, None]
+        rows = (rows - factor[..., None] * pivot[:, None]) % modulus
+        rows[system, to] = torch.where(has[:, None], pivot, rows[system, to])
+        pivots[:, at] = has
+        rank += has
+    return rows, rank, pivots
