@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from metamodel.features.proportions import LEAST_ANSWERS, LEAST_FIRST, UNKNOWN
 
 MOST_GUESSES = 2**14
-"""Coefficients that are tried, and solutions that are written out; more are passed over."""
+"""Coefficients that are tried; more are passed over."""
 LEAST_AGREED = 4
 """Equations that must hold beyond those that fix values and coefficients, if what a subject says is not to
 bear them out: as many powers of the modulus are against chance."""
-MOST_TIED = 16
+MOST_TIED = 32
 """Coefficients that may hold equally well."""
 SURE = 3.0
 """Standard deviations by which what a subject says must speak for a solution, and against another."""
-RIVALS = 256
-"""Solutions that are compared with the best one."""
+BEAM = 256
+"""Solutions, of the same coefficients, that are followed: those that agree best with what a subject says."""
 AT_ONCE = 1024
 """Systems that are solved together."""
 
@@ -39,8 +39,8 @@ class Sums:
 
     follows: Int[Tensor, " example"]
     """The answer that every solution gives; UNKNOWN where they differ, or where chance could solve them."""
-    solutions: Int[Tensor, "solution example"]
-    """The answer that each gives to each example; none where there are too many."""
+    spaces: tuple["Space", ...]
+    """Solutions, for each choice of coefficients that may hold."""
     asked: Bool[Tensor, " example"]
     """Examples without a known answer."""
     modulus: int
@@ -52,18 +52,17 @@ class Sums:
         Args:
             said: index of the answer that it gives to each example, right or not.
         """
-        if not len(self.solutions):
-            return self.follows
-        hits = (self.solutions == said) & self.asked
+        said = torch.where(self.asked, said, UNKNOWN - 1)
+        written = torch.cat([space.written(self.modulus, said)[0] for space in self.spaces])
+        hits = written == said
         counts = hits.sum(1)
         best, by_chance = int(counts.argmax()), float(self.asked.sum()) / self.modulus
         if counts[best] - by_chance <= SURE * max(by_chance, 1.0) ** 0.5:
             return self.follows
-        near = counts.topk(min(RIVALS, len(counts))).indices
-        apart = (hits[near] != hits[best]).sum(1).double().sqrt()
-        rivals = self.solutions[near[counts[best] - counts[near] <= SURE * apart]]
-        agreed = (rivals == self.solutions[best]).all(0)
-        return torch.where(agreed, self.solutions[best].long(), self.follows)
+        apart = (hits != hits[best]).sum(1).double().sqrt()
+        rivals = written[counts[best] - counts <= SURE * apart]
+        agreed = (rivals == written[best]).all(0)
+        return torch.where(agreed, written[best], self.follows)
 
 
 @torch.no_grad()
@@ -113,24 +112,18 @@ class _System:
         tied = guesses[ranks == ranks.min()]
         if len(tied) > min(MOST_TIED, len(guesses) - 1):
             return None
-        spaces = [self._space(one[None], known) for one in tied]
-        spaces = [space for space in spaces if space is not None]
+        found = [self._space(one[None], known) for one in tied]
+        spaces = tuple(space for space in found if space is not None)
         if not spaces:
             return None
-        sure = len(spaces) == 1 and len(known) - int(ranks.min()) - n_guessed >= LEAST_AGREED
-        written = self._written(spaces)
         nothing = torch.full_like(self.said, UNKNOWN)
-        if not sure:
-            follows = nothing
-        elif len(written):
-            follows = torch.where((written == written[0]).all(0), written[0].long(), nothing)
-        else:
-            answer, total = spaces[0].answer, spaces[0].total
-            same = (total[:, None] == answer).all(2)
-            follows = torch.where(same.any(1), same.int().argmax(1), nothing)
-        if not (sure or len(written)):
-            return None
-        return Sums(follows=follows, solutions=written, asked=self.said == UNKNOWN, modulus=self.modulus)
+        sure = len(spaces) == 1 and len(known) - int(ranks.min()) - n_guessed >= LEAST_AGREED
+        return Sums(
+            follows=spaces[0].follows(self.modulus) if sure else nothing,
+            spaces=spaces,
+            asked=self.said == UNKNOWN,
+            modulus=self.modulus,
+        )
 
     def _equations(
         self, coefficients: Int[Tensor, "guess operator two"], known: Int[Tensor, " equation"]
@@ -152,7 +145,7 @@ class _System:
 
     def _space(
         self, coefficients: Int[Tensor, "one operator two"], known: Int[Tensor, " equation"]
-    ) -> "_Space | None":
+    ) -> "Space | None":
         """All solutions in which one token and one answer, of those that are known best, have the value 0
         and one answer 1; None where answers that are known would be the same."""
         said = self.said[known]
@@ -181,34 +174,61 @@ class _System:
         seen = answers > 0
         if len(answer[seen].unique(dim=0)) < seen.sum():
             return None
-        return _Space(total=total, answer=answer)
-
-    def _written(self, spaces: list["_Space"]) -> Int[Tensor, "solution example"]:
-        """The answers that each solution gives, of all spaces; none where there are too many."""
-        none = torch.zeros(0, len(self.said), dtype=torch.int16, device=self.said.device)
-        if sum(self.modulus ** (space.answer.shape[1] - 1) for space in spaces) > MOST_GUESSES:
-            return none
-        return torch.cat([none, *(space.written(self.modulus) for space in spaces)])
+        return Space(total=total.double(), answer=answer.double())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Space:
-    """Values as they depend on those that are free, the last of which is 1."""
+class Space:
+    """Values as they depend on those that are free, the last of which is 1; whole numbers."""
 
-    total: Int[Tensor, "example free"]
-    answer: Int[Tensor, "answer free"]
+    total: Float[Tensor, "example free"]
+    answer: Float[Tensor, "answer free"]
 
-    def written(self, modulus: int) -> Int[Tensor, "solution example"]:
-        n_free = self.answer.shape[1] - 1
-        every = torch.arange(modulus, device=self.answer.device)
-        free = torch.cartesian_prod(*[every] * n_free).view(-1, n_free) if n_free else every[:1, None][:, :0]
-        free = torch.nn.functional.pad(free, (0, 1), value=1)
-        answers = free @ self.answer.T % modulus
-        values, order = answers.sort(1)
-        # answers that are all different
-        proper = (values == every).all(1)
-        total = free[proper] @ self.total.T % modulus
-        return order[proper].gather(1, total).to(torch.int16)
+    def follows(self, modulus: int) -> Int[Tensor, " example"]:
+        """The answer that every solution gives, or UNKNOWN."""
+        nothing = torch.full((len(self.total),), UNKNOWN, device=self.total.device)
+        written, whole = self.written(modulus, nothing)
+        if whole:
+            return torch.where((written == written[0]).all(0), written[0], nothing) if len(written) else nothing
+        same = (self.total[:, None] == self.answer).all(2)
+        return torch.where(same.any(1), same.int().argmax(1), nothing)
+
+    def written(
+        self, modulus: int, said: Int[Tensor, " example"]
+    ) -> tuple[Int[Tensor, "solution example"], bool]:
+        """The answers that solutions give which agree best with what is said, and whether these are all.
+
+        A beam search: values are chosen one after the other, those first on which most depends.
+        """
+        n_free = self.total.shape[1] - 1
+        order = (self.total[:, :n_free] != 0).sum(0).argsort(descending=True, stable=True).tolist()
+        every = torch.arange(modulus, device=said.device, dtype=self.total.dtype)
+        chosen = torch.nn.functional.pad(self.total.new_zeros(1, n_free), (0, 1), value=1)
+        open_, whole = torch.ones(n_free + 1, dtype=torch.bool, device=said.device), True
+        open_[-1] = False
+        written, proper = self._read(modulus, chosen, open_)
+        for at in order:
+            chosen = chosen.repeat_interleave(modulus, dim=0)
+            chosen[:, at] = every.repeat(len(chosen) // modulus)
+            open_[at] = False
+            written, proper = self._read(modulus, chosen, open_)
+            chosen, written = chosen[proper], written[proper]
+            if len(chosen) > BEAM:
+                best = (written == said).sum(1).topk(BEAM).indices
+                chosen, written, whole = chosen[best], written[best], False
+        return written, whole
+
+    def _read(
+        self, modulus: int, chosen: Float[Tensor, "solution free"], open_: Bool[Tensor, " free"]
+    ) -> tuple[Int[Tensor, "solution example"], Bool[Tensor, " solution"]]:
+        """The answers as far as they do not depend on what is open, and whether no two answers are one."""
+        settled = ~(self.answer != 0)[:, open_].any(1)
+        values = (chosen @ self.answer[settled].T % modulus).long()
+        named = torch.full((len(chosen), modulus), UNKNOWN, device=chosen.device)
+        named.scatter_(1, values, settled.nonzero()[:, 0].expand_as(values))
+        told = ~(self.total != 0)[:, open_].any(1)
+        written = named.gather(1, (chosen @ self.total.T % modulus).long())
+        return torch.where(told, written, UNKNOWN), (named != UNKNOWN).sum(1) == settled.sum()
 
 
 def _systems(
