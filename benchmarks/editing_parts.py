@@ -44,6 +44,7 @@ ENTRIES: dict[str, tuple[EditorConfig, str]] = {
     UNTRAINED: (PLAIN, "plain"),
     NO_COMPONENTS: (replace(PLAIN, component_steps=0), "plain"),
     "no completion": (replace(PLAIN, without=("completion",)), "plain"),
+    "no sums": (replace(PLAIN, without=("sums",)), "plain"),
     "no rewordings": (replace(PLAIN, without=("rewordings",)), "plain"),
     ALONE: (LAST, NO_COMPONENTS),
     "gates": (replace(LAST, gates=True), ALONE),

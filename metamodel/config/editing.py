@@ -15,12 +15,13 @@ Part = Literal[
     "sureness",
     "rewordings",
     "completion",
+    "sums",
 ]
 """What can be left out of an editor, to see what it adds: the writer's ridge regression (it then follows
 plain gradients), the network of the map of answers (the closed form stands for it), that of the scope (the
 mean of all regressions does), inputs without an answer, the proportions of the subject's own answers where
 edits are read, how sure the subject is and how likely it finds what is wanted, rewordings of the examples,
-and the completion of repairs by what the repaired subject says."""
+the completion of repairs by what the repaired subject says, and by what follows where answers are sums."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ else, so no gauge moves them, and neither does the order of examples, tokens or 
 open is settled by what a subject says, right or not, where that tells one solution from the others.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -57,7 +58,10 @@ class Sums:
         hits = written == said
         counts = hits.sum(1)
         best, by_chance = int(counts.argmax()), float(self.asked.sum()) / self.modulus
-        if counts[best] - by_chance <= SURE * max(by_chance, 1.0) ** 0.5:
+        # of so many, the best one agrees by chance with more
+        n_tried = sum(self.modulus ** (space.total.shape[1] - 1) for space in self.spaces)
+        least = SURE + (2 * math.log(n_tried)) ** 0.5
+        if counts[best] - by_chance <= least * max(by_chance, 1.0) ** 0.5:
             return self.follows
         apart = (hits != hits[best]).sum(1).double().sqrt()
         rivals = written[counts[best] - counts <= SURE * apart]
@@ -66,9 +70,7 @@ class Sums:
 
 
 @torch.no_grad()
-def sums(
-    tokens: Int[Tensor, "example pos"], said: Int[Tensor, " example"], n_answers: int
-) -> Sums | None:
+def sums(tokens: Int[Tensor, "example pos"], said: Int[Tensor, " example"], n_answers: int) -> Sums | None:
     """None where answers are no sums, or too few are known to tell.
 
     Args:
@@ -189,7 +191,9 @@ class Space:
         nothing = torch.full((len(self.total),), UNKNOWN, device=self.total.device)
         written, whole = self.written(modulus, nothing)
         if whole:
-            return torch.where((written == written[0]).all(0), written[0], nothing) if len(written) else nothing
+            return (
+                torch.where((written == written[0]).all(0), written[0], nothing) if len(written) else nothing
+            )
         same = (self.total[:, None] == self.answer).all(2)
         return torch.where(same.any(1), same.int().argmax(1), nothing)
 

@@ -161,9 +161,7 @@ class _Repair:
     def fitted(self, n_steps: int, price: float, *, by_variance: bool) -> Candidate:
         """To what is shown and follows from it, as of `FITS`."""
         varied = self.run.varied(self.at) if by_variance else None
-        fit = self.known.fitted(
-            self.run, self.at, self.known.follows, n_steps, price=price, varied=varied
-        )
+        fit = self.known.fitted(self.run, self.at, self.known.follows, n_steps, price=price, varied=varied)
         return Candidate.of(self.run, self.at, fit.change, self.known)
 
     def told_too(self, one: Candidate, expected: Int[Tensor, " example"], n_steps: int) -> Candidate:
@@ -239,19 +237,18 @@ def following(said: Float[Tensor, "example answer"], known: Known, *, pairs: boo
         said: log probabilities, or logits; examples as of `known`.
         pairs: whether what is wanted of pairs is among what it follows from.
     """
-    top = said.topk(min(2, said.shape[1]), dim=1).values
-    sure = torch.where(known.shown, torch.inf, top[:, 0] - top[:, -1])
-    own = torch.where(known.shown, known.wanted, said.argmax(1))
-    if not pairs:
-        sure, own = (
-            torch.where(known.pair, none, x) for x, none in ((sure, -torch.inf), (own, UNKNOWN))
-        )
-    n = len(sure) if pairs else int((~known.pair).sum())
     if pairs and known.sums is not None:
         expected = known.sums.settled(said.argmax(1))
         if (expected != UNKNOWN).any():
             # sums have all proportions
             return Follows(expected=expected, reach=float((expected != UNKNOWN).float().mean()) + 1)
+    top = said.topk(min(2, said.shape[1]), dim=1).values
+    sure = torch.where(known.shown, torch.inf, top[:, 0] - top[:, -1])
+    own = torch.where(known.shown, known.wanted, said.argmax(1))
+    n = len(own)
+    if not pairs:
+        sure, own = sure.masked_fill(known.pair, -torch.inf), own.masked_fill(known.pair, UNKNOWN)
+        n -= int(known.pair.sum())
     everything = torch.ones_like(known.shown)[None]
     mask = torch.ones_like(known.answers, dtype=torch.bool)[None]
     found: list[Follows] = []

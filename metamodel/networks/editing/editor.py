@@ -14,7 +14,6 @@ from metamodel.features.rewordings import MOST_TRIED, Reworded, reworded
 from metamodel.networks.editing.answers import one_hot
 from metamodel.networks.editing.components import N_LOOKS as N_MENDED
 from metamodel.networks.editing.components import Mended, mended
-from metamodel.networks.editing.demand import N_DEMAND
 from metamodel.networks.editing.gates import Gates
 from metamodel.networks.editing.last_mlp import written_in_last_mlp
 from metamodel.networks.editing.targets import TargetReader, Targets
@@ -82,7 +81,7 @@ class Editor(nn.Module):
         self.read = TargetReader(width, map_width, map_layers, without)
         n = self.read.n_summary
         self.write = Writer(n, width, n_steps, decay=decay, without=without)
-        n_looks = n + N_DEMAND + N_REACHED + N_VARIED + N_MENDED
+        n_looks = n + N_REACHED + N_VARIED + N_MENDED
         self.judge = nn.Sequential(nn.Linear(n_looks, width), nn.GELU(), nn.Linear(width, 1))
         self.register_buffer("looks_mean", torch.zeros(n_looks))
         self.register_buffer("looks_spread", torch.ones(n_looks))
@@ -164,8 +163,9 @@ class Editor(nn.Module):
         """By subject, the component that is to blame."""
         if not self.component_steps:
             return {}
+        complete, add = (part not in self.without for part in ("completion", "sums"))
         found = {
-            i: mended(told, seen, i, self.component_steps, complete="completion" not in self.without)
+            i: mended(told, seen, i, self.component_steps, complete=complete, add=add)
             for i in range(len(told.role))
         }
         return {i: one for i, one in found.items() if one is not None}
@@ -236,13 +236,12 @@ class Editor(nn.Module):
         stream: Tensor,
         put_right: Mapping[int, Mended],
     ) -> Float[Tensor, "subject look"]:
-        """How sure targets are, what is asked for, how well targets are reached on the examples, how varied
-        pairs are, and what there is to say of a component that was put right."""
+        """How sure targets are, how well they are reached on the examples, how varied pairs are, and what
+        there is to say of a component that was put right."""
         repairs = stream.new_zeros(len(stream), N_MENDED)
         for i, one in put_right.items():
             repairs[i] = one.looks
-        reached = self._reached(told, seen, targets, stream)
-        looks = [targets.summary, targets.asked, reached, _varied(seen), repairs]
+        looks = [targets.summary, self._reached(told, seen, targets, stream), _varied(seen), repairs]
         return torch.cat(looks, dim=1).detach()
 
 

@@ -60,9 +60,7 @@ class Targets:
     sure: Float[Tensor, "subject example"]
     """How far what is wanted of an input in scope is known at all, 0 to 1."""
     summary: Float[Tensor, "subject summary"]
-    """What the writer is told, and a forecast may look at."""
-    asked: Float[Tensor, "subject demand"]
-    """What is asked for as a whole, of a subject as it is: in use another may be read for it."""
+    """What a forecast may look at."""
 
     @property
     def by_pairs(self) -> Float[Tensor, " subject"]:
@@ -105,8 +103,7 @@ class TargetReader(nn.Module):
         role, pair = seen.role, (seen.role == PAIR)
         found: Fitted = fitted(seen.kernels, role)
         known = seen.proportions.hidden() if "proportions" in self.without else seen.proportions
-        sureness = "sureness" not in self.without
-        asked = demand(seen, known, in_use=in_use, sureness=sureness)
+        asked = demand(seen, known, in_use=in_use, sureness="sureness" not in self.without)
         removed = asked[:, REMOVED]
         gate, weight = self.scope(found, role, asked)
         if "scope" in self.without:
@@ -138,7 +135,6 @@ class TargetReader(nn.Module):
             whole=_whole(removed, share, seen.answer_mask),
             sure=torch.where(pair, 1.0, inside * sure[:, None] + (1 - inside)),
             summary=torch.cat([ways.evidence, asked, statistic, torch.stack(whole, dim=1)], dim=1),
-            asked=demand(seen, known, sureness=sureness),
         )
 
     def _ways(
