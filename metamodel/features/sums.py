@@ -55,6 +55,8 @@ class Sums:
         """
         said = torch.where(self.asked, said, UNKNOWN - 1)
         written = torch.cat([space.written(self.modulus, said)[0] for space in self.spaces])
+        if not len(written):
+            return self.follows
         hits = written == said
         counts = hits.sum(1)
         best, by_chance = int(counts.argmax()), float(self.asked.sum()) / self.modulus
@@ -76,7 +78,8 @@ def sums(tokens: Int[Tensor, "example pos"], said: Int[Tensor, " example"], n_an
     Args:
         said: index of the known answers, each of which is right; UNKNOWN of the others.
     """
-    if n_answers < LEAST_ANSWERS or any(n_answers % k == 0 for k in range(2, n_answers)):
+    prime = n_answers >= LEAST_ANSWERS and all(n_answers % k for k in range(2, n_answers))
+    if not (prime and (said != UNKNOWN).any()):
         return None
     found = (system.solved() for system in _systems(tokens, said, n_answers))
     return next((one for one in found if one is not None), None)
@@ -149,7 +152,7 @@ class _System:
         self, coefficients: Int[Tensor, "one operator two"], known: Int[Tensor, " equation"]
     ) -> "Space | None":
         """All solutions in which one token and one answer, of those that are known best, have the value 0
-        and one answer 1; None where answers that are known would be the same."""
+        and one answer 1; None where there is none."""
         said = self.said[known]
         tokens = torch.cat([self.first[known], self.second[known]]).bincount(minlength=self.n_tokens)
         answers = said.bincount(minlength=self.modulus)
@@ -172,11 +175,7 @@ class _System:
         space = space[:n] % self.modulus
         everything = torch.arange(len(self.said), device=rows.device)
         total = self._sums(coefficients, everything)[0] @ space % self.modulus
-        answer = space[self.first_answer :]
-        seen = answers > 0
-        if len(answer[seen].unique(dim=0)) < seen.sum():
-            return None
-        return Space(total=total.double(), answer=answer.double())
+        return Space(total=total.double(), answer=space[self.first_answer :].double())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -211,6 +210,7 @@ class Space:
         open_, whole = torch.ones(n_free + 1, dtype=torch.bool, device=said.device), True
         open_[-1] = False
         written, proper = self._read(modulus, chosen, open_)
+        chosen, written = chosen[proper], written[proper]
         for at in order:
             chosen = chosen.repeat_interleave(modulus, dim=0)
             chosen[:, at] = every.repeat(len(chosen) // modulus)

@@ -1,0 +1,191 @@
+"""Sums modulo a prime, planted, and what is no sum."""
+
+import itertools
+
+import pytest
+import torch
+
+from metamodel.features.proportions import UNKNOWN
+from metamodel.features.sums import reduced, sums
+
+COEFFICIENTS = {"add, subtract": ((1, 1), (1, -1)), "affine": ((1, 2), (2, 1)), "one": ((3, 2),)}
+
+
+def inputs_of(p: int, n_operators: int = 2) -> torch.Tensor:
+    """Operator, a, b and one token that is always the same."""
+    operator, a, b = torch.cartesian_prod(torch.arange(n_operators), torch.arange(p), torch.arange(p)).T
+    return torch.stack([operator, 10 + a, 10 + b, torch.full_like(a, 5)], dim=1)
+
+
+def planted(p: int, coefficients=COEFFICIENTS["affine"], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and answers, tokens and answers named at random."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = inputs_of(p, len(coefficients))
+    by = torch.tensor(coefficients)[tokens[:, 0]]
+    answer = (by[:, 0] * (tokens[:, 1] - 10) + by[:, 1] * (tokens[:, 2] - 10)) % p
+    number, name = (torch.randperm(p, generator=generator) for _ in range(2))
+    tokens[:, 1:3] = 10 + number[tokens[:, 1:3] - 10]
+    return tokens, name[answer]
+
+
+def known_among(answers: torch.Tensor, n: int, seed: int = 1) -> torch.Tensor:
+    """The answers to n inputs drawn at random, UNKNOWN elsewhere."""
+    which = torch.randperm(len(answers), generator=torch.Generator().manual_seed(seed))[:n]
+    return torch.full_like(answers, UNKNOWN).index_copy(0, which, answers[which])
+
+
+@pytest.mark.parametrize("p", [5, 7, 11, 13])
+@pytest.mark.parametrize("name", COEFFICIENTS)
+def test_the_whole_table_follows_from_a_part_of_it(p, name):
+    tokens, answers = planted(p, COEFFICIENTS[name])
+    found = sums(tokens, known_among(answers, 3 * p + 6), p)
+    assert found is not None
+    told = found.follows != UNKNOWN
+    assert told.double().mean() > 0.7
+    assert torch.equal(found.follows[told], answers[told])
+
+
+def test_it_hangs_neither_on_the_order_of_examples_nor_on_the_numbers_of_answers_and_places():
+    tokens, answers = planted(11)
+    said = known_among(answers, 40)
+    found = sums(tokens, said, 11)
+    assert found is not None
+    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(2))
+    again = sums(tokens[order], said[order], 11)
+    assert again is not None
+    assert torch.equal(again.follows, found.follows[order])
+    name = torch.randperm(11, generator=torch.Generator().manual_seed(3))
+    renamed = sums(tokens[:, [2, 3, 0, 1]], torch.where(said == UNKNOWN, UNKNOWN, name[said]), 11)
+    assert renamed is not None
+    told = found.follows != UNKNOWN
+    assert torch.equal(renamed.follows != UNKNOWN, told)
+    assert torch.equal(renamed.follows[told], name[found.follows[told]])
+
+
+def test_one_wrong_answer_and_nothing_solves_the_equations():
+    tokens, answers = planted(11)
+    said = known_among(answers, 40)
+    at = int((said != UNKNOWN).nonzero()[0])
+    said[at] = (said[at] + 1) % 11
+    assert sums(tokens, said, 11) is None
+
+
+def test_too_few_answers_tell_nothing():
+    tokens, answers = planted(11)
+    for n in (0, 1, 8):
+        assert sums(tokens, known_among(answers, n), 11) is None
+
+
+def test_what_is_no_sum_is_never_taken_for_one():
+    generator = torch.Generator().manual_seed(0)
+    for p, trial in itertools.product((5, 7, 11), range(8)):
+        tokens = inputs_of(p)
+        lines = torch.stack([torch.randperm(p, generator=generator) for _ in range(2 * p)]).flatten()
+        for answers in (torch.randint(p, (len(tokens),), generator=generator), lines):
+            found = sums(tokens, known_among(answers, 4 * p, seed=trial), p)
+            assert found is None or (found.settled(answers) == UNKNOWN).all()
+
+
+@pytest.mark.parametrize("n_answers", [2, 3, 8, 9, 16])
+def test_few_answers_and_those_modulo_no_prime_are_passed_over(n_answers):
+    tokens, answers = planted(n_answers)
+    assert sums(tokens, answers, n_answers) is None
+
+
+def test_more_operators_than_can_be_tried_are_passed_over():
+    tokens, answers = planted(11, ((1, 1), (1, 2), (2, 1)))
+    assert sums(tokens, answers, 11) is None
+
+
+def test_a_token_that_nothing_shows_is_settled_by_what_a_subject_says_where_it_is_right_often_enough():
+    p = 11
+    tokens, answers = planted(p)
+    hidden = (tokens[:, 1:3] == 10).any(1)
+    said = known_among(answers.masked_fill(hidden, UNKNOWN), 80)
+    found = sums(tokens, said, p)
+    assert found is not None
+    assert (found.follows[hidden] == UNKNOWN).any()
+    generator = torch.Generator().manual_seed(4)
+    for right, settled in ((0.6, True), (0.0, False)):
+        wrong = (answers + torch.randint(1, p, answers.shape, generator=generator)) % p
+        correct = (torch.rand(len(answers), generator=generator) < right) | (said != UNKNOWN)
+        says = torch.where(correct, answers, wrong)
+        then = found.settled(says)
+        told = then != UNKNOWN
+        assert bool(told.all()) is settled
+        assert torch.equal(then[told], answers[told])
+
+
+def test_where_chance_could_solve_the_equations_what_a_subject_says_must_bear_the_solution_out():
+    p = 13
+    tokens, answers = planted(p, COEFFICIENTS["add, subtract"])
+    found = (sums(tokens, known_among(answers, n), p) for n in range(34, 26, -1))
+    unsure = [one for one in found if one is not None and (one.follows == UNKNOWN).all()]
+    assert unsure
+    wrong = torch.rand(len(answers), generator=torch.Generator().manual_seed(5)) < 0.4
+    for one in unsure:
+        then = one.settled(torch.where(wrong, (answers + 1) % p, answers))
+        told = then != UNKNOWN
+        assert told.double().mean() > 0.9
+        assert torch.equal(then[told], answers[told])
+        assert (one.settled((answers + 1) % p) == UNKNOWN).all()
+
+
+def test_one_answer_more_rules_chance_out():
+    tokens, answers = planted(13, COEFFICIENTS["add, subtract"])
+    for n, told in ((31, False), (32, True)):
+        found = sums(tokens, known_among(answers, n), 13)
+        assert found is not None
+        assert len(found.spaces) == 1
+        assert bool((found.follows != UNKNOWN).any()) is told
+
+
+def test_of_many_solutions_one_agrees_with_anything():
+    p = 11
+    tokens, answers = planted(p, COEFFICIENTS["add, subtract"])
+    said = known_among(answers, 17, seed=3)
+    found = sums(tokens, said, p)
+    assert found is not None
+    for seed in range(15):
+        chance = torch.randint(p, answers.shape, generator=torch.Generator().manual_seed(seed))
+        # what is known is right anyway
+        assert (found.settled(torch.where(said == UNKNOWN, chance, answers)) == UNKNOWN).all()
+
+
+def test_two_answers_that_would_be_the_same_sum_are_no_solution():
+    p = 11
+    tokens, answers = planted(p)
+    said = known_among(answers.masked_fill(answers == 1, UNKNOWN), 70)
+    twice = (said == 0).nonzero()[:, 0]
+    said[twice[: len(twice) // 2]] = 1
+    found = sums(tokens, said, p)
+    assert found is not None
+    assert (found.settled(answers) == UNKNOWN).all()
+
+
+def test_what_a_subject_says_settles_only_what_it_tells_apart():
+    p = 11
+    tokens, answers = planted(p)
+    hidden = (tokens[:, 1:3] == 10).any(1)
+    found = sums(tokens, known_among(answers.masked_fill(hidden, UNKNOWN), 80), p)
+    assert found is not None
+    then = found.settled(torch.where(hidden, UNKNOWN, answers))
+    assert torch.equal(then == UNKNOWN, found.follows == UNKNOWN)
+    assert (then[hidden] == UNKNOWN).any()
+
+
+@pytest.mark.parametrize("p", [3, 5])
+def test_reduced_systems_have_the_rank_that_counting_solutions_says(p):
+    generator = torch.Generator().manual_seed(p)
+    rows = torch.randint(p, (6, 3, 4), generator=generator)
+    rows[3:, 2] = (rows[3:, 0] + 2 * rows[3:, 1]) % p
+    solved, ranks, pivots = reduced(rows, p)
+    every = torch.cartesian_prod(*[torch.arange(p)] * 4)
+    for one, form, rank, pivot in zip(rows, solved, ranks.tolist(), pivots, strict=True):
+        zero = (every @ one.T % p == 0).all(1)
+        assert int(zero.sum()) == p ** (4 - rank)
+        # the same solutions, one pivot each
+        assert torch.equal((every @ form.T % p == 0).all(1), zero)
+        assert int(pivot.sum()) == rank
+        assert torch.equal(form[:rank][:, pivot], torch.eye(rank, dtype=torch.long))
+        assert (form[rank:] == 0).all()
