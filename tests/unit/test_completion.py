@@ -107,12 +107,17 @@ def told_of() -> Told:
     return told_batch([editing_form(damaged())], [examples()])
 
 
+def shown_tokens(known: Known) -> torch.Tensor:
+    """Wanted of what is shown."""
+    return known.answers[known.wanted[known.shown]]
+
+
 def fit_of(told: Told) -> tuple[ComponentRun, Fit, Known]:
     """A fit to what is known, in the order of `told`."""
     run = ComponentRun.of(told, 0)
     wanted = torch.where(told.role[0] == PAIR, told.wanted[0], observed(told).old[0].argmax(-1))
     known = Known.of(told, 0, wanted)
-    return run, fitted(run.only(known.shown), AT, known.tokens, STEPS), known
+    return run, fitted(run.only(known.shown), AT, shown_tokens(known), STEPS), known
 
 
 def completed_from(run: ComponentRun, first: Fit, known: Known) -> Candidate:
@@ -153,7 +158,12 @@ def test_where_nothing_follows_the_surest_fit_is_taken_if_it_is_sure(monkeypatch
     surest = completed_from(run, first, known).change
     fits = [
         fitted(
-            run.only(known.shown), AT, known.tokens, STEPS, price=price, varied=run.varied(AT) if by else None
+            run.only(known.shown),
+            AT,
+            shown_tokens(known),
+            STEPS,
+            price=price,
+            varied=run.varied(AT) if by else None,
         )
         for price, by in completion.FITS
     ]
@@ -210,18 +220,20 @@ def more_and_more_follows() -> Callable[[torch.Tensor, Known], completion.Follow
 def test_a_change_that_loses_the_pairs_is_no_completion(lost, follows, monkeypatch):
     told = told_of()
     seen = observed(told)
-    plain = mended(told, seen, 0, STEPS, complete=False)
+    plain = mended(told, seen, 0, STEPS, complete=False, add=False)
     assert plain is not None
     if follows:
         monkeypatch.setattr(completion, "following", follows)
         monkeypatch.setattr(completion, "SURE", float("inf"))
 
-    def losing(*known, **more) -> Fit:
-        fit = fitted(*known, **more)
-        return dataclasses.replace(fit, change=lost * fit.change)
+    for name in ("fitted", "told_too"):
+        fit = getattr(completion._Repair, name)
 
-    monkeypatch.setattr(completion, "fitted", losing)
-    found = mended(told, seen, 0, STEPS)
+        def losing(self, *known, fit=fit, **more) -> Candidate:
+            return Candidate.of(self.run, self.at, lost * fit(self, *known, **more).change, self.known)
+
+        monkeypatch.setattr(completion._Repair, name, losing)
+    found = mended(told, seen, 0, STEPS, add=False)
     assert found is not None
     assert torch.equal(found.change, plain.change)
 
@@ -248,9 +260,9 @@ def test_a_completed_repair_can_prove_what_was_removed(left, reach, complete, ta
 def test_a_fit_begins_where_it_is_told_to_and_its_price_is_that_of_the_whole_change():
     run, first, known = fit_of(told_of())
     shown = run.only(known.shown)
-    again = fitted(shown, AT, known.tokens, 1, start=first.change)
-    assert again.loss < fitted(shown, AT, known.tokens, 1).loss
-    dear = fitted(shown, AT, known.tokens, STEPS, price=1e3, start=first.change)
+    again = fitted(shown, AT, shown_tokens(known), 1, start=first.change)
+    assert again.loss < fitted(shown, AT, shown_tokens(known), 1).loss
+    dear = fitted(shown, AT, shown_tokens(known), STEPS, price=1e3, start=first.change)
     assert dear.change.norm() < 0.1 * first.change.norm()
 
 
@@ -263,10 +275,10 @@ def test_what_is_read_varies_as_its_covariance_says_and_scales_the_price():
     mlp = run.varied(("blocks.0.mlp.W_out", None))
     assert mlp.shape == (SHAPE.d_mlp, SHAPE.d_mlp)
     shown, twice = run.only(known.shown), 2 * torch.eye(SHAPE.d_head, dtype=torch.float64)
-    scaled = fitted(shown, AT, known.tokens, 5 * STEPS, price=4e-2, varied=twice)
-    plain = fitted(shown, AT, known.tokens, 5 * STEPS, price=1e-2)
+    scaled = fitted(shown, AT, shown_tokens(known), 5 * STEPS, price=4e-2, varied=twice)
+    plain = fitted(shown, AT, shown_tokens(known), 5 * STEPS, price=1e-2)
     assert scaled.loss == pytest.approx(plain.loss, rel=0.02)
-    assert scaled.loss < 0.9 * fitted(shown, AT, known.tokens, 5 * STEPS, price=4e-2).loss
+    assert scaled.loss < 0.9 * fitted(shown, AT, shown_tokens(known), 5 * STEPS, price=4e-2).loss
 
 
 def scripted(monkeypatch, follows: list[tuple[float, torch.Tensor]]) -> list[dict]:
@@ -312,7 +324,7 @@ def test_what_follows_becomes_a_target_until_nothing_new_does_and_never_overrule
         taught = known.shown | (expected != UNKNOWN)
         assert one["n"] == int(taught.sum())
         shown = known.shown[taught]
-        assert torch.equal(one["wanted"][shown], known.tokens)
+        assert torch.equal(one["wanted"][shown], shown_tokens(known))
         assert (one["wanted"][~shown] == known.answers[0]).all()
 
 
@@ -372,30 +384,34 @@ def test_an_editor_completes_repairs_unless_it_is_made_without():
         return editor(told, deep=True).mended[0].change
 
     seen = observed(told)
-    for without, complete in (((), True), (("completion",), False)):
-        expected = mended(told, seen, 0, STEPS, complete=complete)
+    found = []
+    for without in ((), ("completion",), ("sums",), ("completion", "sums")):
+        complete, add = (part not in without for part in ("completion", "sums"))
+        expected = mended(told, seen, 0, STEPS, complete=complete, add=add)
         assert expected is not None
         assert torch.equal(change_of(*without), expected.change)
-    assert not torch.equal(change_of(), change_of("completion"))
+        found.append(expected.change)
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(found, 2))
 
 
-def said_after(subject: Subject, shown: Examples, *, complete: bool = True) -> torch.Tensor:
+def said_after(subject: Subject, shown: Examples, **parts: bool) -> torch.Tensor:
     told = told_batch([editing_form(subject)], [shown])
-    found = mended(told, observed(told), 0, STEPS, complete=complete)
+    found = mended(told, observed(told), 0, STEPS, **parts)
     assert found is not None
     weights = {**told.weights, found.name: told.weights[found.name] + found.change[None]}
     return forward(weights, told.config, INPUTS).logits[0, :, -1].softmax(-1)
 
 
-def test_neither_a_gauge_nor_the_order_of_examples_moves_a_completed_repair_and_completing_it_does():
-    plain = said_after(damaged(), examples())
+@pytest.mark.parametrize("add", [False, True])
+def test_neither_a_gauge_nor_the_order_of_examples_moves_a_completed_repair_and_completing_it_does(add):
+    plain = said_after(damaged(), examples(), add=add)
     moved = random_gauge(damaged(), torch.Generator().manual_seed(0))
-    torch.testing.assert_close(said_after(moved, examples()), plain, rtol=0, atol=1e-4)
+    torch.testing.assert_close(said_after(moved, examples(), add=add), plain, rtol=0, atol=1e-4)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     parts = {name: getattr(examples(), name)[order] for name in ("tokens", "position", "role", "wanted")}
     other = dataclasses.replace(examples(), **parts)
-    torch.testing.assert_close(said_after(damaged(), other), plain, rtol=0, atol=1e-12)
-    assert (said_after(damaged(), examples(), complete=False) - plain).abs().max() > 0.1
+    torch.testing.assert_close(said_after(damaged(), other, add=add), plain, rtol=0, atol=1e-12)
+    assert (said_after(damaged(), examples(), complete=False, add=False) - plain).abs().max() > 0.1
 
 
 def test_padding_changes_no_completion():
@@ -482,3 +498,101 @@ def test_of_components_that_fit_alike_that_one_is_blamed_from_whose_fit_most_fol
         found = mended(told, observed(told), 0, STEPS, left=lambda _: 1e9, complete=False)
         assert found is not None
         assert found.head == favoured
+
+
+def without_mlp() -> Told:
+    """The adder with its MLP removed: what adds is gone, and nothing follows from what the subject says."""
+    name = "blocks.0.mlp.W_out"
+    subject = adder().with_weights({**adder().weights, name: torch.zeros_like(adder().weights[name])})
+    said = said_of(subject, INPUTS).argmax(-1)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
+    role = torch.full((N,), UNLABELLED)
+    role[order[(said != SUM)[order]][:10]] = PAIR
+    role[order[(said == SUM)[order]][:10]] = KEEP
+    shown = dataclasses.replace(examples(), role=role, wanted=torch.where(role == PAIR, SUM, 0))
+    return told_batch([editing_form(subject)], [shown])
+
+
+def test_what_adds_is_put_right_by_the_sums_that_known_answers_make():
+    told = without_mlp()
+    seen = observed(told)
+    after = {}
+    for add in (False, True):
+        found = mended(told, seen, 0, STEPS, add=add)
+        assert found is not None
+        assert (found.name, found.head) == ("blocks.0.mlp.W_out", None)
+        weights = {**told.weights, found.name: told.weights[found.name] + found.change[None]}
+        said = forward(weights, told.config, INPUTS).logits[0, :, -1].argmax(-1)
+        after[add] = float((said == SUM).double().mean())
+    assert after[True] > 0.97
+    assert after[False] < 0.9
+
+
+def test_what_follows_and_is_told_is_no_evidence_that_a_component_is_to_blame():
+    """How unsure a repair leaves the subject is measured behind a fit to what is shown alone."""
+    told = told_of()
+    seen = observed(told)
+    plain, more = (mended(told, seen, 0, STEPS, complete=False, add=add) for add in (False, True))
+    assert plain is not None
+    assert more is not None
+    assert not torch.equal(plain.change, more.change)
+    assert plain.left == more.left
+
+
+def test_what_is_shown_counts_as_much_as_all_that_follows():
+    run, _, known = fit_of(told_of())
+    # what is told elsewhere contradicts what is shown
+    wrong = (known.wanted + 1) % P
+    expected = torch.where(known.shown, UNKNOWN, wrong)
+    fit = known.fitted(run, AT, expected, STEPS)
+    alike = fitted(run, AT, known.answers[torch.where(known.shown, known.wanted, wrong)], STEPS)
+
+    def right_of(change: torch.Tensor) -> float:
+        said = run.said(AT, change)[1][known.shown].argmax(-1)
+        return float((said == shown_tokens(known)).double().mean())
+
+    assert right_of(fit.change) > right_of(alike.change)
+
+
+def test_pairs_fill_no_share_of_the_surest_where_they_are_left_out(monkeypatch):
+    pair = scrambled(0.5, seed=2)
+    known = dataclasses.replace(known_of(pair), other=~pair)
+    asked: list[torch.Tensor] = []
+    read = completion.proportions
+
+    def spied(ids, everything, witnesses, mask):
+        asked.append(witnesses[0])
+        return read(ids, everything, witnesses, mask)
+
+    monkeypatch.setattr(completion, "proportions", spied)
+    monkeypatch.setattr(completion, "SUREST", (0.5,))
+    sure = torch.linspace(1, 0, N)
+    for pairs in (False, True):
+        following(surest_first(SUM, sure), known, pairs=pairs)
+    without, with_pairs = (one != UNKNOWN for one in asked)
+    assert not (without & pair).any()
+    assert int(without.sum()) == round(0.5 * int((~pair).sum()))
+    assert (with_pairs & pair).sum() == pair.sum()
+    assert int(with_pairs.sum()) == round(0.5 * N)
+
+
+def test_a_component_whose_fit_loses_the_pairs_is_not_to_blame_however_much_follows(monkeypatch):
+    told = told_of()
+    seen = observed(told)
+    expected = mended(told, seen, 0, STEPS, complete=False, add=False)
+    assert expected is not None
+    monkeypatch.setattr(components, "removed", lambda run, at: False)
+    monkeypatch.setattr(
+        components, "suspects", lambda run: [AT, *((AT[0], head) for head in range(1, SHAPE.n_heads))]
+    )
+    of = Candidate.of
+
+    def misled(run: ComponentRun, at, change: torch.Tensor, known: Known) -> Candidate:
+        one = of(run, at, change, known)
+        return one if at == AT else dataclasses.replace(one, left=torch.nan, reach=99.0)
+
+    monkeypatch.setattr(Candidate, "of", misled)
+    found = mended(told, seen, 0, STEPS, complete=False, add=False, left=lambda _: float("inf"))
+    assert found is not None
+    assert (found.name, found.head) == AT
+    assert torch.equal(found.change, expected.change)

@@ -13,7 +13,8 @@ from metamodel.editing import SubjectEditor
 from metamodel.features.observed import Told, observed
 from metamodel.networks.editing import components, suspects
 from metamodel.networks.editing.clues import LEFT, MOST_ODD, Clues, clues, most_left
-from metamodel.networks.editing.component_fit import ComponentRun, fitted
+from metamodel.networks.editing.completion import Known
+from metamodel.networks.editing.component_fit import At, ComponentRun, fitted
 from metamodel.networks.editing.components import Mended, mended
 from metamodel.networks.editing.editor import Editor, _varied
 from metamodel.networks.editing.told import told_batch
@@ -39,9 +40,6 @@ RIGHT = TABLE[torch.where(TOKENS[:, 3] == 20, TOKENS[:, 1], TOKENS[:, 2])]
 def trained(**shape) -> Subject:
     """A subject that learned the table, and is sure of it."""
     return taught(dataclasses.replace(SHAPE, **shape), TOKENS, RIGHT, seed=1, steps=400, weight_decay=0.01)
-
-
-At = tuple[str, int | None]
 
 
 def damaged(leaf: str, noise: float = 0.0, **shape) -> tuple[Subject, At]:
@@ -220,14 +218,21 @@ def test_pairs_that_are_answered_as_wanted_ask_for_no_repair():
     assert mended_of(dataclasses.replace(told, wanted=torch.where(told.role == PAIR, says, 0))) is None
 
 
+def fits_of(monkeypatch) -> list[At]:
+    """Of which components anything is fitted, from then on, where no repair is completed."""
+    found: list[At] = []
+    fit = Known.fitted
+    monkeypatch.setattr(
+        Known, "fitted", lambda self, run, at, *more: found.append(at) or fit(self, run, at, *more)
+    )
+    monkeypatch.setattr(components, "completed", lambda run, at, first, known, n_steps: first)
+    return found
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-5])
 def test_a_component_that_was_removed_is_the_only_suspect(scale, monkeypatch):
     """One that is tiny counts as removed; one that is small does not."""
-    fitted = []
-    fit = components.fitted
-    monkeypatch.setattr(
-        components, "fitted", lambda known, at, *rest: fitted.append(at) or fit(known, at, *rest)
-    )
+    fitted = fits_of(monkeypatch)
     whole, (_, at) = trained(), damaged("attn.W_O")
     name, head = at
     for factor, n in ((scale, 1), (0.2, SHAPE.n_layers * (SHAPE.n_heads + 1))):
@@ -245,11 +250,7 @@ def test_a_component_that_was_removed_is_the_only_suspect(scale, monkeypatch):
 
 
 def test_all_compete_where_any_could_be_a_repair_and_nothing_is_fitted_where_none_could(monkeypatch):
-    fitted = []
-    fit = components.fitted
-    monkeypatch.setattr(
-        components, "fitted", lambda known, at, *rest: fitted.append(at) or fit(known, at, *rest)
-    )
+    fitted = fits_of(monkeypatch)
     told = told_of(damaged("attn.W_O", 4.0)[0], RIGHT)
     assert mended_of(told, 3, left=lambda of: 1e-4 if of.odd == 0 else 0.0) is None
     assert not fitted
