@@ -7,18 +7,22 @@ a repair so (`metamodel/features/sums.py`); opponents in the report are given on
 tuned and judged both ways: given sums, it is told what follows from what is shown as pairs where the subject
 says something else, and as inputs to keep where it says the same. All repairs of adders among validation
 subjects are judged, by what was damaged. Progress goes to stderr; the last line of stdout is one JSON object,
-`{method: {component: {s, difference, low, high}}}`: S with sums, and how much more that is than without, with
-intervals paired over lineages.
+`{"follows": ..., "methods": {method: {component: {s, difference, low, high}}}}`: how many answers follow, and
+how many of them are right, in repairs of training and validation subjects, by modulus and number of pairs;
+and S with sums, and how much more that is than without, with intervals paired over lineages.
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from given_more import compared, table
+from jaxtyping import Int
+from torch import Tensor
 
 from metamodel.baselines.editing import Episode
 from metamodel.config.command import run_command
@@ -27,7 +31,7 @@ from metamodel.config.errors import require
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.editing import SubjectEditor
 from metamodel.evaluation.editing.episodes import episode
-from metamodel.features.observed import observed
+from metamodel.features.observed import Told, observed
 from metamodel.features.prompt_kernels import token_ids
 from metamodel.features.proportions import UNKNOWN
 from metamodel.features.sums import sums
@@ -46,8 +50,9 @@ def main(arguments: list[str]) -> None:
     given = parse_options(parser, arguments)
     torch.set_num_threads(1)
     zoo, editor = EditZoo.open(Path(given.zoo)), SubjectEditor.from_pretrained(given.checkpoint)
-    tuning = repairs_of_adders(zoo, editor.splits.train)[: given.tuning]
-    judged = repairs_of_adders(zoo, editor.splits.validation)
+    splits = editor.splits
+    tuning = repairs_of_adders(zoo, splits.train)[: given.tuning]
+    judged = repairs_of_adders(zoo, splits.validation)
     require(
         bool(tuning and judged),
         given.zoo,
@@ -56,30 +61,74 @@ def main(arguments: list[str]) -> None:
         do="Give another zoo of edits with --zoo.",
     )
     components = ["MLP" if ".mlp" in e.edit.rule else "head" for e in judged]
+    follow = counted(zoo, [*splits.train, *splits.validation])
     found = compared(editor, "sums", told_more, tuning, judged, components)
-    sys.stdout.write(table(found) + "\n" + json.dumps(found) + "\n")
+    lines = ["| answers | pairs | repairs | follow | of them right |", "| --- " * 5 + "|"]
+    lines += [
+        f"| {one['answers']} | {one['pairs']} | {one['repairs']} | {one['follow']:.3f} | {one['right']:.3f} |"
+        for one in follow
+    ]
+    everything = json.dumps({"follows": follow, "methods": found})
+    sys.stdout.write("\n".join([*lines, "", table(found), everything]) + "\n")
 
 
-def repairs_of_adders(zoo: EditZoo, names: Sequence[str]) -> list[Episode]:
-    """With 1, 2, 4 and 16 pairs in turn."""
+def repairs_of_adders(zoo: EditZoo, names: Sequence[str], pairs: Sequence[int] = PAIRS) -> list[Episode]:
+    """With these numbers of pairs in turn."""
     among = [one for one in zoo.subjects if one.subject.name in set(names) and one.family == "operators"]
     edits = [(one, edit) for one in among for edit in one.edits if edit.kind == "repair" and not edit.test]
-    return [episode(one, edit, PAIRS[i % len(PAIRS)], 0) for i, (one, edit) in enumerate(edits)]
+    return [episode(one, edit, pairs[i % len(pairs)], 0) for i, (one, edit) in enumerate(edits)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """What is told of a repair, and what follows from it."""
+
+    told: Told
+    says: Int[Tensor, " example"]
+    """Index of the subject's answer."""
+    follows: Int[Tensor, " example"]
+    """Index of the answer that follows where none is told, or UNKNOWN."""
+
+    @classmethod
+    def of(cls, e: Episode) -> "Asked":
+        told = told_batch([editing_form(e.editable.subject)], [e.examples])
+        says, role, answers = observed(told).old[0].argmax(-1), told.role[0], told.answers[0]
+        wanted = torch.where(role == PAIR, (told.wanted[0][:, None] == answers).int().argmax(1), says)
+        known = wanted.masked_fill(role == UNLABELLED, UNKNOWN)
+        found = sums(token_ids(told.tokens, told.position)[0], known, len(answers))
+        follows = torch.full_like(known, UNKNOWN) if found is None else found.follows
+        return cls(told=told, says=says, follows=follows.masked_fill(role != UNLABELLED, UNKNOWN))
 
 
 def told_more(e: Episode) -> Examples:
     """What is shown, and what follows from it by sums."""
-    told = told_batch([editing_form(e.editable.subject)], [e.examples])
-    says, role, answers = observed(told).old[0].argmax(-1), told.role[0], told.answers[0]
-    wanted = torch.where(role == PAIR, (told.wanted[0][:, None] == answers).int().argmax(1), says)
-    known = torch.where(role == UNLABELLED, UNKNOWN, wanted)
-    found = sums(token_ids(told.tokens, told.position)[0], known, len(answers))
-    if found is None:
-        return e.examples
-    new = (role == UNLABELLED) & (found.follows != UNKNOWN)
-    role = torch.where(new, torch.where(found.follows == says, KEEP, PAIR), role)
-    wanted = torch.where(new, answers[found.follows.clamp_min(0)], told.wanted[0])
+    one = Asked.of(e)
+    told, new = one.told, one.follows != UNKNOWN
+    role = torch.where(new, torch.where(one.follows == one.says, KEEP, PAIR), told.role[0])
+    wanted = torch.where(new, told.answers[0][one.follows.clamp_min(0)], told.wanted[0])
     return replace(e.examples, tokens=told.tokens[0], position=told.position[0], role=role, wanted=wanted)
+
+
+def counted(zoo: EditZoo, names: Sequence[str]) -> list[dict[str, float]]:
+    """By number of answers and of pairs: repairs, share of the inputs without an answer whose answer follows,
+    and share of right ones among those."""
+    counts: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    for n_pairs in PAIRS:
+        for e in repairs_of_adders(zoo, names, (n_pairs,)):
+            one, answers = Asked.of(e), e.editable.answers
+            truth = dict(zip(map(tuple, e.editable.tokens.tolist()), e.editable.answer.tolist(), strict=True))
+            right = torch.tensor([truth[tuple(x)] for x in one.told.tokens[0].tolist()])
+            new = one.follows != UNKNOWN
+            hits = answers[one.follows[new]] == right[new]
+            asked = int((e.examples.role == UNLABELLED).sum())
+            counts.setdefault((len(answers), n_pairs), []).append((asked, int(new.sum()), int(hits.sum())))
+    found = []
+    for (n_answers, n_pairs), rows in sorted(counts.items()):
+        asked, follow, right = (sum(column) for column in zip(*rows, strict=True))
+        share = right / follow if follow else math.nan
+        row = {"answers": n_answers, "pairs": n_pairs, "repairs": len(rows)}
+        found.append({**row, "follow": follow / asked, "right": share})
+    return found
 
 
 if __name__ == "__main__":
