@@ -3,9 +3,10 @@
 A subject that computes a + b has no proportions to read off once what adds is gone. But every answer that is
 known still says that a coefficient times one token's value, one times another's and a constant make the
 answer's value: a linear equation modulo a prime. Which coefficients hold under which operator shows in the
-rank: of all there are, the right ones alone leave a solution beyond constants. Values are drawn from nowhere
-else, so no gauge moves them, and neither does the order of examples, tokens or answers. What equations leave
-open is settled by what a subject says, right or not, where that tells one solution from the others.
+rank: of all there are, the right ones alone leave a solution beyond constants, if the two places share their
+tokens. Values are drawn from nowhere else, so no gauge moves them, and neither does the order of examples,
+tokens or answers. What equations leave open is settled by what a subject says, right or not, where that tells
+one solution from the others; of very many, only some are followed.
 """
 
 import math
@@ -22,16 +23,16 @@ from metamodel.features.proportions import LEAST_ANSWERS, LEAST_FIRST, UNKNOWN
 MOST_GUESSES = 2**14
 """Coefficients that are tried; more are passed over."""
 LEAST_AGREED = 4
-"""Equations that must hold beyond those that fix values and coefficients, if what a subject says is not to
-bear them out: as many powers of the modulus are against chance."""
+"""Different equations that must hold beyond those that fix values and coefficients, if what a subject says is
+not to bear them out: as many powers of the modulus are against chance."""
 MOST_TIED = 32
 """Coefficients that may hold equally well."""
-SURE = 3.0
+DEVIATIONS = 3.0
 """Standard deviations by which what a subject says must speak for a solution, and against another."""
 BEAM = 256
 """Solutions, of the same coefficients, that are followed: those that agree best with what a subject says."""
-AT_ONCE = 1024
-"""Systems that are solved together."""
+MOST_ENTRIES = 2**22
+"""Of systems that are solved together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,7 +40,8 @@ class Sums:
     """What solves the equations that known answers make."""
 
     follows: Int[Tensor, " example"]
-    """The answer that every solution gives; UNKNOWN where they differ, or where chance could solve them."""
+    """The answer that every solution gives to an example without a known one; UNKNOWN where they differ, or
+    where chance could solve the equations, and of those that are known."""
     spaces: tuple["Space", ...]
     """Solutions, for each choice of coefficients that may hold."""
     asked: Bool[Tensor, " example"]
@@ -54,7 +56,7 @@ class Sums:
             said: index of the answer that it gives to each example, right or not.
         """
         said = torch.where(self.asked, said, UNKNOWN - 1)
-        written = torch.cat([space.written(self.modulus, said)[0] for space in self.spaces])
+        written = torch.cat([space.written(self.modulus, said) for space in self.spaces])
         if not len(written):
             return self.follows
         hits = written == said
@@ -62,12 +64,12 @@ class Sums:
         best, by_chance = int(counts.argmax()), float(self.asked.sum()) / self.modulus
         # of so many, the best one agrees by chance with more
         n_tried = sum(self.modulus ** (space.total.shape[1] - 1) for space in self.spaces)
-        least = SURE + (2 * math.log(n_tried)) ** 0.5
+        least = DEVIATIONS + (2 * math.log(n_tried)) ** 0.5
         if counts[best] - by_chance <= least * max(by_chance, 1.0) ** 0.5:
             return self.follows
         apart = (hits != hits[best]).sum(1).double().sqrt()
-        rivals = written[counts[best] - counts <= SURE * apart]
-        agreed = (rivals == written[best]).all(0)
+        rivals = written[counts[best] - counts <= DEVIATIONS * apart]
+        agreed = (rivals == written[best]).all(0) & self.asked
         return torch.where(agreed, written[best], self.follows)
 
 
@@ -106,13 +108,16 @@ class _System:
 
     def solved(self) -> Sums | None:
         known = (self.said != UNKNOWN).nonzero()[:, 0]
-        known = known[_firsts(torch.stack([x[known] for x in (self.operator, self.first, self.second)]))]
+        asked = torch.stack([x[known] for x in (self.operator, self.first, self.second, self.said)])
+        known = known[_firsts(asked)]
         # coefficients but the first, which is 1
         n_guessed = 2 * self.n_operators - 1
         every = torch.arange(1, self.modulus, device=known.device)
         guesses = torch.cartesian_prod(*[every] * n_guessed).view(-1, n_guessed)
         guesses = torch.cat([torch.ones_like(guesses[:, :1]), guesses], dim=1).unflatten(1, (-1, 2))
-        equations = (self._equations(part, known) for part in guesses.split(AT_ONCE))
+        n_entries = len(known) * (self.first_answer + self.modulus)
+        parts = guesses.split(max(1, MOST_ENTRIES // n_entries))
+        equations = (self._equations(part, known) for part in parts)
         ranks = torch.cat([reduced(rows, self.modulus)[1] for rows in equations])
         tied = guesses[ranks == ranks.min()]
         if len(tied) > min(MOST_TIED, len(guesses) - 1):
@@ -121,14 +126,13 @@ class _System:
         spaces = tuple(space for space in found if space is not None)
         if not spaces:
             return None
-        nothing = torch.full_like(self.said, UNKNOWN)
-        sure = len(spaces) == 1 and len(known) - int(ranks.min()) - n_guessed >= LEAST_AGREED
-        return Sums(
-            follows=spaces[0].follows(self.modulus) if sure else nothing,
-            spaces=spaces,
-            asked=self.said == UNKNOWN,
-            modulus=self.modulus,
-        )
+        # where a + b is b + a, one equation may be there twice
+        n_different = len(self._equations(tied[:1], known)[0].unique(dim=0))
+        sure = len(spaces) == 1 and n_different - int(ranks.min()) - n_guessed >= LEAST_AGREED
+        follows, asked = torch.full_like(self.said, UNKNOWN), self.said == UNKNOWN
+        if sure:
+            follows = torch.where(asked, spaces[0].follows(self.modulus), follows)
+        return Sums(follows=follows, spaces=spaces, asked=asked, modulus=self.modulus)
 
     def _equations(
         self, coefficients: Int[Tensor, "guess operator two"], known: Int[Tensor, " equation"]
@@ -174,8 +178,13 @@ class _System:
         space[~free] = -solved[0][: int((~free).sum())][:, free]
         space = space[:n] % self.modulus
         everything = torch.arange(len(self.said), device=rows.device)
-        total = self._sums(coefficients, everything)[0] @ space % self.modulus
-        return Space(total=total.double(), answer=space[self.first_answer :].double())
+        # in whole numbers, but a product of those there is not on every device
+        space = space.double()
+        total = self._sums(coefficients, everything)[0].double() @ space % self.modulus
+        places = [token.unique() for token in (self.first, self.second)]
+        # in one place different tokens have different values, as far as there are as many
+        different = (space[self.first_answer :], *(space[one] for one in places if len(one) <= self.modulus))
+        return Space(total=total, different=different)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -183,31 +192,39 @@ class Space:
     """Values as they depend on those that are free, the last of which is 1; whole numbers."""
 
     total: Float[Tensor, "example free"]
-    answer: Float[Tensor, "answer free"]
+    different: tuple[Float[Tensor, "value free"], ...]
+    """Values that are all different: those of answers first, then those of the tokens in each place."""
 
     def follows(self, modulus: int) -> Int[Tensor, " example"]:
         """The answer that every solution gives, or UNKNOWN."""
         nothing = torch.full((len(self.total),), UNKNOWN, device=self.total.device)
-        written, whole = self.written(modulus, nothing)
+        written, whole = self._followed(modulus, None)
         if whole:
             return (
                 torch.where((written == written[0]).all(0), written[0], nothing) if len(written) else nothing
             )
-        same = (self.total[:, None] == self.answer).all(2)
+        same = (self.total[:, None] == self.different[0]).all(2)
         return torch.where(same.any(1), same.int().argmax(1), nothing)
 
-    def written(
-        self, modulus: int, said: Int[Tensor, " example"]
+    def written(self, modulus: int, said: Int[Tensor, " example"]) -> Int[Tensor, "solution example"]:
+        """The answers that solutions give which agree best with what is said."""
+        return self._followed(modulus, said)[0]
+
+    def _followed(
+        self, modulus: int, said: Int[Tensor, " example"] | None
     ) -> tuple[Int[Tensor, "solution example"], bool]:
-        """The answers that solutions give which agree best with what is said, and whether these are all.
+        """The answers that solutions give, and whether these are all.
 
         A beam search: values are chosen one after the other, those first on which most depends.
+
+        Args:
+            said: what solutions must agree with to be followed; if nothing, it ends where there are too many.
         """
         n_free = self.total.shape[1] - 1
         order = (self.total[:, :n_free] != 0).sum(0).argsort(descending=True, stable=True).tolist()
-        every = torch.arange(modulus, device=said.device, dtype=self.total.dtype)
+        every = torch.arange(modulus, device=self.total.device, dtype=self.total.dtype)
         chosen = torch.nn.functional.pad(self.total.new_zeros(1, n_free), (0, 1), value=1)
-        open_, whole = torch.ones(n_free + 1, dtype=torch.bool, device=said.device), True
+        open_, whole = torch.ones(n_free + 1, dtype=torch.bool, device=self.total.device), True
         open_[-1] = False
         written, proper = self._read(modulus, chosen, open_)
         chosen, written = chosen[proper], written[proper]
@@ -218,21 +235,28 @@ class Space:
             written, proper = self._read(modulus, chosen, open_)
             chosen, written = chosen[proper], written[proper]
             if len(chosen) > BEAM:
+                whole = False
+                if said is None:
+                    break
                 best = (written == said).sum(1).topk(BEAM).indices
-                chosen, written, whole = chosen[best], written[best], False
+                chosen, written = chosen[best], written[best]
         return written, whole
 
     def _read(
         self, modulus: int, chosen: Float[Tensor, "solution free"], open_: Bool[Tensor, " free"]
     ) -> tuple[Int[Tensor, "solution example"], Bool[Tensor, " solution"]]:
-        """The answers as far as they do not depend on what is open, and whether no two answers are one."""
-        settled = ~(self.answer != 0)[:, open_].any(1)
-        values = (chosen @ self.answer[settled].T % modulus).long()
-        named = torch.full((len(chosen), modulus), UNKNOWN, device=chosen.device)
-        named.scatter_(1, values, settled.nonzero()[:, 0].expand_as(values))
+        """The answers as far as they do not depend on what is open, and whether different values are."""
+        proper, names = torch.ones(len(chosen), dtype=torch.bool, device=chosen.device), []
+        for different in self.different:
+            settled = ~(different != 0)[:, open_].any(1)
+            values = (chosen @ different[settled].T % modulus).long()
+            name = torch.full((len(chosen), modulus), UNKNOWN, device=chosen.device)
+            name.scatter_(1, values, settled.nonzero()[:, 0].expand_as(values))
+            proper &= (name != UNKNOWN).sum(1) == settled.sum()
+            names.append(name)
         told = ~(self.total != 0)[:, open_].any(1)
-        written = named.gather(1, (chosen @ self.total.T % modulus).long())
-        return torch.where(told, written, UNKNOWN), (named != UNKNOWN).sum(1) == settled.sum()
+        written = names[0].gather(1, (chosen @ self.total.T % modulus).long())
+        return torch.where(told, written, UNKNOWN), proper
 
 
 def _systems(

@@ -3,7 +3,8 @@
 Pairs and inputs to keep leave many changes of a component that make them come right. A fit that is nearly
 right is surest where it is right, and of a subject that adds, a part of its answers tells the others by their
 proportions (`features/proportions.py`). So the fit is told what follows and made anew, until nothing new
-does: self-training (Yarowsky 1995) in which a label must follow from others. Where none does, of several
+does: self-training (Yarowsky 1995) in which a label must follow from others. Where answers are sums, most
+follow from what is known alone (`features/sums.py`). Where none does, of several
 fits the one is taken that leaves the subject surest, and told what it is sure of where inputs of the same
 tokens agree on it: plain self-training, which makes a subject that is nearly right a little more so.
 """
@@ -111,7 +112,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Follows:
-    """What follows from a subject's answers by their proportions."""
+    """What follows from a subject's answers by their proportions, or by sums."""
 
     expected: Int[Tensor, " example"]
     """As of a `Candidate`."""
@@ -127,10 +128,11 @@ class Candidate:
     left: float
     """Entropy of what was not shown, in nats; NaN where the pairs do not come right."""
     expected: Int[Tensor, " example"]
-    """Index of the answer that follows from the surest ones, or UNKNOWN."""
+    """Index of the answer that follows from the surest ones, or by sums from those that are known, or
+    UNKNOWN."""
     reach: float
     """Share of examples whose answer follows and share of proportions that are known, added; 0 where no
-    answer follows."""
+    answer follows. By sums, all proportions are known, and so is what is shown."""
 
     @classmethod
     def of(
@@ -180,8 +182,8 @@ def completed(run: ComponentRun, at: At, first: Candidate, known: Known, n_steps
 
     Args:
         run: on all examples.
-        first: of a fit to what is shown; its pairs come right.
-        n_steps: of a fit to what is shown.
+        first: of a fit to what is shown and follows by sums; its pairs come right.
+        n_steps: of such a fit.
     """
     repair = _Repair(run=run, at=at, known=known)
     tried = [first, *(repair.fitted(n_steps, price, by_variance=by) for price, by in FITS)]
@@ -241,7 +243,8 @@ def following(said: Float[Tensor, "example answer"], known: Known, *, pairs: boo
         expected = known.sums.settled(said.argmax(1))
         if (expected != UNKNOWN).any():
             # sums have all proportions
-            return Follows(expected=expected, reach=float((expected != UNKNOWN).float().mean()) + 1)
+            told = (expected != UNKNOWN) | known.shown
+            return Follows(expected=expected, reach=float(told.float().mean()) + 1)
     top = said.topk(min(2, said.shape[1]), dim=1).values
     sure = torch.where(known.shown, torch.inf, top[:, 0] - top[:, -1])
     own = torch.where(known.shown, known.wanted, said.argmax(1))

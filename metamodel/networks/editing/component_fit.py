@@ -136,7 +136,8 @@ def fitted(
 
     weight = torch.full(wanted.shape, 1 / len(wanted), dtype=begun.dtype, device=wanted.device)
     if shown is not None and not shown.all():
-        weight = torch.where(shown, 0.5 / shown.sum(), 0.5 / (~shown).sum()).to(weight)
+        n = int(shown.sum())
+        weight = torch.where(shown, 0.5 / n, 0.5 / (len(shown) - n)).to(weight)
 
     def changed(step: Tensor) -> Tensor:
         return begun + step if varied is None else varied @ step

@@ -52,7 +52,8 @@ class Mended:
     """The residual stream behind the last block at each answer position, with this change."""
     looks: Float[Tensor, " look"]
     """That it was put right; logarithms of the entropy it leaves, of how many times that is what it was, and
-    of the loss of a fit to what is known; and how much follows from what the subject then says."""
+    of the loss of a fit to what is known and follows by sums; and how much follows from what the subject then
+    says, or by sums."""
     clues: Clues
     """What spoke for its damage."""
     left: float
@@ -118,11 +119,13 @@ def mended(
         # of what was not shown, what follows and is told says nothing
         fit = known.fitted(run, best.at, torch.full_like(known.wanted, UNKNOWN), n_steps)
         shown = Candidate.of(run, best.at, fit.change, known)
-    if not shown.left <= bound and not removed(run, best.at):
+        if not shown.right:
+            return None
+    if shown.left > bound and not removed(run, best.at):
         return None
     whole = completed(run, best.at, first, known, n_steps) if complete else first
     # a subject can be sure of what is wrong; of what was removed, a completed repair may be surer than a fit
-    if not shown.left <= bound and not (whole.reach and whole.left <= bound):
+    if shown.left > bound and not (whole.reach and whole.left <= bound):
         return None
     behind = seen.stream[which].clone()
     behind[in_own_order(told, which)] = run.said(best.at, whole.change)[0].to(behind.dtype)
