@@ -119,13 +119,18 @@ def _block(report: Report, metric: str) -> Table:
 def _cell(score: Interval, *, best: bool) -> str:
     if not score.applies:
         return "n/a"
-    value = f"{score.value:.3f}".replace("0.", ".", 1).replace("1.000", "1.00")
+    value = "1.00" if f"{score.value:.3f}" == "1.000" else _short(f"{score.value:.3f}")
     return f"{value}{'*' if best else ' '} {_bare(score.low)}–{_bare(score.high)}"
 
 
 def _bare(value: float) -> str:
     """At most three characters for 0 to 1, so that six splits fit side by side."""
-    return f"{value:.2f}".replace("0.", ".", 1).replace("1.00", "1.0")
+    return "1.0" if f"{value:.2f}" == "1.00" else _short(f"{value:.2f}")
+
+
+def _short(number: str) -> str:
+    """Without the zero before the point; that of 10.0 stays."""
+    return number.replace("0.", ".", 1) if number.lstrip("-").startswith("0.") else number
 
 
 def _gap_cell(gap: Gap | None) -> str:

@@ -47,3 +47,12 @@ def test_six_splits_and_fourteen_methods_stand_side_by_side_without_a_broken_cel
     assert prior.split()[1:] == 6 * [".800*", ".70–1.0"]
     assert lines[-2].split()[3:] == 6 * ["-0.300", "lose"]
     assert lines[-1].split() == 6 * ["-.45", "to", "-.05"]
+
+
+def test_numbers_beyond_one_keep_their_digits():
+    scores = {METHODS[0]: interval(200.0, 10.0, 1000.5), METHODS[1]: interval(-0.25, -10.5, 1.0)}
+    gaps = {"seed": {"steps": {name: interval(0.0, 0.0, 0.0) for name in METHODS}}}
+    report = Report(command="", zoo="", scores={"seed": {"steps": scores}}, differences=gaps)
+    words = shown(report)["steps"].split()
+    for number in ("200.000", "10.00–1000.50", "-.250", "-10.50–1.0"):
+        assert number in words, number
