@@ -126,6 +126,12 @@ Edits:
     summary      number that a forecast of an edit looks at
     rule         edit whose map of answers is inferred
     operand      number of arithmetic, as a token
+    summand      one of the two tokens of an input that are added
+    guess        choice of the coefficients by which they are
+    equation     linear equation that a known answer makes
+    system       all of them together, under one choice of coefficients
+    solution     values that solve one
+    free         value that equations leave open, or the last one, which is 1
     way          where the answer wanted of an input may come from
     kernel       similarity of examples
     site         component that a change is written in

@@ -135,14 +135,14 @@ class _System:
         return Sums(follows=follows, spaces=spaces, asked=asked, modulus=self.modulus)
 
     def _equations(
-        self, coefficients: Int[Tensor, "guess operator two"], known: Int[Tensor, " equation"]
+        self, coefficients: Int[Tensor, "guess operator summand"], known: Int[Tensor, " equation"]
     ) -> Int[Tensor, "guess equation value"]:
         rows = self._sums(coefficients, known)
         rows[:, torch.arange(len(known)), self.first_answer + self.said[known]] = -1
         return rows
 
     def _sums(
-        self, coefficients: Int[Tensor, "guess operator two"], among: Int[Tensor, " example"]
+        self, coefficients: Int[Tensor, "guess operator summand"], among: Int[Tensor, " example"]
     ) -> Int[Tensor, "guess example value"]:
         """What the value of each answer is, in those of tokens and constants."""
         operator, row = self.operator[among], torch.arange(len(among), device=among.device)
@@ -153,7 +153,7 @@ class _System:
         return rows
 
     def _space(
-        self, coefficients: Int[Tensor, "one operator two"], known: Int[Tensor, " equation"]
+        self, coefficients: Int[Tensor, "one operator summand"], known: Int[Tensor, " equation"]
     ) -> "Space | None":
         """All solutions in which one token and one answer, of those that are known best, have the value 0
         and one answer 1; None where there is none."""
