@@ -108,8 +108,6 @@ class _System:
 
     def solved(self) -> Sums | None:
         known = (self.said != UNKNOWN).nonzero()[:, 0]
-        asked = torch.stack([x[known] for x in (self.operator, self.first, self.second, self.said)])
-        known = known[_firsts(asked)]
         # coefficients but the first, which is 1
         n_guessed = 2 * self.n_operators - 1
         every = torch.arange(1, self.modulus, device=known.device)
@@ -126,7 +124,7 @@ class _System:
         spaces = tuple(space for space in found if space is not None)
         if not spaces:
             return None
-        # where a + b is b + a, one equation may be there twice
+        # an equation may be there twice, as where a + b is b + a
         n_different = len(self._equations(tied[:1], known)[0].unique(dim=0))
         sure = len(spaces) == 1 and n_different - int(ranks.min()) - n_guessed >= LEAST_AGREED
         follows, asked = torch.full_like(self.said, UNKNOWN), self.said == UNKNOWN
@@ -199,10 +197,10 @@ class Space:
         """The answer that every solution gives, or UNKNOWN."""
         nothing = torch.full((len(self.total),), UNKNOWN, device=self.total.device)
         written, whole = self._followed(modulus, None)
+        if whole and not len(written):
+            return nothing
         if whole:
-            return (
-                torch.where((written == written[0]).all(0), written[0], nothing) if len(written) else nothing
-            )
+            return torch.where((written == written[0]).all(0), written[0], nothing)
         same = (self.total[:, None] == self.different[0]).all(2)
         return torch.where(same.any(1), same.int().argmax(1), nothing)
 
@@ -281,14 +279,6 @@ def _systems(
             n_operators=n_operators,
             modulus=modulus,
         )
-
-
-def _firsts(columns: Int[Tensor, "row example"]) -> Int[Tensor, " first"]:
-    """Where each column stands for the first time."""
-    which = columns.unique(dim=1, return_inverse=True)[1]
-    place = torch.arange(len(which), device=which.device)
-    firsts = torch.full((len(which.unique()),), len(which), device=which.device)
-    return firsts.scatter_reduce(0, which, place, "amin")
 
 
 def reduced(

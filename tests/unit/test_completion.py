@@ -220,7 +220,7 @@ def more_and_more_follows() -> Callable[[torch.Tensor, Known], completion.Follow
 def test_a_change_that_loses_the_pairs_is_no_completion(lost, follows, monkeypatch):
     told = told_of()
     seen = observed(told)
-    plain = mended(told, seen, 0, STEPS, complete=False, add=False)
+    plain = mended(told, seen, 0, STEPS, complete=False, sums=False)
     assert plain is not None
     if follows:
         monkeypatch.setattr(completion, "following", follows)
@@ -233,7 +233,7 @@ def test_a_change_that_loses_the_pairs_is_no_completion(lost, follows, monkeypat
             return Candidate.of(self.run, self.at, lost * fit(self, *known, **more).change, self.known)
 
         monkeypatch.setattr(completion._Repair, name, losing)
-    found = mended(told, seen, 0, STEPS, add=False)
+    found = mended(told, seen, 0, STEPS, sums=False)
     assert found is not None
     assert torch.equal(found.change, plain.change)
 
@@ -386,8 +386,8 @@ def test_an_editor_completes_repairs_unless_it_is_made_without():
     seen = observed(told)
     found = []
     for without in ((), ("completion",), ("sums",), ("completion", "sums")):
-        complete, add = (part not in without for part in ("completion", "sums"))
-        expected = mended(told, seen, 0, STEPS, complete=complete, add=add)
+        complete, sums = (part not in without for part in ("completion", "sums"))
+        expected = mended(told, seen, 0, STEPS, complete=complete, sums=sums)
         assert expected is not None
         assert torch.equal(change_of(*without), expected.change)
         found.append(expected.change)
@@ -402,16 +402,16 @@ def said_after(subject: Subject, shown: Examples, **parts: bool) -> torch.Tensor
     return forward(weights, told.config, INPUTS).logits[0, :, -1].softmax(-1)
 
 
-@pytest.mark.parametrize("add", [False, True])
-def test_neither_a_gauge_nor_the_order_of_examples_moves_a_completed_repair_and_completing_it_does(add):
-    plain = said_after(damaged(), examples(), add=add)
+@pytest.mark.parametrize("sums", [False, True])
+def test_neither_a_gauge_nor_the_order_of_examples_moves_a_completed_repair_and_completing_it_does(sums):
+    plain = said_after(damaged(), examples(), sums=sums)
     moved = random_gauge(damaged(), torch.Generator().manual_seed(0))
-    torch.testing.assert_close(said_after(moved, examples(), add=add), plain, rtol=0, atol=1e-4)
+    torch.testing.assert_close(said_after(moved, examples(), sums=sums), plain, rtol=0, atol=1e-4)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     parts = {name: getattr(examples(), name)[order] for name in ("tokens", "position", "role", "wanted")}
     other = dataclasses.replace(examples(), **parts)
-    torch.testing.assert_close(said_after(damaged(), other, add=add), plain, rtol=0, atol=1e-12)
-    assert (said_after(damaged(), examples(), complete=False, add=False) - plain).abs().max() > 0.1
+    torch.testing.assert_close(said_after(damaged(), other, sums=sums), plain, rtol=0, atol=1e-12)
+    assert (said_after(damaged(), examples(), complete=False, sums=False) - plain).abs().max() > 0.1
 
 
 def test_padding_changes_no_completion():
@@ -517,13 +517,13 @@ def test_what_adds_is_put_right_by_the_sums_that_known_answers_make():
     told = without_mlp()
     seen = observed(told)
     after = {}
-    for add in (False, True):
-        found = mended(told, seen, 0, STEPS, add=add)
+    for sums in (False, True):
+        found = mended(told, seen, 0, STEPS, sums=sums)
         assert found is not None
         assert (found.name, found.head) == ("blocks.0.mlp.W_out", None)
         weights = {**told.weights, found.name: told.weights[found.name] + found.change[None]}
         said = forward(weights, told.config, INPUTS).logits[0, :, -1].argmax(-1)
-        after[add] = float((said == SUM).double().mean())
+        after[sums] = float((said == SUM).double().mean())
     assert after[True] > 0.97
     assert after[False] < 0.9
 
@@ -532,7 +532,7 @@ def test_what_follows_and_is_told_is_no_evidence_that_a_component_is_to_blame():
     """How unsure a repair leaves the subject is measured behind a fit to what is shown alone."""
     told = told_of()
     seen = observed(told)
-    plain, more = (mended(told, seen, 0, STEPS, complete=False, add=add) for add in (False, True))
+    plain, more = (mended(told, seen, 0, STEPS, complete=False, sums=sums) for sums in (False, True))
     assert plain is not None
     assert more is not None
     assert not torch.equal(plain.change, more.change)
@@ -579,7 +579,7 @@ def test_pairs_fill_no_share_of_the_surest_where_they_are_left_out(monkeypatch):
 def test_a_component_whose_fit_loses_the_pairs_is_not_to_blame_however_much_follows(monkeypatch):
     told = told_of()
     seen = observed(told)
-    expected = mended(told, seen, 0, STEPS, complete=False, add=False)
+    expected = mended(told, seen, 0, STEPS, complete=False, sums=False)
     assert expected is not None
     monkeypatch.setattr(components, "removed", lambda run, at: False)
     monkeypatch.setattr(
@@ -592,7 +592,7 @@ def test_a_component_whose_fit_loses_the_pairs_is_not_to_blame_however_much_foll
         return one if at == AT else dataclasses.replace(one, left=torch.nan, reach=99.0)
 
     monkeypatch.setattr(Candidate, "of", misled)
-    found = mended(told, seen, 0, STEPS, complete=False, add=False, left=lambda _: float("inf"))
+    found = mended(told, seen, 0, STEPS, complete=False, sums=False, left=lambda _: float("inf"))
     assert found is not None
     assert (found.name, found.head) == AT
     assert torch.equal(found.change, expected.change)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metamodel.features.proportions import UNKNOWN
-from metamodel.features.sums import reduced, sums
+from metamodel.features.sums import Sums, reduced, sums
 
 COEFFICIENTS = {"add, subtract": ((1, 1), (1, -1)), "affine": ((1, 2), (2, 1)), "one": ((3, 2),)}
 
@@ -130,26 +130,26 @@ def test_more_operators_than_can_be_tried_are_passed_over():
     assert sums(tokens, answers, 11) is None
 
 
-def without(tokens: torch.Tensor, said: torch.Tensor, n_hidden: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Known answers to inputs without some tokens, and which inputs have one of these."""
+def solved_without(
+    n_hidden: int, n_known: int = 120
+) -> tuple[Sums, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Modulo 11, where nothing is known of some tokens; what is known, the truth, and inputs with these."""
+    tokens, answers = planted(11)
     hidden = ((tokens[:, 1:3] >= 10) & (tokens[:, 1:3] < 10 + n_hidden)).any(1)
-    return said.masked_fill(hidden, UNKNOWN), hidden
+    said = known_among(answers, n_known).masked_fill(hidden, UNKNOWN)
+    found = sums(tokens, said, 11)
+    assert found is not None
+    return found, said, answers, hidden
 
 
 def test_the_last_token_has_the_last_value():
-    tokens, answers = planted(11)
-    said, hidden = without(tokens, known_among(answers, 100), 1)
-    found = sums(tokens, said, 11)
-    assert found is not None
+    found, _, answers, hidden = solved_without(1, 100)
     assert torch.equal(found.follows[hidden], answers[hidden])
 
 
 def test_tokens_that_nothing_shows_are_settled_by_what_a_subject_says_where_it_is_right_often_enough():
     p = 11
-    tokens, answers = planted(p)
-    said, hidden = without(tokens, known_among(answers, 120), 3)
-    found = sums(tokens, said, p)
-    assert found is not None
+    found, said, answers, hidden = solved_without(3)
     assert (found.follows[hidden] == UNKNOWN).any()
     generator = torch.Generator().manual_seed(4)
     for right, settled in ((0.6, True), (0.0, False)):
@@ -163,12 +163,8 @@ def test_tokens_that_nothing_shows_are_settled_by_what_a_subject_says_where_it_i
 
 def test_a_subject_that_says_one_thing_wherever_it_does_not_know_settles_nothing():
     """As if tokens that nothing shows had one value."""
-    p = 11
-    tokens, answers = planted(p)
-    said, hidden = without(tokens, known_among(answers, 120), 5)
-    found = sums(tokens, said, p)
-    assert found is not None
-    for constant in range(p):
+    found, _, answers, hidden = solved_without(5)
+    for constant in range(11):
         then = found.settled(torch.where(hidden, constant, answers))
         told = then != UNKNOWN
         assert torch.equal(then[told], answers[told])
@@ -222,12 +218,8 @@ def test_two_answers_that_would_be_the_same_sum_are_no_solution():
 
 
 def test_what_a_subject_says_settles_only_what_it_tells_apart():
-    p = 11
-    tokens, answers = planted(p)
-    said, hidden = without(tokens, known_among(answers, 120), 3)
-    found = sums(tokens, said, p)
-    assert found is not None
-    then = found.settled(torch.where(hidden, (answers + 1) % p, answers))
+    found, _, answers, hidden = solved_without(3)
+    then = found.settled(torch.where(hidden, (answers + 1) % 11, answers))
     assert torch.equal(then == UNKNOWN, found.follows == UNKNOWN)
     assert (then[hidden] == UNKNOWN).any()
 

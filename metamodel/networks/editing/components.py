@@ -70,7 +70,7 @@ def mended(
     *,
     left: Callable[[Clues], float] = most_left,
     complete: bool = True,
-    add: bool = True,
+    sums: bool = True,
 ) -> Mended | None:
     """Puts one subject right, in the form and precision of what was told.
 
@@ -81,7 +81,7 @@ def mended(
         left: how many times the entropy of what was not shown a repair may leave, of components that were
             not removed; whatever it leaves, where proportions say that the pairs are lost.
         complete: whether a fit to what is known is completed by what follows from the subject's own answers.
-        add: whether what follows is told too where answers are sums.
+        sums: whether what follows is told too where answers are sums.
 
     Returns: None where nothing seems damaged, where answers are to be removed, where pairs contradict
         what follows in a subject that adds and is whole, or where nothing that is told could tell.
@@ -107,7 +107,7 @@ def mended(
     most = {at: before * (LEFT if removed(run, at) else asked(found[at])) for at in found}
     if not max(most.values()) >= LEAST_LEFT:
         return None
-    known = known.with_sums() if add else known
+    known = known.with_sums() if sums else known
     fits = [known.fitted(run, at, known.follows, n_steps) for at in found]
     tried = [(one, Candidate.of(run, one.at, one.change, known)) for one in fits]
     tried = [(fit, one) for fit, one in tried if one.right]

@@ -163,9 +163,9 @@ class Editor(nn.Module):
         """By subject, the component that is to blame."""
         if not self.component_steps:
             return {}
-        complete, add = (part not in self.without for part in ("completion", "sums"))
+        complete, sums = (part not in self.without for part in ("completion", "sums"))
         found = {
-            i: mended(told, seen, i, self.component_steps, complete=complete, add=add)
+            i: mended(told, seen, i, self.component_steps, complete=complete, sums=sums)
             for i in range(len(told.role))
         }
         return {i: one for i, one in found.items() if one is not None}
