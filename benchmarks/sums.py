@@ -16,27 +16,20 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from given_more import compared, table
-from jaxtyping import Int
-from torch import Tensor
 
 from metamodel.baselines.editing import Episode
+from metamodel.baselines.editing.given_sums import following, with_sums
 from metamodel.config.command import run_command
-from metamodel.config.edits import KEEP, PAIR, UNLABELLED
+from metamodel.config.edits import UNLABELLED
 from metamodel.config.errors import require
 from metamodel.config.parser import command_parser, parse_options
 from metamodel.editing import SubjectEditor
 from metamodel.evaluation.editing.episodes import episode
-from metamodel.features.observed import Told, observed
-from metamodel.features.prompt_kernels import token_ids
 from metamodel.features.proportions import UNKNOWN
-from metamodel.features.sums import sums
-from metamodel.networks.editing.told import told_batch
-from metamodel.subjects.editing_form import editing_form
 from metamodel.triples.edit_store import EditZoo
 from metamodel.triples.edits import Examples
 from metamodel.triples.specify import PAIRS
@@ -79,34 +72,9 @@ def repairs_of_adders(zoo: EditZoo, names: Sequence[str], pairs: Sequence[int] =
     return [episode(one, edit, pairs[i % len(pairs)], 0) for i, (one, edit) in enumerate(edits)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Asked:
-    """What is told of a repair, and what follows from it."""
-
-    told: Told
-    says: Int[Tensor, " example"]
-    """Index of the subject's answer."""
-    follows: Int[Tensor, " example"]
-    """Index of the answer that follows where none is told, or UNKNOWN."""
-
-    @classmethod
-    def of(cls, e: Episode) -> "Asked":
-        told = told_batch([editing_form(e.editable.subject)], [e.examples])
-        says, role, answers = observed(told).old[0].argmax(-1), told.role[0], told.answers[0]
-        wanted = torch.where(role == PAIR, (told.wanted[0][:, None] == answers).int().argmax(1), says)
-        known = wanted.masked_fill(role == UNLABELLED, UNKNOWN)
-        found = sums(token_ids(told.tokens, told.position)[0], known, len(answers))
-        follows = torch.full_like(known, UNKNOWN) if found is None else found.follows
-        return cls(told=told, says=says, follows=follows.masked_fill(role != UNLABELLED, UNKNOWN))
-
-
 def told_more(e: Episode) -> Examples:
     """What is shown, and what follows from it by sums."""
-    one = Asked.of(e)
-    told, new = one.told, one.follows != UNKNOWN
-    role = torch.where(new, torch.where(one.follows == one.says, KEEP, PAIR), told.role[0])
-    wanted = torch.where(new, told.answers[0][one.follows.clamp_min(0)], told.wanted[0])
-    return replace(e.examples, tokens=told.tokens[0], position=told.position[0], role=role, wanted=wanted)
+    return with_sums(e.editable.subject, e.examples)
 
 
 def counted(zoo: EditZoo, names: Sequence[str]) -> list[dict[str, float]]:
@@ -115,11 +83,9 @@ def counted(zoo: EditZoo, names: Sequence[str]) -> list[dict[str, float]]:
     counts: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     for n_pairs in PAIRS:
         for e in repairs_of_adders(zoo, names, (n_pairs,)):
-            one, answers = Asked.of(e), e.editable.answers
-            truth = dict(zip(map(tuple, e.editable.tokens.tolist()), e.editable.answer.tolist(), strict=True))
-            right = torch.tensor([truth[tuple(x)] for x in one.told.tokens[0].tolist()])
-            new = one.follows != UNKNOWN
-            hits = answers[one.follows[new]] == right[new]
+            follows, answers = following(e.editable.subject, e.examples)[1], e.examples.answers
+            new = follows != UNKNOWN
+            hits = answers[follows[new]] == e.editable.answer[e.inputs[new]]
             asked = int((e.examples.role == UNLABELLED).sum())
             counts.setdefault((len(answers), n_pairs), []).append((asked, int(new.sum()), int(hits.sum())))
     found = []

@@ -4,6 +4,7 @@ from metamodel.baselines.editing.ablation import HeadAblation
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.closed_form import closed_forms
 from metamodel.baselines.editing.fine_tuning import FineTuning, GradientStep, NoOp, readout
+from metamodel.baselines.editing.given_sums import GivenSums
 from metamodel.baselines.editing.mend import Mend
 from metamodel.baselines.editing.oracle import oracle
 from metamodel.baselines.editing.profile_match import ProfileMatch, SelfLabel
@@ -29,6 +30,8 @@ def opponents(judge: Judge) -> list[Opponent]:
         *closed_forms(judge),
         ProfileMatch(judge),
         SelfLabel(judge),
+        GivenSums(judge, FineTuning),
+        GivenSums(judge, SelfLabel),
         Mend(judge),
         WeightsOnly(),
         HeadAblation(together=False),

@@ -33,8 +33,9 @@ WHOLE = 1.9
 """A subject that adds is whole if from its surest answers all others follow, or nearly: such a `reach`, of
 2."""
 MOST = 0.5
-"""Share of the pairs, more than which must follow, or contradict what follows."""
-N_LOOKS = 5
+"""Share of the pairs, more than which must follow, or contradict what follows; by sums, of those of which
+anything follows."""
+N_LOOKS = 7
 """Numbers that describe a repair to a forecast."""
 
 
@@ -52,8 +53,8 @@ class Mended:
     """The residual stream behind the last block at each answer position, with this change."""
     looks: Float[Tensor, " look"]
     """That it was put right; logarithms of the entropy it leaves, of how many times that is what it was, and
-    of the loss of a fit to what is known and follows by sums; and how much follows from what the subject then
-    says, or by sums."""
+    of the loss of a fit to what is known and follows by sums; how much follows from what the subject then
+    says, or by sums; and what no other fit disputes, as of `Completed`."""
     clues: Clues
     """What spoke for its damage."""
     left: float
@@ -81,7 +82,7 @@ def mended(
         left: how many times the entropy of what was not shown a repair may leave, of components that were
             not removed; whatever it leaves, where proportions say that the pairs are lost.
         complete: whether a fit to what is known is completed by what follows from the subject's own answers.
-        sums: whether what follows is told too where answers are sums.
+        sums: whether what follows where answers are sums is told too, and may prove damage.
 
     Returns: None where nothing seems damaged, where answers are to be removed, where pairs contradict
         what follows in a subject that adds and is whole, or where nothing that is told could tell.
@@ -100,7 +101,7 @@ def mended(
     run, known = ComponentRun.of(told, which), Known.of(told, which, wanted)
     found = {at: clues(told, seen, which, oddness(run, at)) for at in suspects(run)}
     said = seen.old[which, in_own_order(told, which)][:, told.answer_mask[which]]
-    lost = _lost(said, known)
+    lost = _lost(said, known, sums=sums)
     if lost is False and not all(removed(run, at) for at in found):
         return None
     asked = (lambda _: math.inf) if lost else left
@@ -123,7 +124,10 @@ def mended(
             return None
     if shown.left > bound and not removed(run, best.at):
         return None
-    whole = completed(run, best.at, first, known, n_steps) if complete else first
+    whole, undisputed = first, (1.0, 1.0)
+    if complete:
+        done = completed(run, best.at, first, known, n_steps, said.argmax(1))
+        whole, undisputed = done.best, done.undisputed
     # a subject can be sure of what is wrong; of what was removed, a completed repair may be surer than a fit
     if shown.left > bound and not (whole.reach and whole.left <= bound):
         return None
@@ -136,6 +140,7 @@ def mended(
         math.log((whole.left + LEAST_LOSS) / before),
         math.log(best.loss + LEAST_LOSS),
         whole.reach if complete else 0.0,
+        *undisputed,
     ]
     return Mended(
         name=name,
@@ -148,15 +153,24 @@ def mended(
     )
 
 
-def _lost(said: Float[Tensor, "example answer"], known: Known) -> bool | None:
+def _lost(said: Float[Tensor, "example answer"], known: Known, *, sums: bool) -> bool | None:
     """Whether what is wanted of pairs is what a subject that adds has lost, or (False) an edit of a whole
     one; None where its answers do not tell, as of one that adds nothing.
 
     Args:
         said: probabilities before any change, in the order of `known`.
+        sums: whether what follows from inputs to keep, where answers are sums, may prove it.
     """
+    pair, wanted = known.pair, known.wanted[known.pair]
+    keeps = known.without_pairs().with_sums().sums if sums else None
+    if keeps is not None:
+        by_sums = keeps.settled(said.argmax(1))[pair]
+        told = by_sums != UNKNOWN
+        # of a sound subject its own answers follow, and no edit asks for those
+        if told.any() and (by_sums == wanted)[told].double().mean() > MOST:
+            return True
     follows = following(said.log(), known, pairs=False)
-    expected, wanted = follows.expected[known.pair], known.wanted[known.pair]
+    expected = follows.expected[pair]
     right, wrong = expected == wanted, (expected != wanted) & (expected != UNKNOWN)
     if right.double().mean() > MOST:
         return True
