@@ -136,6 +136,7 @@ Edits:
     kernel       similarity of examples
     site         component that a change is written in
     look         number that tells how well such a change went
+    aim          one of the kinds of examples in which it is told how well what is wanted is reached
     gate         factor of what a head or a neuron of one layer says
     unit2        second axis over what a matrix reads
     entry        effect of an edge between a pair of spans; number among flattened weights

@@ -21,6 +21,7 @@ from metamodel.evaluation.editing.episodes import trainable_episodes
 from metamodel.evaluation.editing.scores import scores
 from metamodel.evaluation.processes import each
 from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.forecast import Forecast, put_right
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import carries_back_w_in, mapped_back
@@ -29,7 +30,7 @@ from metamodel.triples.edits import Editable
 
 STEPS, RATE, DECAY = 400, 3e-3, 0.3
 """Of AdamW, on all edits at once."""
-DROPPED = 0.2
+DROPPED, DROPPED_OF_REPAIRS = 0.2, 0.1
 """Share of what is looked at that is left out at random in every step."""
 LEAST_SPREAD = 1e-3
 
@@ -92,29 +93,45 @@ def _seen(editor: Editor, episode: Episode) -> tuple[Float[Tensor, " look"], boo
 
 
 def judge_on(editor: Editor, seen: Seen, seed: int) -> None:
-    """Fits `editor.judge` on them, from new weights; units of what it looks at are made alike first."""
-    first, last = editor.judge[0], editor.judge[2]
-    assert isinstance(first, nn.Linear)
-    assert isinstance(last, nn.Linear)
+    """Fits `editor.judge` on them, from new weights; units of what it looks at are made alike first.
+
+    What was put right is judged by a network of its own, fitted to such edits alone.
+    """
     finite = seen.looks.isfinite().all(1)
     looks, good = seen.looks[finite], seen.good[finite].to(seen.looks.dtype)
     if len(looks) < 2:  # nothing to take units from
         return
-    editor.looks_mean.copy_(looks.mean(0))
-    editor.looks_spread.copy_(looks.std(0).clamp_min(LEAST_SPREAD))
-    units = editor.in_units(looks)
+    editor.judge.mean.copy_(looks.mean(0))
+    editor.judge.spread.copy_(looks.std(0).clamp_min(LEAST_SPREAD))
+    repair = put_right(looks)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        first.reset_parameters()
-        last.reset_parameters()
-        search = torch.optim.AdamW(editor.judge.parameters(), lr=RATE, weight_decay=DECAY)
-        with torch.enable_grad():
-            for step in range(STEPS):
-                search.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-                said = editor.judge(F.dropout(units, DROPPED)).squeeze(-1)
-                search.zero_grad()
-                F.binary_cross_entropy_with_logits(said, good).backward()
-                search.step()
+        for network, among, dropped in (
+            (editor.judge.written, ~repair, DROPPED),
+            (editor.judge.repair, repair, DROPPED_OF_REPAIRS),
+        ):
+            if among.sum() > 1:
+                _fitted(editor.judge, network, looks[among], good[among], dropped)
+
+
+def _fitted(
+    judge: Forecast,
+    network: nn.Module,
+    looks: Float[Tensor, "edit look"],
+    good: Float[Tensor, " edit"],
+    dropped: float,
+) -> None:
+    """Fits one network of a forecast anew."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+    search = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+    with torch.enable_grad():
+        for step in range(STEPS):
+            search.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+            search.zero_grad()
+            F.binary_cross_entropy_with_logits(judge(looks, dropped=dropped), good).backward()
+            search.step()
 
 
 def _place(one: Episode) -> str:

@@ -15,7 +15,7 @@ from metamodel.training.described import CONFIG, read_config
 from metamodel.training.tensors import RETRAIN, load_tensors, save_tensors
 from metamodel.triples.splits import Splits
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 KIND = "editing"
 MODEL, SPLITS = "model.safetensors", "splits.json"
 

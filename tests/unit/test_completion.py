@@ -14,9 +14,9 @@ from metamodel.features.observed import Told, in_own_order, observed
 from metamodel.features.proportions import UNKNOWN
 from metamodel.networks.editing import completion, components
 from metamodel.networks.editing.clues import entropy
-from metamodel.networks.editing.completion import Candidate, Known, completed, following
+from metamodel.networks.editing.completion import Candidate, Completed, Known, completed, following
 from metamodel.networks.editing.component_fit import ComponentRun, Fit, fitted
-from metamodel.networks.editing.components import mended
+from metamodel.networks.editing.components import _undisputed, mended
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects import Subject, SubjectConfig
@@ -121,7 +121,7 @@ def fit_of(told: Told) -> tuple[ComponentRun, Fit, Known]:
 
 
 def completed_from(run: ComponentRun, first: Fit, known: Known) -> Candidate:
-    return completed(run, AT, Candidate.of(run, AT, first.change, known), known, STEPS)
+    return completed(run, AT, Candidate.of(run, AT, first.change, known), known, STEPS).best
 
 
 def nothing_follows(said: torch.Tensor, known: Known, *, pairs: bool = True) -> completion.Follows:
@@ -248,13 +248,34 @@ def test_a_completed_repair_can_prove_what_was_removed(left, reach, complete, ta
     monkeypatch.setattr(components, "LEAST_LEFT", 0.0)
     monkeypatch.setattr(components, "LEFT", 1e-6)
 
-    def whole(run: ComponentRun, at, first: Candidate, known: Known, n_steps: int) -> Candidate:
-        return dataclasses.replace(first, left=left, reach=reach)
+    def whole(run: ComponentRun, at, first: Candidate, known: Known, n_steps: int) -> Completed:
+        best = dataclasses.replace(first, left=left, reach=reach)
+        return Completed(best=best, said=known.wanted, undisputed=known.other)
 
     monkeypatch.setattr(components, "completed", whole)
     found = mended(told, observed(told), 0, STEPS, complete=complete)
     assert (found is not None) is taken
-    assert not taken or float(found.looks[-1]) == reach
+    assert not taken or float(found.looks[4]) == reach
+
+
+def test_what_other_fits_answer_otherwise_is_disputed():
+    told = told_of()
+    run, first, known = fit_of(told)
+    start = Candidate.of(run, AT, first.change, known)
+    done = completed(run, AT, start, known, STEPS)
+    says = run.said(AT, done.best.change)[1][:, known.answers].argmax(1)
+    assert torch.equal(done.said, says)
+    before = observed(told).old[0].argmax(-1)
+    of_changed, _ = _undisputed(done, known, before)
+    changed = known.other & (says != before)
+    assert of_changed == pytest.approx(float(done.undisputed[changed].double().mean()))
+    # another fit that gives some of what is changed another answer, and of what is left nothing
+    other = first.change * 0.5
+    moved = run.said(AT, other)[1][:, known.answers].argmax(1)
+    alone = completed(run, AT, dataclasses.replace(start, change=other), known, STEPS)
+    assert not alone.undisputed[moved != alone.said].any()
+    none = dataclasses.replace(done, said=before, undisputed=known.shown)
+    assert _undisputed(none, known, before) == (1.0, 0.0)
 
 
 def test_a_fit_begins_where_it_is_told_to_and_its_price_is_that_of_the_whole_change():
@@ -480,7 +501,7 @@ def told_of_noisy() -> Told:
 )
 def test_what_an_adder_itself_says_of_pairs_has_the_last_word(lost, left, taken, monkeypatch):
     told = told_of_noisy()
-    monkeypatch.setattr(components, "_lost", lambda said, known: lost)
+    monkeypatch.setattr(components, "_lost", lambda said, known, **_: lost)
     assert (mended(told, observed(told), 0, STEPS, left=lambda _: left) is not None) is taken
 
 

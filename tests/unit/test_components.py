@@ -13,10 +13,11 @@ from metamodel.editing import SubjectEditor
 from metamodel.features.observed import Told, observed
 from metamodel.networks.editing import components, suspects
 from metamodel.networks.editing.clues import LEFT, MOST_ODD, Clues, clues, most_left
-from metamodel.networks.editing.completion import Known
+from metamodel.networks.editing.completion import Completed, Known
 from metamodel.networks.editing.component_fit import At, ComponentRun, fitted
 from metamodel.networks.editing.components import Mended, mended
-from metamodel.networks.editing.editor import Editor, _varied
+from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.forecast import varied
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects import Subject, SubjectConfig
 from metamodel.subjects.editing_form import editing_form
@@ -225,7 +226,12 @@ def fits_of(monkeypatch) -> list[At]:
     monkeypatch.setattr(
         Known, "fitted", lambda self, run, at, *more: found.append(at) or fit(self, run, at, *more)
     )
-    monkeypatch.setattr(components, "completed", lambda run, at, first, known, n_steps: first)
+
+    def uncompleted(run, at, first, known, n_steps) -> Completed:
+        said = run.said(at, first.change)[1][:, known.answers].argmax(1)
+        return Completed(best=first, said=said, undisputed=said == said)
+
+    monkeypatch.setattr(components, "completed", uncompleted)
     return found
 
 
@@ -289,7 +295,7 @@ def test_a_subject_without_mlps_is_repaired_by_an_editor_too():
 def test_a_forecast_is_told_how_many_different_answers_pairs_have():
     told = told_of(trained(), (RIGHT + 3) % N_ANSWERS, n_pairs=4)
     said = said_of(trained(), told.tokens[0, :4]).argmax(-1)
-    before, wanted, among = _varied(observed(told))[0].expm1().round().tolist()
+    before, wanted, among = varied(observed(told))[0].expm1().round().tolist()
     assert (before, wanted, among) == (len(said.unique()), len(((said + 3) % N_ANSWERS).unique()), N_ANSWERS)
 
 

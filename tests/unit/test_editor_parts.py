@@ -56,7 +56,7 @@ def damaged() -> tuple[Subject, Examples, torch.Tensor]:
 def plain_and_full(**parts) -> tuple[Editor, Editor]:
     torch.manual_seed(0)
     plain, full = Editor(**SMALL), Editor(**SMALL, **parts)
-    shared = {k: v for k, v in plain.state_dict().items() if not k.startswith(("judge.0", "looks_"))}
+    shared = {k: v for k, v in plain.state_dict().items() if not k.startswith("judge")}
     full.load_state_dict({**full.state_dict(), **shared})
     return plain.double().eval(), full.double().eval()
 

@@ -12,6 +12,7 @@ from metamodel.editing_forecast import fit_forecast as fit
 from metamodel.evaluation.editing.episodes import trainable_episodes
 from metamodel.evaluation.editing.scores import scores
 from metamodel.networks.editing.editor import Editor
+from metamodel.networks.editing.forecast import N_LOOKS, PUT_RIGHT
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import mapped_back
@@ -22,12 +23,15 @@ def editor() -> Editor:
     return Editor(width=16, map_width=8, map_layers=1, n_steps=4)
 
 
-def looks(network: Editor, n: int, seed: int) -> torch.Tensor:
+WRITTEN, REPAIRED = 3, PUT_RIGHT + 1
+"""Something that edits are judged by, and repairs."""
+
+
+def looks(n: int, seed: int, *, repaired: bool = False) -> torch.Tensor:
     """In units that differ a thousandfold, and one that never changes."""
-    n_looks = len(network.looks_mean)
-    found = torch.randn(n, n_looks, generator=torch.Generator().manual_seed(seed))
-    found = found * torch.logspace(-1, 2, n_looks) + 5
-    found[:, 0] = 1.0
+    found = torch.randn(n, N_LOOKS, generator=torch.Generator().manual_seed(seed))
+    found = found * torch.logspace(-1, 2, N_LOOKS) + 5
+    found[:, 0], found[:, PUT_RIGHT] = 1.0, float(repaired)
     return found
 
 
@@ -36,34 +40,49 @@ def ranked(score: torch.Tensor, good: torch.Tensor) -> float:
     return float((score[good][:, None] > score[~good]).double().mean())
 
 
-def test_a_planted_sign_of_success_is_found_and_forecasts_others():
+@pytest.mark.parametrize(("repaired", "sign"), [(False, WRITTEN), (True, REPAIRED)])
+def test_a_planted_sign_of_success_is_found_and_forecasts_others(repaired, sign):
     network = editor()
-    train, test = looks(network, 600, 1), looks(network, 400, 2)
-    judge_on(network, Seen(looks=train, good=train[:, 3] > 5), seed=0)
+    train, test = looks(600, 1, repaired=repaired), looks(400, 2, repaired=repaired)
+    judge_on(network, Seen(looks=train, good=train[:, sign] > 5), seed=0)
     with torch.no_grad():
-        assert ranked(network._forecast(test), test[:, 3] > 5) > 0.9
+        assert ranked(network.judge(test), test[:, sign] > 5) > 0.9
+
+
+def test_what_was_put_right_is_judged_apart_from_all_else():
+    network = editor()
+    written, repaired = looks(300, 1), looks(300, 2, repaired=True)
+    good = torch.cat([written[:, WRITTEN] > 5, repaired[:, REPAIRED] < 5])
+    judge_on(network, Seen(looks=torch.cat([written, repaired]), good=good), seed=0)
+    with torch.no_grad():
+        assert ranked(network.judge(written), good[:300]) > 0.9
+        assert ranked(network.judge(repaired), good[300:]) > 0.9
+        for one, other in ((written, REPAIRED), (repaired, WRITTEN)):
+            moved = one.clone()
+            moved[:, other] += 50
+            assert torch.equal(network.judge(moved), network.judge(one))
 
 
 def test_where_nothing_tells_success_the_planted_sign_of_others_is_not_forecast():
     network = editor()
-    train, test = looks(network, 600, 1), looks(network, 400, 2)
-    shuffled = (train[:, 3] > 5)[torch.randperm(600, generator=torch.Generator().manual_seed(3))]
-    judge_on(network, Seen(looks=train, good=train[:, 3] > 5), seed=0)
+    train, test = looks(600, 1), looks(400, 2)
+    shuffled = (train[:, WRITTEN] > 5)[torch.randperm(600, generator=torch.Generator().manual_seed(3))]
+    judge_on(network, Seen(looks=train, good=train[:, WRITTEN] > 5), seed=0)
     with torch.no_grad():
-        assert ranked(network._forecast(test), test[:, 3] > 5) > 0.9
+        assert ranked(network.judge(test), test[:, WRITTEN] > 5) > 0.9
     judge_on(network, Seen(looks=train, good=shuffled), seed=0)  # nothing is left of the first fit
     with torch.no_grad():
-        assert ranked(network._forecast(test), test[:, 3] > 5) == pytest.approx(0.5, abs=0.15)
+        assert ranked(network.judge(test), test[:, WRITTEN] > 5) == pytest.approx(0.5, abs=0.15)
 
 
 def test_what_is_not_finite_is_left_out_and_of_one_edit_nothing_is_learnt():
     network = editor()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    one = looks(network, 1, 1)
+    one = looks(1, 1)
     judge_on(network, Seen(looks=one, good=torch.tensor([True])), seed=0)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    train = looks(network, 100, 1)
-    good = train[:, 3] > 5
+    train = looks(100, 1)
+    good = train[:, WRITTEN] > 5
     judge_on(network, Seen(looks=train, good=good), seed=0)
     fitted = {key: value.clone() for key, value in network.state_dict().items()}
     poisoned = torch.cat([train, torch.full_like(train[:1], float("nan"))])
@@ -74,13 +93,13 @@ def test_what_is_not_finite_is_left_out_and_of_one_edit_nothing_is_learnt():
 def test_it_changes_nothing_else_and_is_the_same_for_one_seed():
     first, second = editor(), editor()
     before = {key: value.clone() for key, value in first.state_dict().items()}
-    seen = Seen(looks=looks(first, 50, 1), good=torch.arange(50) % 3 == 0)
+    seen = Seen(looks=looks(50, 1), good=torch.arange(50) % 3 == 0)
     state = torch.get_rng_state()
     judge_on(first, seen, seed=5)
     judge_on(second, seen, seed=5)
     assert torch.equal(torch.get_rng_state(), state)
     changed = {key for key, value in first.state_dict().items() if not torch.equal(value, before[key])}
-    assert {key.split(".")[0] for key in changed} == {"judge", "looks_mean", "looks_spread"}
+    assert {key.split(".")[0] for key in changed} == {"judge"}
     assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
 
 
@@ -106,7 +125,7 @@ def test_success_is_that_of_the_change_as_it_is_made(taught):
     network = editor()
     drawn = trainable_episodes(taught)
     seen = seen_in_use(network, drawn)
-    assert seen.looks.shape == (len(drawn), len(network.looks_mean))
+    assert seen.looks.shape == (len(drawn), N_LOOKS)
     assert seen.good.tolist() == [scores(one, proposed(network, one)).harmonic_mean >= GOOD for one in drawn]
     assert seen.good.any()
     network.write = _Nothing()

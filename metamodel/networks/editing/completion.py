@@ -182,30 +182,23 @@ class _Repair:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Completed:
-    """A repair, and whether others that fit what is known are like it."""
+    """A repair, and whether other fits to what is known are like it."""
 
     best: Candidate
-    undisputed: tuple[float, float]
-    """Share of what was not shown that all fits answer as the repair does: of what it answers otherwise than
-    the subject did, and of what it leaves; 1 of nothing."""
+    said: Int[Tensor, " example"]
+    """Index of the answer behind it."""
+    undisputed: Bool[Tensor, " example"]
+    """Whether the first fits, or the one there is, all give that answer too."""
 
 
 @torch.no_grad()
-def completed(
-    run: ComponentRun,
-    at: At,
-    first: Candidate,
-    known: Known,
-    n_steps: int,
-    before: Int[Tensor, " example"],
-) -> Completed:
+def completed(run: ComponentRun, at: At, first: Candidate, known: Known, n_steps: int) -> Completed:
     """The change of one component.
 
     Args:
         run: on all examples.
         first: of a fit to what is shown and follows by sums; its pairs come right.
         n_steps: of such a fit.
-        before: index of the subject's answer.
     """
     repair = _Repair(run=run, at=at, known=known)
     tried = [first, *(repair.fitted(n_steps, price, by_variance=by) for price, by in FITS)]
@@ -217,11 +210,8 @@ def completed(
         surest = min(tried, key=lambda one: one.left)
         best = _told_what_agrees(repair, surest if surest.left <= SURE else first, n_steps)
     said = repair.said(best).argmax(1)
-    agreed = torch.stack([repair.said(one).argmax(1) == said for one in tried]).all(0)
-    changed = said != before
-    shares = [agreed[known.other & among].double() for among in (changed, ~changed)]
-    changed_share, left_share = (float(one.mean()) if len(one) else 1.0 for one in shares)
-    return Completed(best=best, undisputed=(changed_share, left_share))
+    alike = torch.stack([repair.said(one).argmax(1) == said for one in tried])
+    return Completed(best=best, said=said, undisputed=alike.all(0))
 
 
 def _told_what_follows(repair: _Repair, best: Candidate, n_steps: int) -> Candidate:

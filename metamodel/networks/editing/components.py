@@ -14,14 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from metamodel.config.edits import CHANCE, PAIR, UNLABELLED
 from metamodel.features.observed import Observed, Told, in_own_order
 from metamodel.features.proportions import UNKNOWN
 from metamodel.networks.editing.clues import LEFT, Clues, clues, entropy, most_left
-from metamodel.networks.editing.completion import Candidate, Known, completed, following
+from metamodel.networks.editing.completion import Candidate, Completed, Known, completed, following
 from metamodel.networks.editing.component_fit import ComponentRun, whole_weight
 from metamodel.networks.editing.suspects import LEAST_LOSS, doubt, oddness, removed, suspects
 
@@ -54,7 +54,7 @@ class Mended:
     looks: Float[Tensor, " look"]
     """That it was put right; logarithms of the entropy it leaves, of how many times that is what it was, and
     of the loss of a fit to what is known and follows by sums; how much follows from what the subject then
-    says, or by sums; and what no other fit disputes, as of `Completed`."""
+    says, or by sums; and what no other fit disputes, of what it changes and of what it leaves."""
     clues: Clues
     """What spoke for its damage."""
     left: float
@@ -124,10 +124,8 @@ def mended(
             return None
     if shown.left > bound and not removed(run, best.at):
         return None
-    whole, undisputed = first, (1.0, 1.0)
-    if complete:
-        done = completed(run, best.at, first, known, n_steps, said.argmax(1))
-        whole, undisputed = done.best, done.undisputed
+    done = completed(run, best.at, first, known, n_steps) if complete else None
+    whole = first if done is None else done.best
     # a subject can be sure of what is wrong; of what was removed, a completed repair may be surer than a fit
     if shown.left > bound and not (whole.reach and whole.left <= bound):
         return None
@@ -140,7 +138,7 @@ def mended(
         math.log((whole.left + LEAST_LOSS) / before),
         math.log(best.loss + LEAST_LOSS),
         whole.reach if complete else 0.0,
-        *undisputed,
+        *((1.0, 1.0) if done is None else _undisputed(done, known, said.argmax(1))),
     ]
     return Mended(
         name=name,
@@ -153,7 +151,20 @@ def mended(
     )
 
 
-def _lost(said: Float[Tensor, "example answer"], known: Known, *, sums: bool) -> bool | None:
+def _undisputed(done: Completed, known: Known, before: Int[Tensor, " example"]) -> tuple[float, float]:
+    """Share of the inputs without an answer that no other fit answers otherwise: of those whose answer the
+    repair changes, and of the others; 1 of none.
+
+    Args:
+        before: index of the subject's answer.
+    """
+    changed = done.said != before
+    parts = (done.undisputed[known.other & among] for among in (changed, ~changed))
+    of_changed, of_others = (float(part.double().mean()) if len(part) else 1.0 for part in parts)
+    return of_changed, of_others
+
+
+def _lost(said: Float[Tensor, "example answer"], known: Known, *, sums: bool = True) -> bool | None:
     """Whether what is wanted of pairs is what a subject that adds has lost, or (False) an edit of a whole
     one; None where its answers do not tell, as of one that adds nothing.
 

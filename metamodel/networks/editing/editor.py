@@ -8,12 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metamodel.config.editing import Part
-from metamodel.config.edits import KEEP, PADDING, PAIR, UNLABELLED
+from metamodel.config.edits import PADDING, UNLABELLED
 from metamodel.features.observed import HIDDEN, Observed, Told, last_writer, observed, seen_again
 from metamodel.features.rewordings import MOST_TRIED, Reworded, reworded
-from metamodel.networks.editing.answers import one_hot
-from metamodel.networks.editing.components import N_LOOKS as N_MENDED
 from metamodel.networks.editing.components import Mended, mended
+from metamodel.networks.editing.forecast import N_REACHED, Forecast, how_reached, looks_of
 from metamodel.networks.editing.gates import Gates
 from metamodel.networks.editing.last_mlp import written_in_last_mlp
 from metamodel.networks.editing.targets import TargetReader, Targets
@@ -21,11 +20,6 @@ from metamodel.networks.editing.writer import Writer
 from metamodel.subjects.forward import unembed
 from metamodel.subjects.last_mlp import last_mlp_names
 
-N_REACHED = 4
-N_VARIED = 3
-"""Numbers that say how varied pairs are."""
-FARTHEST = 8.0
-"""Standard deviations from the mean that a forecast tells apart."""
 WHOLE = 0.75
 """How far a behavior as a whole must change for its edit to be written in the whole last MLP."""
 LEAST_REACHED = 0.95
@@ -55,9 +49,6 @@ class Edited:
 class Editor(nn.Module):
     """Reads subjects of any width and depth; emits coefficients over vectors that they supply."""
 
-    looks_mean: Tensor
-    looks_spread: Tensor
-
     def __init__(
         self,
         *,
@@ -81,10 +72,7 @@ class Editor(nn.Module):
         self.read = TargetReader(width, map_width, map_layers, without)
         n = self.read.n_summary
         self.write = Writer(n, width, n_steps, decay=decay, without=without)
-        n_looks = n + N_REACHED + N_VARIED + N_MENDED
-        self.judge = nn.Sequential(nn.Linear(n_looks, width), nn.GELU(), nn.Linear(width, 1))
-        self.register_buffer("looks_mean", torch.zeros(n_looks))
-        self.register_buffer("looks_spread", torch.ones(n_looks))
+        self.judge = Forecast(width)
         # behind what every editor has: those that lack these parts begin from the same weights
         self.gates = Gates(width) if gates else None
         self.correct = (
@@ -144,15 +132,15 @@ class Editor(nn.Module):
             # each correction takes what was proposed before it as given
             now = seen_again(told, seen, edits)
             with torch.no_grad():
-                reached = self._reached(told, now, targets, now.stream)
+                reached = how_reached(now, targets, _said(told, now.stream))
             change = self.correct(told, now, targets, torch.cat([targets.summary, reached], dim=1))
             last = now.stream + now.hidden @ change
             edits = _sum(edits, {name: change.view(told.weights[name].shape)})
-        looks = self._looks(told, now, targets, last, put_right)
+        looks = looks_of(now, targets, how_reached(now, targets, _said(told, last)), put_right)
         return Edited(
             changes=edits,
             targets=targets,
-            forecast=self._forecast(looks),
+            forecast=self.judge(looks),
             old=seen.old,
             looks=looks,
             mended=put_right,
@@ -206,44 +194,6 @@ class Editor(nn.Module):
                 found[name][i] = change
         return found, last
 
-    def _reached(self, told: Told, seen: Observed, targets: Targets, stream: Tensor) -> Tensor:
-        """How well what is wanted is reached: mean log probability, of four kinds of examples."""
-        said = _said(told, stream)
-        reached = (said.log_softmax(-1) * targets.wanted).sum(-1).clamp_min(-5)
-        parts = [
-            (reached * weight).sum(1) / weight.sum(1).clamp_min(1e-6)
-            for weight in (
-                (seen.role == PAIR).to(reached.dtype),
-                (seen.role == KEEP).to(reached.dtype),
-                targets.inside * (seen.role == UNLABELLED),
-                (1 - targets.inside) * (seen.role == UNLABELLED),
-            )
-        ]
-        return torch.stack(parts, dim=1)
-
-    def in_units(self, looks: Float[Tensor, "edit look"]) -> Float[Tensor, "edit look"]:
-        """What the forecast looks at, in standard deviations from the mean."""
-        return ((looks - self.looks_mean) / self.looks_spread).clamp(-FARTHEST, FARTHEST)
-
-    def _forecast(self, looks: Float[Tensor, "subject look"]) -> Float[Tensor, " subject"]:
-        return self.judge(self.in_units(looks)).squeeze(-1)
-
-    def _looks(
-        self,
-        told: Told,
-        seen: Observed,
-        targets: Targets,
-        stream: Tensor,
-        put_right: Mapping[int, Mended],
-    ) -> Float[Tensor, "subject look"]:
-        """How sure targets are, how well they are reached on the examples, how varied pairs are, and what
-        there is to say of a component that was put right."""
-        repairs = stream.new_zeros(len(stream), N_MENDED)
-        for i, one in put_right.items():
-            repairs[i] = one.looks
-        looks = [targets.summary, self._reached(told, seen, targets, stream), _varied(seen), repairs]
-        return torch.cat(looks, dim=1).detach()
-
 
 def _said(told: Told, stream: Tensor) -> Float[Tensor, "subject example answer"]:
     """Logits of the answers behind a last residual stream."""
@@ -259,14 +209,6 @@ def _share_reached(told: Told, targets: Targets, stream: Tensor) -> Float[Tensor
     inside = (targets.inside > 0.5) & (told.role != PADDING) & one
     wrong = _said(told, stream).argmax(-1) != targets.wanted.argmax(-1)
     return 1 - (wrong & inside).sum(1) / inside.sum(1).clamp_min(1)
-
-
-def _varied(seen: Observed) -> Float[Tensor, "subject look"]:
-    """How many different answers pairs have, before and as wanted, and how many there are: two pairs with the
-    same old answer say no more of a map of answers than one. In logarithms."""
-    pair = (seen.role == PAIR)[..., None]
-    different = [((one_hot(x) * pair).sum(1) > 0).sum(1) for x in (seen.old, seen.wanted)]
-    return torch.stack([*different, seen.answer_mask.sum(1)], dim=1).to(seen.old.dtype).log1p()
 
 
 def _sum(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,6 +27,13 @@ from metamodel.networks.editing.scope import N_STATISTICS, Fitted, Scope, fitted
 WAYS = ("map", "closed", "proportion", "copy", "borrow", "second", "alike")
 """The first ones map answers to answers."""
 N_EVIDENCE = 3 * len(WAYS) + 5 + N_CLOSURE_LOOKS
+TELLS = (
+    *range(2 * len(WAYS)),
+    *range(3 * len(WAYS), 3 * len(WAYS) + 5),
+    *range(N_EVIDENCE, N_EVIDENCE + N_DEMAND),
+)
+"""Which numbers of the summary a forecast looks at: how well and how surely each way tells pairs, how many
+and how varied these are, how well a map tells them that is matched without them, and what is asked for."""
 TINY = 1e-9
 START_TRUST = 2.0
 """Before training, the power of a way's evidence in its share."""
@@ -60,7 +67,7 @@ class Targets:
     sure: Float[Tensor, "subject example"]
     """How far what is wanted of an input in scope is known at all, 0 to 1."""
     summary: Float[Tensor, "subject summary"]
-    """What a forecast may look at."""
+    """What a writer's pace is chosen by; a forecast looks at `TELLS` of it."""
 
     @property
     def by_pairs(self) -> Float[Tensor, " subject"]:
