@@ -4,7 +4,7 @@
 
 An editor's forecast is fitted to edits of training and validation subjects; no test split is looked at. Here
 it is fitted to a part of them, with a fifth of the lineages left out, and with each family of subjects left
-out, and judged by AUROC on what was left out. `one`: one network that looks at all that the editor knows of an
+out, and judged by AUROC on what was left out. `one`: one network that looks at all that an editor knows of an
 edit; `apart`: repairs of a component are judged by a network of their own, by what there is to say of them;
 `few`: the other one looks at less, as the editor's own forecast does. Progress goes to stderr; the last line
 of stdout is one JSON object, `{way: {lineages, repairs, FAMILY...}}`.
