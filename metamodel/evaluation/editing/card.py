@@ -45,8 +45,8 @@ METHODS = {
     "profile_match": "the rule inferred from profiles of the answers' Gram matrix (Hungarian), the better of "
     "two Gram matrices; scope from the best kernel classifier; preconditioned steps",
     "self_label": "the same rule labels all inputs, then Adam",
-    "fine_tuning_sums": "fine_tuning, also told what follows where answers are sums, as pairs and inputs to keep; "
-    "in the families of kinds in which that helped it in tuning",
+    "fine_tuning_sums": "fine_tuning, also told what follows where answers are sums, as pairs and inputs to "
+    "keep; in the families of kinds in which that helped it in tuning",
     "self_label_sums": "self_label, told the same",
     "mend": "MEND's editor across subjects of one width, trained on the same edits",
     "weights_only": "a network that sees no activations",
