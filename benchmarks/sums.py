@@ -3,7 +3,7 @@
     python benchmarks/sums.py CHECKPOINT [--zoo FOLDER] [--tuning 40]
 
 Where answers are sums of values that tokens have, known answers say what most others are, and an editor tells
-a repair so (`metamodel/features/sums.py`); opponents in the report are given only what is shown. Here each is
+a repair so (`metamodel/features/sums.py`). Here opponents are given them as well, and each is
 tuned and judged both ways: given sums, it is told what follows from what is shown as pairs where the subject
 says something else, and as inputs to keep where it says the same. All repairs of adders among validation
 subjects are judged, by what was damaged. Progress goes to stderr; the last line of stdout is one JSON object,
@@ -74,7 +74,7 @@ def repairs_of_adders(zoo: EditZoo, names: Sequence[str], pairs: Sequence[int] =
 
 def told_more(e: Episode) -> Examples:
     """What is shown, and what follows from it by sums."""
-    return with_sums(e.editable.subject, e.examples)
+    return with_sums(e.editable.subject, e.examples, e.edit.kind)
 
 
 def counted(zoo: EditZoo, names: Sequence[str]) -> list[dict[str, float]]:

@@ -123,7 +123,7 @@ Edits:
     known2       second axis over them
     edit         edit on which a forecast is fitted
     pace         number that sets how a writer steps
-    summary      number that a forecast of an edit looks at
+    summary      number that an editor knows of an edit
     rule         edit whose map of answers is inferred
     operand      number of arithmetic, as a token
     summand      one of the two tokens of an input that are added
@@ -136,6 +136,7 @@ Edits:
     kernel       similarity of examples
     site         component that a change is written in
     look         number that tells how well such a change went
+    look2        those of them that one network looks at
     aim          one of the kinds of examples in which it is told how well what is wanted is reached
     gate         factor of what a head or a neuron of one layer says
     unit2        second axis over what a matrix reads

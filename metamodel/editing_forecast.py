@@ -21,7 +21,7 @@ from metamodel.evaluation.editing.episodes import trainable_episodes
 from metamodel.evaluation.editing.scores import scores
 from metamodel.evaluation.processes import each
 from metamodel.networks.editing.editor import Editor
-from metamodel.networks.editing.forecast import Forecast, put_right
+from metamodel.networks.editing.forecast import Judge, of_all, of_repairs, put_right
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import carries_back_w_in, mapped_back
@@ -32,6 +32,8 @@ STEPS, RATE, DECAY = 400, 3e-3, 0.3
 """Of AdamW, on all edits at once."""
 DROPPED, DROPPED_OF_REPAIRS = 0.2, 0.1
 """Share of what is looked at that is left out at random in every step."""
+LEAST_REPAIRS = 20
+"""Repairs from which on a network of their own is fitted to them."""
 LEAST_SPREAD = 1e-3
 
 
@@ -43,6 +45,8 @@ class Seen:
     """What the forecast looks at."""
     good: Bool[Tensor, " edit"]
     """Whether S was at least GOOD."""
+    summary: Float[Tensor, "edit summary"] | None = None
+    """What else the editor knew of them, which its forecast does not look at."""
 
 
 def fit_forecast(
@@ -78,59 +82,65 @@ def seen_in_use(editor: Editor, episodes: Sequence[Episode], *, workers: int | N
     # in double precision, as in use
     in_use = copy.deepcopy(editor).double().eval()
     found = dict(each(lambda one: _seen(in_use, one), episodes, workers=workers))
-    looks, good = zip(*(found[i] for i in range(len(episodes))), strict=True)
-    return Seen(looks=torch.stack(looks).float(), good=torch.tensor(good))
+    looks, good, summary = zip(*(found[i] for i in range(len(episodes))), strict=True)
+    return Seen(
+        looks=torch.stack(looks).float(), good=torch.tensor(good), summary=torch.stack(summary).float()
+    )
 
 
 @torch.no_grad()
-def _seen(editor: Editor, episode: Episode) -> tuple[Float[Tensor, " look"], bool]:
+def _seen(editor: Editor, episode: Episode) -> tuple[Float[Tensor, " look"], bool, Float[Tensor, " summary"]]:
     subject = episode.editable.subject
     form = editing_form(subject)
     told = told_batch([form], [episode.examples])
     edited = editor(told, deep=True, deep_mlp=carries_back_w_in(subject))
     changes = mapped_back(subject, {key: value[0] for key, value in edited.changes.items()}, form=form)
-    return edited.looks[0], scores(episode, changes).harmonic_mean >= GOOD
+    good = scores(episode, changes).harmonic_mean >= GOOD
+    return edited.looks[0], good, edited.targets.summary[0]
 
 
 def judge_on(editor: Editor, seen: Seen, seed: int) -> None:
-    """Fits `editor.judge` on them, from new weights; units of what it looks at are made alike first.
+    """Fits `editor.judge` on them, from new weights.
 
-    What was put right is judged by a network of its own, fitted to such edits alone.
+    What was put right is judged by a network of its own, fitted to such edits alone, if they are not too few.
     """
     finite = seen.looks.isfinite().all(1)
-    looks, good = seen.looks[finite], seen.good[finite].to(seen.looks.dtype)
-    if len(looks) < 2:  # nothing to take units from
-        return
-    editor.judge.mean.copy_(looks.mean(0))
-    editor.judge.spread.copy_(looks.std(0).clamp_min(LEAST_SPREAD))
+    looks, good, judge = seen.looks[finite], seen.good[finite], editor.judge
     repair = put_right(looks)
+    apart = int(repair.sum()) >= LEAST_REPAIRS
+    rest = ~repair if apart else torch.ones_like(repair)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for network, among, dropped in (
-            (editor.judge.written, ~repair, DROPPED),
-            (editor.judge.repair, repair, DROPPED_OF_REPAIRS),
-        ):
-            if among.sum() > 1:
-                _fitted(editor.judge, network, looks[among], good[among], dropped)
+        fit_judge(judge.written, of_all(looks[rest]), good[rest], DROPPED)
+        judge.repair.fitted.fill_(value=False)
+        if apart:
+            fit_judge(judge.repair, of_repairs(looks[repair]), good[repair], DROPPED_OF_REPAIRS)
 
 
-def _fitted(
-    judge: Forecast,
-    network: nn.Module,
-    looks: Float[Tensor, "edit look"],
-    good: Float[Tensor, " edit"],
-    dropped: float,
+def fit_judge(
+    judge: Judge, looks: Float[Tensor, "edit look"], good: Bool[Tensor, " edit"], dropped: float
 ) -> None:
-    """Fits one network of a forecast anew."""
-    for layer in network.modules():
+    """Fits one network anew; units of what it looks at are made alike first.
+
+    Args:
+        dropped: share of what is looked at that is left out at random in every step.
+    """
+    if len(looks) < 2:  # nothing to take units from
+        return
+    judge.mean.copy_(looks.mean(0))
+    judge.spread.copy_(looks.std(0).clamp_min(LEAST_SPREAD))
+    judge.fitted.fill_(value=True)
+    units, aim = judge.units(looks), good.to(looks.dtype)
+    for layer in judge.network:
         if isinstance(layer, nn.Linear):
             layer.reset_parameters()
-    search = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+    search = torch.optim.AdamW(judge.network.parameters(), lr=RATE, weight_decay=DECAY)
     with torch.enable_grad():
         for step in range(STEPS):
             search.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
             search.zero_grad()
-            F.binary_cross_entropy_with_logits(judge(looks, dropped=dropped), good).backward()
+            said = judge.network(F.dropout(units, dropped))[:, 0]
+            F.binary_cross_entropy_with_logits(said, aim).backward()
             search.step()
 
 

@@ -273,6 +273,7 @@ def test_what_other_fits_answer_otherwise_is_disputed():
     other = first.change * 0.5
     moved = run.said(AT, other)[1][:, known.answers].argmax(1)
     alone = completed(run, AT, dataclasses.replace(start, change=other), known, STEPS)
+    assert (moved != alone.said).sum() > 10
     assert not alone.undisputed[moved != alone.said].any()
     none = dataclasses.replace(done, said=before, undisputed=known.shown)
     assert _undisputed(none, known, before) == (1.0, 0.0)

@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from metamodel.config.edits import GOOD, PAIR
-from metamodel.editing_forecast import Seen, judge_on, seen_in_use
+from metamodel.editing_forecast import LEAST_REPAIRS, Seen, judge_on, seen_in_use
 from metamodel.editing_forecast import fit_forecast as fit
 from metamodel.evaluation.editing.episodes import trainable_episodes
 from metamodel.evaluation.editing.scores import scores
+from metamodel.features.observed import observed
+from metamodel.networks.editing.demand import N_DEMAND, demand
 from metamodel.networks.editing.editor import Editor
 from metamodel.networks.editing.forecast import N_LOOKS, PUT_RIGHT
+from metamodel.networks.editing.scope import fitted
+from metamodel.networks.editing.targets import TELLS, WAYS
 from metamodel.networks.editing.told import told_batch
 from metamodel.subjects.editing_form import editing_form
 from metamodel.subjects.mapped_back import mapped_back
@@ -61,6 +65,42 @@ def test_what_was_put_right_is_judged_apart_from_all_else():
             moved = one.clone()
             moved[:, other] += 50
             assert torch.equal(network.judge(moved), network.judge(one))
+
+
+def test_few_repairs_among_many_edits_are_judged_in_units_of_their_own():
+    network = editor()
+    written, repaired, test = looks(3000, 1), looks(40, 2, repaired=True), looks(200, 3, repaired=True)
+    good = torch.cat([written[:, WRITTEN] > 5, repaired[:, REPAIRED] > 5])
+    for many in (written, repaired, test):
+        many[:, PUT_RIGHT + 1 :] *= many[:, [PUT_RIGHT]]  # there is nothing to say of what was not repaired
+    judge_on(network, Seen(looks=torch.cat([written, repaired]), good=good), seed=0)
+    with torch.no_grad():
+        assert ranked(network.judge(test), test[:, REPAIRED] > 5) > 0.8
+
+
+@pytest.mark.parametrize("n", [0, 1, LEAST_REPAIRS - 1])
+def test_too_few_repairs_are_judged_as_all_else_is(n):
+    network = editor()
+    written, repaired = looks(600, 1), looks(n, 2, repaired=True)
+    found = torch.cat([written, repaired])
+    judge_on(network, Seen(looks=found, good=found[:, WRITTEN] > 5), seed=0)
+    test = looks(400, 3, repaired=True)
+    with torch.no_grad():
+        assert ranked(network.judge(test), test[:, WRITTEN] > 5) > 0.9
+
+
+def test_a_forecast_looks_at_what_it_says_of_a_summary(taught):
+    network, one = editor().double(), trainable_episodes(taught)[-1]
+    told = told_batch([editing_form(taught.subject)], [one.examples])
+    seen = observed(told)
+    summary = network.read(seen).summary[0, list(TELLS)]
+    pair = one.examples.role == PAIR
+    ways = network.read._ways(seen, seen.proportions, fitted(seen.kernels, seen.role), pair[None].double())
+    torch.testing.assert_close(summary[: len(WAYS)], ways.right[0])
+    mean = seen.wanted.sum(1) / pair.sum()
+    varied = [pair.sum().log(), mean.square().sum(), seen.wanted.square().sum() / pair.sum()]
+    torch.testing.assert_close(summary[2 * len(WAYS) :][:3], torch.stack(varied))
+    torch.testing.assert_close(summary[-N_DEMAND:], demand(seen, seen.proportions)[0])
 
 
 def test_where_nothing_tells_success_the_planted_sign_of_others_is_not_forecast():

@@ -64,6 +64,18 @@ def test_one_pair_of_which_something_follows_is_enough_and_what_follows_of_none_
     assert _lost(unsure(keep), known_of(ANSWERS, unknown, keep), sums=True) is None
 
 
+def test_a_pair_that_a_subject_answers_as_wanted_proves_nothing():
+    """As a fixed point of a rule."""
+    pair = pairs_at(~KEEP)
+    fixed = pair & (torch.arange(len(pair)) == int(pair.nonzero()[0]))
+    wanted = torch.where(pair & ~fixed, (ANSWERS + 1) % P, ANSWERS)
+    hidden = pair & ~fixed
+    # of the other pair nothing follows: its token is shown nowhere else
+    keep = KEEP & ~(TOKENS[:, 1:3] == TOKENS[hidden][0, 2]).any(1)
+    assert _lost(unsure(keep), known_of(ANSWERS, fixed, keep), sums=True) is True
+    assert _lost(unsure(keep | fixed), known_of(wanted, pair, keep), sums=True) is None
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_table_is_no_sum(seed):
     table = torch.randint(P, ANSWERS.shape, generator=torch.Generator().manual_seed(seed))

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from metamodel.baselines.editing.base import Changes, Episode, Opponent
 from metamodel.baselines.editing.suffix import suffix
-from metamodel.baselines.editing.tuning import Choices, Judge, family_of
+from metamodel.baselines.editing.tuning import ALL, Judge, family_of
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.prompt_kernels import token_ids
 from metamodel.features.proportions import UNKNOWN
 from metamodel.features.sums import sums
 from metamodel.subjects.subject import Subject
 from metamodel.triples.edits import Examples
+
+REPAIR = "repair"
+"""The kind of edits in which some of what a subject says is right where it is not told."""
 
 
 class GivenSums(Opponent):
@@ -24,43 +27,44 @@ class GivenSums(Opponent):
     def __init__(self, judge: Judge, make: Callable[[Judge], Opponent]):
         self._judge, self._plain, self._shown = judge, make(judge), dict[int, Episode]()
         self._told = make(lambda given, changes: judge(self._shown[id(given)], changes))
-        self.helped: Choices[bool] = {}
-        """Whether it is better with sums, by family of kinds."""
+        self.helped: dict[str, bool] = {}
+        """Whether it is better with sums, by family of kinds and over ALL."""
 
     @property
     def name(self) -> str:
         return f"{self._plain.name}_sums"
 
     def tune(self, episodes: Sequence[Episode]) -> None:
-        told = [replace(one, examples=with_sums(one.editable.subject, one.examples)) for one in episodes]
+        told = [replace(e, examples=with_sums(e.editable.subject, e.examples, e.edit.kind)) for e in episodes]
         # what is shown counts, in efficacy and elsewhere, not what it is told beside
         self._shown = {id(given): one for given, one in zip(told, episodes, strict=True)}
         self._plain.tune(episodes)
         self._told.tune(told)
-        total: dict[str, float] = {}
+        self._shown = {}
+        gained: dict[str, float] = {}
         for one in episodes:
-            subject, family = one.editable.subject, family_of(one.edit.kind)
             with_, without = (
-                self._judge(one, self._proposed(subject, one.examples, one.edit.kind, helped=helped))
-                for helped in (True, False)
+                self._judge(one, self._proposed(one.editable.subject, one.examples, one.edit.kind, told=told))
+                for told in (True, False)
             )
-            total[family] = total.get(family, 0.0) + with_ - without
-        self.helped = {family: gain > 0 for family, gain in total.items()}
+            for family in {ALL, family_of(one.edit.kind)}:
+                gained[family] = gained.get(family, 0.0) + with_ - without
+        self.helped = {family: gain > 0 for family, gain in gained.items()}
 
     def propose(self, subject: Subject, examples: Examples, kind: str = "") -> Changes:
-        helped = self.helped.get(family_of(kind), False)
-        return self._proposed(subject, examples, kind, helped=helped)
+        told = self.helped.get(family_of(kind), self.helped.get(ALL, False))
+        return self._proposed(subject, examples, kind, told=told)
 
-    def _proposed(self, subject: Subject, examples: Examples, kind: str, *, helped: bool) -> Changes:
-        if helped:
-            return self._told.propose(subject, with_sums(subject, examples), kind)
+    def _proposed(self, subject: Subject, examples: Examples, kind: str, *, told: bool) -> Changes:
+        if told:
+            return self._told.propose(subject, with_sums(subject, examples, kind), kind)
         return self._plain.propose(subject, examples, kind)
 
 
-def with_sums(subject: Subject, examples: Examples) -> Examples:
+def with_sums(subject: Subject, examples: Examples, kind: str = "") -> Examples:
     """With inputs that had no answer as pairs, where another answer follows than the subject's own, and as
     inputs to keep where that follows."""
-    says, follows = following(subject, examples)
+    says, follows = following(subject, examples, kind)
     new = follows != UNKNOWN
     role = torch.where(new, torch.where(follows == says, KEEP, PAIR), examples.role)
     wanted = torch.where(new, examples.answers[follows.clamp_min(0)], examples.wanted)
@@ -68,9 +72,13 @@ def with_sums(subject: Subject, examples: Examples) -> Examples:
 
 
 def following(
-    subject: Subject, examples: Examples
+    subject: Subject, examples: Examples, kind: str = ""
 ) -> tuple[Int[Tensor, " example"], Int[Tensor, " example"]]:
-    """Index of the subject's answer, and of the one that follows by sums where none is told, or UNKNOWN."""
+    """Index of the subject's answer, and of the one that follows by sums where none is told, or UNKNOWN.
+
+    Args:
+        kind: what equations leave open is settled by what a subject says that is to be repaired.
+    """
     said = suffix(subject, examples.tokens, examples.position).logits()[:, examples.answers]
     says, role = said.argmax(1), examples.role
     answer = (examples.wanted[:, None] == examples.answers).int()
@@ -79,6 +87,7 @@ def following(
     removed = bool((answer[role == PAIR].sum(1) == 0).any())
     ids = token_ids(examples.tokens[None], examples.position[None])[0]
     found = None if removed else sums(ids, known, len(examples.answers))
-    none = torch.full_like(known, UNKNOWN)
-    follows = none if found is None else torch.where(role == UNLABELLED, found.follows, none)
-    return says, follows
+    if found is None:
+        return says, torch.full_like(known, UNKNOWN)
+    follows = found.settled(says) if kind == REPAIR else found.follows
+    return says, follows.masked_fill(role != UNLABELLED, UNKNOWN)

@@ -35,7 +35,7 @@ WHOLE = 1.9
 MOST = 0.5
 """Share of the pairs, more than which must follow, or contradict what follows; by sums, of those of which
 anything follows."""
-N_LOOKS = 7
+N_MENDED = 7
 """Numbers that describe a repair to a forecast."""
 
 
@@ -175,9 +175,9 @@ def _lost(said: Float[Tensor, "example answer"], known: Known, *, sums: bool = T
     pair, wanted = known.pair, known.wanted[known.pair]
     keeps = known.without_pairs().with_sums().sums if sums else None
     if keeps is not None:
-        by_sums = keeps.settled(said.argmax(1))[pair]
-        told = by_sums != UNKNOWN
-        # of a sound subject its own answers follow, and no edit asks for those
+        by_sums, says = keeps.settled(said.argmax(1))[pair], said.argmax(1)[pair]
+        # of a sound subject its own answers follow; a rule can have fixed points
+        told = (by_sums != UNKNOWN) & (says != wanted)
         if told.any() and (by_sums == wanted)[told].double().mean() > MOST:
             return True
     follows = following(said.log(), known, pairs=False)

@@ -8,24 +8,24 @@ edit tells families of subjects apart, and what is read off those misleads on fa
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from metamodel.config.edits import KEEP, PAIR, UNLABELLED
 from metamodel.features.observed import Observed
 from metamodel.networks.editing.answers import one_hot
-from metamodel.networks.editing.components import N_LOOKS as N_MENDED
-from metamodel.networks.editing.components import Mended
+from metamodel.networks.editing.components import N_MENDED, Mended
 from metamodel.networks.editing.targets import TELLS, Targets
 
 N_REACHED = 4
 N_VARIED = 3
 """Numbers that say how varied pairs are."""
 N_WRITTEN = len(TELLS) + N_REACHED + N_VARIED
-"""Numbers that an edit is judged by; the last of them, and those of a repair, judge what was put right."""
+"""Numbers that an edit is judged by."""
 PUT_RIGHT = N_WRITTEN
 """Which number says that a component was put right."""
+N_REPAIR = N_REACHED + N_VARIED + N_MENDED
+"""Numbers that a repair is judged by."""
 N_LOOKS = N_WRITTEN + N_MENDED
 REPAIR_WIDTH = 32
 FARTHEST = 8.0
@@ -34,26 +34,49 @@ LEAST_LIKELY = -5.0
 """Log probability below which what is wanted is not reached at all."""
 
 
-class Forecast(nn.Module):
-    """The logit of success."""
+class Judge(nn.Module):
+    """One network, and the units of what it looks at."""
 
     mean: Tensor
     spread: Tensor
+    fitted: Tensor
+    """Whether it was, on enough edits."""
+
+    def __init__(self, n_looks: int, width: int):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(n_looks, width), nn.GELU(), nn.Linear(width, 1))
+        self.register_buffer("mean", torch.zeros(n_looks))
+        self.register_buffer("spread", torch.ones(n_looks))
+        self.register_buffer("fitted", torch.tensor(False))
+
+    def units(self, looks: Float[Tensor, "edit look"]) -> Float[Tensor, "edit look"]:
+        """In standard deviations from the mean."""
+        return ((looks - self.mean) / self.spread).clamp(-FARTHEST, FARTHEST)
+
+    def forward(self, looks: Float[Tensor, "edit look"]) -> Float[Tensor, " edit"]:
+        return self.network(self.units(looks))[:, 0]
+
+
+class Forecast(nn.Module):
+    """The logit of success."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.written, self.repair = _judge(N_WRITTEN, width), _judge(N_LOOKS - len(TELLS), REPAIR_WIDTH)
-        self.register_buffer("mean", torch.zeros(N_LOOKS))
-        self.register_buffer("spread", torch.ones(N_LOOKS))
+        self.written, self.repair = Judge(N_WRITTEN, width), Judge(N_REPAIR, REPAIR_WIDTH)
 
-    def forward(self, looks: Float[Tensor, "edit look"], *, dropped: float = 0.0) -> Float[Tensor, " edit"]:
-        """Args:
-        dropped: share of what is looked at that is left out at random.
-        """
-        units = ((looks - self.mean) / self.spread).clamp(-FARTHEST, FARTHEST)
-        units = F.dropout(units, dropped)
-        written, repair = self.written(units[:, :N_WRITTEN]), self.repair(units[:, len(TELLS) :])
-        return torch.where(put_right(looks), repair[:, 0], written[:, 0])
+    def forward(self, looks: Float[Tensor, "edit look"]) -> Float[Tensor, " edit"]:
+        apart = put_right(looks) & self.repair.fitted
+        return torch.where(apart, self.repair(of_repairs(looks)), self.written(of_all(looks)))
+
+
+def of_all(looks: Float[Tensor, "edit look"]) -> Float[Tensor, "edit look2"]:
+    """What any edit is judged by."""
+    return looks[:, :N_WRITTEN]
+
+
+def of_repairs(looks: Float[Tensor, "edit look"]) -> Float[Tensor, "edit look2"]:
+    """What a repair is judged by."""
+    return looks[:, len(TELLS) :]
 
 
 def put_right(looks: Float[Tensor, "edit look"]) -> Bool[Tensor, " edit"]:
@@ -108,7 +131,3 @@ def varied(seen: Observed) -> Float[Tensor, "subject look"]:
     pair = (seen.role == PAIR)[..., None]
     different = [((one_hot(x) * pair).sum(1) > 0).sum(1) for x in (seen.old, seen.wanted)]
     return torch.stack([*different, seen.answer_mask.sum(1)], dim=1).to(seen.old.dtype).log1p()
-
-
-def _judge(n_looks: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_looks, width), nn.GELU(), nn.Linear(width, 1))
