@@ -93,9 +93,9 @@ def test_a_forecast_looks_at_what_it_says_of_a_summary(taught):
     network, one = editor().double(), trainable_episodes(taught)[-1]
     told = told_batch([editing_form(taught.subject)], [one.examples])
     seen = observed(told)
-    summary = network.read(seen).summary[0, list(TELLS)]
-    pair = one.examples.role == PAIR
-    ways = network.read._ways(seen, seen.proportions, fitted(seen.kernels, seen.role), pair[None].double())
+    targets, pair = network.read(seen), one.examples.role == PAIR
+    summary = targets.summary[0, list(TELLS)]
+    ways = network.read._ways(seen, seen.proportions, fitted(seen.kernels, seen.role), targets.inside)
     torch.testing.assert_close(summary[: len(WAYS)], ways.right[0])
     mean = seen.wanted.sum(1) / pair.sum()
     varied = [pair.sum().log(), mean.square().sum(), seen.wanted.square().sum() / pair.sum()]

@@ -25,11 +25,11 @@ SHAPE = SubjectConfig(
 
 
 @functools.cache
-def damaged() -> Subject:
-    """A subject that adds, with half of a head removed."""
+def damaged(left: float = 0.4) -> Subject:
+    """A subject that adds, of a head of which so much is left."""
     whole = taught(SHAPE, TOKENS, RIGHT, seed=0, steps=300, weight_decay=0.0)
-    name, left = "blocks.0.attn.W_O", torch.tensor([1.0, 0.4])
-    return whole.with_weights({**whole.weights, name: whole.weights[name] * left[:, None, None]})
+    name, factor = "blocks.0.attn.W_O", torch.tensor([1.0, left])
+    return whole.with_weights({**whole.weights, name: whole.weights[name] * factor[:, None, None]})
 
 
 def examples_of(subject: Subject, right: torch.Tensor, n_pairs: int = 4, n_keeps: int = 20) -> Examples:
@@ -78,11 +78,10 @@ def test_what_follows_is_told_as_pairs_where_the_subject_errs_and_as_inputs_to_k
 
 def test_what_equations_leave_open_is_settled_by_what_a_subject_says_that_is_to_be_repaired():
     """Two tokens that nothing shows could have either value."""
-    subject = damaged()
-    shown = examples_of(subject, RIGHT)
+    subject = damaged(0.8)
     hidden = ((TOKENS[:, 1:3] == 10) | (TOKENS[:, 1:3] == 11)).any(1)
     right = said_of(subject, TOKENS).argmax(-1) == RIGHT
-    shown = replace(shown, role=torch.where(right & ~hidden, KEEP, UNLABELLED))
+    shown = replace(examples_of(damaged(), RIGHT), role=torch.where(right & ~hidden, KEEP, UNLABELLED))
     strict, settled = (following(subject, shown, kind)[1] for kind in ("rule", "repair"))
     assert (strict[hidden] == UNKNOWN).all()
     assert (settled[hidden] == RIGHT[hidden]).double().mean() > 0.9

@@ -55,25 +55,21 @@ def test_an_edit_of_what_no_input_to_keep_speaks_of_is_not():
     assert _lost(unsure(keep), known_of(ANSWERS, pair, keep), sums=True) is None
 
 
+HIDDEN = ((TOKENS[:, 1:3] == 10) | (TOKENS[:, 1:3] == 11)).any(1)
+FEWER = known_among(ANSWERS.masked_fill(HIDDEN, UNKNOWN), 60) != UNKNOWN
+"""Inputs to keep that do not show two tokens: either may have either value."""
+TOLD, UNTOLD = pairs_at(~FEWER & ~HIDDEN, 1), pairs_at(HIDDEN, 1)
+
+
 def test_one_pair_of_which_something_follows_is_enough_and_what_follows_of_none_says_nothing():
-    # two tokens that no input to keep shows: either may have either value
-    hidden = ((TOKENS[:, 1:3] == 10) | (TOKENS[:, 1:3] == 11)).any(1)
-    keep = known_among(ANSWERS.masked_fill(hidden, UNKNOWN), 60) != UNKNOWN
-    told, unknown = pairs_at(~keep & ~hidden, 1), pairs_at(hidden, 1)
-    assert _lost(unsure(keep), known_of(ANSWERS, told | unknown, keep), sums=True) is True
-    assert _lost(unsure(keep), known_of(ANSWERS, unknown, keep), sums=True) is None
+    assert _lost(unsure(FEWER), known_of(ANSWERS, TOLD | UNTOLD, FEWER), sums=True) is True
+    assert _lost(unsure(FEWER), known_of(ANSWERS, UNTOLD, FEWER), sums=True) is None
 
 
 def test_a_pair_that_a_subject_answers_as_wanted_proves_nothing():
     """As a fixed point of a rule."""
-    pair = pairs_at(~KEEP)
-    fixed = pair & (torch.arange(len(pair)) == int(pair.nonzero()[0]))
-    wanted = torch.where(pair & ~fixed, (ANSWERS + 1) % P, ANSWERS)
-    hidden = pair & ~fixed
-    # of the other pair nothing follows: its token is shown nowhere else
-    keep = KEEP & ~(TOKENS[:, 1:3] == TOKENS[hidden][0, 2]).any(1)
-    assert _lost(unsure(keep), known_of(ANSWERS, fixed, keep), sums=True) is True
-    assert _lost(unsure(keep | fixed), known_of(wanted, pair, keep), sums=True) is None
+    known = known_of(ANSWERS, TOLD | UNTOLD, FEWER)
+    assert _lost(unsure(FEWER | TOLD), known, sums=True) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
