@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,6 +98,13 @@ def test_every_opponent_that_can_finds_a_permuted_copy(copy: MatchedPair, name: 
     found = matched(ALL[name], copy)
     assert torch.equal(found.pairs, copy.truth)
     assert found.score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_faq_is_the_same_where_numpy_was_seeded(copy: MatchedPair):
+    """As trainings do."""
+    before = matched(ALL["faq"], copy)
+    np.random.seed(1)
+    assert torch.equal(matched(ALL["faq"], copy).pairs, before.pairs)
 
 
 @pytest.mark.parametrize("name", ["random", "uniform", "depth_and_kind"])

@@ -59,6 +59,9 @@ class ScipyFaq(MatchingOpponent):
                 "partial_match": seeds,
                 "P0": start,
                 "maxiter": int(setting["n_steps"]),
+                "rng": np.random.default_rng(
+                    0
+                ),  # nothing is drawn; without one scipy warns where numpy is seeded
             },
         ).col_ind
         pairs = np.full(len(problem.allowed), NONE)
