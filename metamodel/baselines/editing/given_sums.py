@@ -44,8 +44,8 @@ class GivenSums(Opponent):
         gained: dict[str, float] = {}
         for one in episodes:
             with_, without = (
-                self._judge(one, self._proposed(one.editable.subject, one.examples, one.edit.kind, told=told))
-                for told in (True, False)
+                self._judge(one, self._proposed(one.editable.subject, one.examples, one.edit.kind, told=more))
+                for more in (True, False)
             )
             for family in {ALL, family_of(one.edit.kind)}:
                 gained[family] = gained.get(family, 0.0) + with_ - without
