@@ -131,7 +131,7 @@ def test_a_reader_in_use_reads_so_and_in_training_does_not(taught, specified):
     told = told_batch([flat], [specified(taught, 4).examples])
     told = dataclasses.replace(told, wanted=torch.where(told.role == PAIR, least_likely(told), told.wanted))
     with torch.no_grad():
-        plain, in_use = (editor.double()(told, deep=deep).looks for deep in (False, True))
+        plain, in_use = (editor.double()(told, deep=deep).targets.summary for deep in (False, True))
     where = slice(N_EVIDENCE + EVERYWHERE, N_EVIDENCE + RATIO + 1)
     assert plain[0, where][0] > math.log(2 * LEAST_ENTROPY)
     assert in_use[0, where].tolist() == pytest.approx([math.log(LEAST_ENTROPY), 0.0])

@@ -283,7 +283,7 @@ def test_a_checkpoint_comes_back_as_an_editor(folder, proposal):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 1, "schema_version: expected 6, got 1"),
+        ("schema_version", 1, "schema_version: expected 7, got 1"),
         ("sizes", {"width": 16}, "sizes.map_width: expected a value, got no such key"),
         (
             "sizes",
