@@ -3,10 +3,11 @@
     python benchmarks/sums.py CHECKPOINT [--zoo FOLDER] [--tuning 40]
 
 Where answers are sums of values that tokens have, known answers say what most others are, and an editor tells
-a repair so (`metamodel/features/sums.py`). Here opponents are given them as well, and each is
-tuned and judged both ways: given sums, it is told what follows from what is shown as pairs where the subject
-says something else, and as inputs to keep where it says the same. All repairs of adders among validation
-subjects are judged, by what was damaged. Progress goes to stderr; the last line of stdout is one JSON object,
+a repair so (`metamodel/features/sums.py`). Here opponents are given them as well, and each is tuned and
+judged both ways: given sums, it is told what follows from what is shown as pairs where the subject says
+something else, and as inputs to keep where it says the same; what is left open is settled by what it says.
+All repairs of adders among validation subjects are judged, by what was damaged. Progress goes to stderr; the
+last line of stdout is one JSON object,
 `{"follows": ..., "methods": {method: {component: {s, difference, low, high}}}}`: how many answers follow, and
 how many of them are right, in repairs of training and validation subjects, by modulus and number of pairs;
 and S with sums, and how much more that is than without, with intervals paired over lineages.

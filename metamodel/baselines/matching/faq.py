@@ -59,9 +59,8 @@ class ScipyFaq(MatchingOpponent):
                 "partial_match": seeds,
                 "P0": start,
                 "maxiter": int(setting["n_steps"]),
-                "rng": np.random.default_rng(
-                    0
-                ),  # nothing is drawn; without one scipy warns where numpy is seeded
+                # nothing is drawn; without one scipy warns where numpy was seeded
+                "rng": np.random.default_rng(0),
             },
         ).col_ind
         pairs = np.full(len(problem.allowed), NONE)

@@ -1,8 +1,7 @@
 """The forecast of success: what it looks at, and the networks that judge by it.
 
-What was put right is judged by a network of its own. Both look at little: whatever else an editor knows of an
-edit tells families of subjects apart, and what is read off those misleads on families that nobody trained on
-(`benchmarks/forecast_looks.py`).
+What was put right is judged by a network of its own. Both look at little: what else an editor knows of an
+edit misleads on families of subjects that nobody trained on (`benchmarks/forecast_looks.py`).
 """
 
 from collections.abc import Mapping
